@@ -1,0 +1,63 @@
+# Everything runs in .venv, which is made on first use and remade when the lock or pyproject.toml changes.
+# `make` alone prints what each target does.
+
+DATASET ?= mini
+EPOCHS ?=
+WEIGHTS ?=
+
+# Any Python from 3.11 to 3.13 will do: the first of these that fits, or the one given as PYTHON=...
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c $(FITS) >/dev/null 2>&1 && { echo $$python; exit; }; done; echo python3)
+FITS := 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
+
+BIN := .venv/bin
+# The last thing that an installation writes: the folder it was made for. None, or another one, and .venv is made anew.
+READY := .venv/.ready
+ifneq ($(shell $(BIN)/python -c 'print(open("$(READY)").read().strip())' 2>/dev/null),$(CURDIR))
+$(shell rm -f $(READY))
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup report test lint lab lock clean
+
+help:  ## print this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "report takes DATASET=mini (the default, drawn here) or tiny-imagenet, EPOCHS=N and WEIGHTS=FILE"
+
+setup: $(READY)  ## make .venv with what the lock names (every other target does so when needed)
+
+report: $(READY)  ## run the notebooks on DATASET; leaves the accuracy table and pages in reports/DATASET
+	$(BIN)/tinyclf report --dataset "$(DATASET)" $(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
+
+test: $(READY)  ## run every test, and every notebook with its default parameters
+	@reports=$$(mktemp -d) && trap 'rm -rf "$$reports"' EXIT && trap 'exit 130' INT TERM && \
+	TINYCLF_REPORTS="$$reports" $(BIN)/python -m pytest --nbval-lax tests notebooks
+
+lint: $(READY)  ## check the style of code and notebooks with ruff
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+lab: $(READY)  ## open JupyterLab on the notebooks
+	$(BIN)/jupyter lab notebooks
+
+lock: $(READY)  ## write requirements.txt anew with the newest versions that pyproject.toml admits
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra dev --upgrade \
+		--no-config --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+		pyproject.toml --output-file requirements.txt
+
+clean:  ## remove .venv and what tools left behind; data and reports stay
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
+	find tinyclf tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+# uv installs the lock in half a minute where pip takes several, so pip installs only uv. Bytecode is compiled once,
+# here: otherwise every kernel that a notebook starts would spend ten seconds on torch alone where Python may not write it.
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c $(FITS) || { echo "tinyclf needs Python 3.11, 3.12 or 3.13 with its venv module (on Debian: apt-get install" \
+		"python3-venv); $(PYTHON) is `$(PYTHON) --version 2>&1`. Another one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > .venv/uv.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@echo "$(CURDIR)" > $@
