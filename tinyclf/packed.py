@@ -1,0 +1,195 @@
+"""The packed cache: every train and val image, decoded once into a memory-mapped array that training reads.
+
+A cache lies beside its source, in `<folder>.packed/<key>/`: `train_images.npy` and `val_images.npy`, uint8
+(N, 64, 64, 3), `train_labels.npy` and `val_labels.npy`, int64 (N,), and `meta.json`. The key is made of the source's
+fingerprint and of FORMAT, so a cache whose source changed is not even found. It is written under another name and
+renamed at the end, so one that was not finished is not found either.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tinyclf import paths
+from tinyclf.dataset import SIDE, TINY_IMAGENET, Layout, TinyImageNet, find_source, refuse_images
+from tinyclf.errors import TinyclfError
+from tinyclf.layout import locate
+from tinyclf.source import open_source
+
+DATASETS = ("mini", "tiny-imagenet")
+FORMAT = 1  # to be raised whenever what a cache holds changes
+PIXELS = SIDE * SIDE * 3  # bytes of one image
+BATCH = 500  # images written and hashed at a time
+
+
+@dataclass(frozen=True)
+class PackedSplit:
+    """Images of one split in the order of `TinyImageNet`: by class and name (train) or by name (val)."""
+
+    images: np.memmap  # uint8 (N, 64, 64, 3), RGB, read-only
+    labels: np.ndarray  # int64 (N,), positions in Packed.classes
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A whole packed data set."""
+
+    name: str  # the layout's folder
+    classes: list[str]  # wnids, sorted
+    class_names: list[str]  # their words, in the same order
+    fingerprint: str  # sha256 over classes, pixels and labels: the same for folder and zip of the same content
+    train: PackedSplit
+    val: PackedSplit
+
+
+def open_packed(dataset: str) -> Packed:
+    """Opens a data set by its name, one of DATASETS; draws, downloads or packs it first where need be.
+
+    `tiny-imagenet` is looked for where `TINYCLF_DATA` points, else in `data/`, where it is downloaded if missing.
+    Raises TinyclfError for an unknown name, and when the set is missing, incomplete or damaged.
+    """
+    if dataset not in DATASETS:
+        raise TinyclfError(f"There is no data set {dataset!r}; the data sets are {' and '.join(DATASETS)}.")
+    if dataset == "mini":
+        from tinyclf import mini  # drawing needs more than reading does
+
+        return pack(mini.draw(paths.data_dir()), mini.LAYOUT, dataset)
+    root = paths.tiny_imagenet_source()
+    chosen = bool(os.environ.get("TINYCLF_DATA"))
+    if chosen and locate(root, TINY_IMAGENET) is None:
+        raise TinyclfError(
+            f"TINYCLF_DATA points to {root}, where there is neither {TINY_IMAGENET.folder} nor "
+            f"{TINY_IMAGENET.folder}.zip. Correct it, or unset it to have the set downloaded."
+        )
+    return pack(find_source(root, TINY_IMAGENET, download=not chosen).path, TINY_IMAGENET, dataset)
+
+
+def pack(path: Path, layout: Layout, name: str) -> Packed:
+    """Opens the cache of the data set in `path`, a folder or a zip; writes it first if there is no valid one.
+
+    It lies beside `path`, or in the project's `data/` where that is not writable. Several processes may ask at once:
+    one packs, the others wait. Raises TinyclfError for a damaged set and when the disk is full.
+    """
+    key = hashlib.sha256(f"{FORMAT} {open_source(path).fingerprint()}".encode()).hexdigest()[:16]
+    places = [parent / f"{layout.folder}.packed" for parent in (path.parent, paths.data_dir())]
+    for place in places:
+        if packed := _open(place / key, layout, name):
+            return packed
+    for place in places:
+        try:
+            with _lock(place):
+                return _open(place / key, layout, name) or _pack(path, layout, place, key, name)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or place == places[-1]:
+                images = layout.classes * (layout.train + layout.val)
+                raise TinyclfError(
+                    f"The packed cache cannot be written to {place}: {error.strerror}. It needs {images * PIXELS:,} "
+                    "bytes there. Make room, or move the data set to a larger disk."
+                ) from error
+    raise AssertionError("the last place either packs or raises")
+
+
+@contextmanager
+def _lock(place: Path) -> Iterator[None]:
+    """Makes the folder `place` and holds it against other processes; removes it again if nothing was put there."""
+    while True:
+        place.mkdir(parents=True, exist_ok=True)
+        with (place / "lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # let go by the system when a process dies
+            if os.fstat(file.fileno()).st_nlink == 0:
+                continue  # while this one waited, the one before failed and removed the folder
+            try:
+                yield
+            finally:
+                if os.listdir(place) == ["lock"]:
+                    shutil.rmtree(place)
+            return
+
+
+def _open(folder: Path, layout: Layout, name: str) -> Packed | None:
+    """The finished cache in `folder`; None if it is not there or does not have the numbers of `layout`."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        splits = []
+        for split, count in _counts(layout).items():
+            images = np.load(folder / f"{split}_images.npy", mmap_mode="r")
+            labels = np.load(folder / f"{split}_labels.npy")
+            if images.shape != (count, SIDE, SIDE, 3) or labels.shape != (count,):
+                return None
+            splits.append(PackedSplit(images, labels))
+        return Packed(name, meta["classes"], meta["class_names"], meta["fingerprint"], *splits)
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+
+
+def _pack(path: Path, layout: Layout, place: Path, key: str, name: str) -> Packed:
+    """Writes the cache `place/key`, all of it or nothing; under the lock, so whatever else lies there is of no use."""
+    splits = {split: TinyImageNet(path, split, layout=layout) for split in _counts(layout)}
+    for leftover in place.iterdir():
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+    total = sum(map(len, splits.values()))
+    if shutil.disk_usage(place).free < total * PIXELS:  # rather now than after a minute of work
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    classes, class_names = splits["train"].classes, splits["train"].class_names
+    digest = hashlib.sha256(json.dumps(classes).encode())
+    faults: list[str] = []
+    if not sys.stderr.isatty():
+        print(f"packing {total:,} images of {path} into {place}", file=sys.stderr, flush=True)
+    unfinished = place / "unfinished"
+    unfinished.mkdir()
+    try:
+        with tqdm(total=total, desc="packing", unit=" images", disable=None) as bar:
+            for split, images in splits.items():
+                _write_split(images, unfinished / split, digest, faults, bar)
+        refuse_images(faults)
+        meta = {"classes": classes, "class_names": class_names, "fingerprint": digest.hexdigest()}
+        (unfinished / "meta.json").write_text(json.dumps(meta))
+        unfinished.rename(place / key)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    if packed := _open(place / key, layout, name):
+        return packed
+    raise TinyclfError(f"The cache just written to {place / key} cannot be read. Is that disk in order?")
+
+
+def _write_split(split: TinyImageNet, stem: Path, digest: "hashlib._Hash", faults: list[str], bar: tqdm) -> None:
+    """Writes `<stem>_images.npy` and `<stem>_labels.npy` and adds both to `digest`; unusable images go to `faults`.
+
+    Writing front to back leaves little in memory, where filling a memory map would leave all of it to be written back.
+    Decoding by several threads or processes gains nothing: a JPEG of 2 KB costs about as much to hand over.
+    """
+    with Path(f"{stem}_images.npy").open("wb") as file:
+        shape = (len(split), SIDE, SIDE, 3)
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for start in range(0, len(split), BATCH):
+            batch = np.zeros((min(BATCH, len(split) - start), SIDE, SIDE, 3), np.uint8)
+            for row, image in enumerate(batch, start):
+                try:
+                    image[:] = split.load(row)
+                except TinyclfError as error:
+                    faults.append(str(error))
+            file.write(batch)
+            digest.update(batch)
+            bar.update(len(batch))
+        file.flush()
+        os.fsync(file.fileno())  # so that not even a power cut leaves a renamed cache with holes
+    labels = np.array(split.targets, "<i8")
+    np.save(f"{stem}_labels.npy", labels)
+    digest.update(labels)
+
+
+def _counts(layout: Layout) -> dict[str, int]:
+    """Number of images of each split that is packed."""
+    return {"train": layout.classes * layout.train, "val": layout.classes * layout.val}

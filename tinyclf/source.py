@@ -1,0 +1,161 @@
+"""Reads the files of a data set where they lie: in a folder, or in a zip that is never unpacked.
+
+Both kinds of `Source` can be pickled and forked, so DataLoader workers may share one: a folder holds no open file, and
+a zip is read with `os.pread`, which has no file position that two workers could move under each other.
+"""
+
+import hashlib
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tinyclf.errors import TinyclfError
+
+
+def open_source(path: Path) -> "Source":
+    """Opens the data set in `path`, a folder with `wnids.txt` in it or a zip with one such folder in it."""
+    path = Path(path).absolute()
+    return FolderSource(path) if path.is_dir() else ZipSource(path)
+
+
+class Source:
+    """The files of one data set, named by their path below the folder of `wnids.txt`, with `/` between the parts."""
+
+    path: Path  # the folder or the zip
+
+    def names(self, folder: str) -> list[str]:
+        """Names of all files below `folder`, sorted as strings; hidden files (`.DS_Store`, `._x.JPEG`) are left out."""
+        raise NotImplementedError
+
+    def read(self, name: str) -> bytes:
+        """The content of the file `name`. Raises TinyclfError when it is missing or damaged."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """A hex digest that changes when a file comes, goes or changes. Reads no file's content, so it is quick."""
+        digest = hashlib.sha256()
+        for entry in sorted(self._stamps()):
+            digest.update(repr(entry).encode())
+        return digest.hexdigest()
+
+    def _stamps(self) -> Iterator[tuple[str, int, int]]:
+        """Of every file its name, its size in bytes, and a number that changes with its content."""
+        raise NotImplementedError
+
+
+class FolderSource(Source):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            return sorted(name for name, _ in self._scan(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def read(self, name: str) -> bytes:
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise TinyclfError(f"{self.path / name} cannot be read: {error.strerror}. Put the file back.") from error
+
+    def _stamps(self) -> Iterator[tuple[str, int, int]]:
+        for name, entry in self._scan(""):
+            stat = entry.stat()
+            yield name, stat.st_size, stat.st_mtime_ns
+
+    def _scan(self, folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        with os.scandir(self.path / folder) as entries:
+            for entry in entries:
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    yield from self._scan(name)
+                else:
+                    yield name, entry
+
+
+class _Member(NamedTuple):
+    """Where a file lies in a zip. The zip itself is parsed once; 120,000 of these are small and pickle fast."""
+
+    offset: int  # of the local header, in bytes from the start of the zip
+    stored: int  # bytes in the zip
+    size: int  # bytes once inflated
+    method: int  # zipfile.ZIP_STORED or zipfile.ZIP_DEFLATED
+    crc: int
+
+
+class ZipSource(Source):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: int | None = None
+        members = _members(path)
+        inside = min((name for name in members if f"/{name}".endswith("/wnids.txt")), key=len, default=None)
+        if inside is None:
+            raise TinyclfError(f"{path} holds no wnids.txt, so it is not Tiny-ImageNet. Put the official zip there.")
+        start = inside.removesuffix("wnids.txt")
+        self._members = {name.removeprefix(start): m for name, m in members.items() if name.startswith(start)}
+
+    def names(self, folder: str) -> list[str]:
+        start = f"{folder}/" if folder else ""
+        return sorted(n for n in self._members if n.startswith(start) and not n.rpartition("/")[2].startswith("."))
+
+    def read(self, name: str) -> bytes:
+        member = self._members.get(name)
+        if member is None:
+            raise TinyclfError(f"{self.path} has no member {name}. Replace the zip by a whole one.")
+        try:
+            return self._extract(member)
+        except (OSError, ValueError, struct.error, zlib.error) as error:
+            remedy = "Replace the zip by a whole one."
+            raise TinyclfError(f"{name} in {self.path} is damaged ({error}). {remedy}") from error
+
+    def _extract(self, member: _Member) -> bytes:
+        if self._file is None:
+            self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        # The local header: 30 bytes, the last two pairs of which say how long the name and the extra field are
+        # (section 4.3.7 of the zip specification, APPNOTE.TXT).
+        signature, name_size, extra_size = struct.unpack("<4s22xHH", os.pread(self._file, 30, member.offset))
+        if signature != b"PK\3\4":
+            raise ValueError("no header where the directory says")
+        data = os.pread(self._file, member.stored, member.offset + 30 + name_size + extra_size)
+        if member.method == zipfile.ZIP_DEFLATED:
+            data = zlib.decompress(data, wbits=-15)
+        if len(data) != member.size or zlib.crc32(data) != member.crc:
+            raise ValueError("wrong checksum")
+        return data
+
+    def _stamps(self) -> Iterator[tuple[str, int, int]]:
+        return ((name, member.size, member.crc) for name, member in self._members.items())
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_file": None}  # another process opens the zip for itself
+
+    def __del__(self) -> None:
+        if getattr(self, "_file", None) is not None:
+            os.close(self._file)
+
+
+def _members(path: Path) -> dict[str, _Member]:
+    """The files of a zip by name. Nothing is ever unpacked, yet a name that climbs out means a zip to distrust."""
+    try:
+        with zipfile.ZipFile(path) as opened:
+            infos = [info for info in opened.infolist() if not info.is_dir()]
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        size = f"{path.stat().st_size:,} bytes" if path.is_file() else "no file"
+        raise TinyclfError(
+            f"{path} ({size}) is not a whole zip: {error}. It may have been cut short: "
+            "remove it and put the official zip there, or let it be downloaded again."
+        ) from error
+    for info in infos:
+        name = info.filename
+        if name.startswith(("/", "\\")) or name[1:2] == ":" or ".." in name.replace("\\", "/").split("/"):
+            raise TinyclfError(f"{path} is refused: its member {name!r} points out of the zip. Use the official zip.")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
+            raise TinyclfError(f"{path}: {name} is encrypted or of an unusual compression. Use the official zip.")
+    return {i.filename: _Member(i.header_offset, i.compress_size, i.file_size, i.compress_type, i.CRC) for i in infos}
