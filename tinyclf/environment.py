@@ -1,0 +1,49 @@
+"""What a run ran on: versions, commit and hardware, as plain values for its record."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from tinyclf.paths import PROJECT
+
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "tinyclf")
+
+
+def describe(device: torch.device) -> dict[str, dict[str, object] | str | None]:
+    """Versions of what decides the numbers, the commit of this repository, and the hardware behind `device`."""
+    return {
+        "commit": commit(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "hardware": {
+            "device": device.type,
+            "name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+    }
+
+
+def commit() -> str | None:
+    """The commit this code is at, `-dirty` where files of it were changed since; None outside a git checkout."""
+    git = ["git", "-C", str(PROJECT)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = [*git, "status", "--porcelain", "--untracked-files=no", "--", "tinyclf", "notebooks"]
+        return head + ("-dirty" if subprocess.run(changed, capture_output=True, check=True).stdout else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def cpu_name() -> str:
+    """The processor's name as Linux gives it, else as Python does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,92 @@
+"""Which notebook with which parameters makes which page and row: notebooks/experiments.toml, read and checked."""
+
+import ast
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from papermill import inspect_notebook
+
+from tinyclf.errors import TinyclfError
+from tinyclf.paths import NOTEBOOKS
+from tinyclf.settings import DATASETS, Settings, one_of, typed
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One entry of experiments.toml, resolved for a data set."""
+
+    name: str
+    title: str
+    notebook: Path
+    row: str  # of the published table; empty where there is none
+    parameters: dict[str, Any]  # what the notebook is run with, `dataset` and `run` included
+
+
+def read(dataset: str) -> dict[str, Experiment]:
+    """The experiments for `dataset`, by name and in order. Raises TinyclfError."""
+    one_of("dataset", dataset, DATASETS)
+    entries = tomllib.loads((NOTEBOOKS / "experiments.toml").read_text())
+    return {
+        name: Experiment(
+            name,
+            entry["title"],
+            NOTEBOOKS / entry["notebook"],
+            entry.get("row", ""),
+            {"dataset": dataset} | entry.get("parameters", {}) | entry.get(dataset, {}),
+        )
+        for name, entry in entries.items()
+    }
+
+
+def choose(
+    names: list[str], dataset: str, overrides: Mapping[str, Any] | None = None, imagenet: str = ""
+) -> list[Experiment]:
+    """The named experiments, or all of them, with `overrides` put over their parameters where they take them.
+
+    imagenet: path of a state dict that stands in for the ImageNet weights wherever an experiment asks for those.
+    Raises TinyclfError for an unknown experiment, a parameter that none of them takes, and a value of the wrong type.
+    """
+    known = read(dataset)
+    for name in names:
+        one_of("experiment", name, tuple(known))
+    chosen = [known[name] for name in names or known]
+    accepted = {experiment.name: notebook_parameters(experiment.notebook) for experiment in chosen}
+    for key in overrides or {}:
+        one_of("parameter", key, tuple(dict.fromkeys(name for each in accepted.values() for name in each)))
+    return [resolve(each, accepted[each.name], overrides or {}, imagenet) for each in chosen]
+
+
+def resolve(
+    experiment: Experiment, accepted: dict[str, Any], overrides: Mapping[str, Any], imagenet: str
+) -> Experiment:
+    """`experiment` with all its parameters, each checked against the notebook's default and the settings' ranges."""
+    values = experiment.parameters | {key: value for key, value in overrides.items() if key in accepted}
+    if "run" in accepted:
+        values = {"run": experiment.name} | values
+    if imagenet and values.get("weights") in ("imagenet", "mini"):
+        values["weights"] = imagenet
+    for key, value in values.items():
+        one_of(f"parameter of {experiment.name}", key, tuple(accepted))
+        values[key] = typed(key, value, accepted[key])
+    Settings(**{key: value for key, value in values.items() if key in Settings.names()})
+    return dataclasses.replace(experiment, parameters=values)
+
+
+def notebook_parameters(notebook: Path) -> dict[str, Any]:
+    """The names and defaults in a notebook's `parameters` cell."""
+    return {name: ast.literal_eval(each["default"]) for name, each in inspect_notebook(str(notebook)).items()}
+
+
+def parse(assignment: str) -> tuple[str, Any]:
+    """`epochs=3` to ("epochs", 3): numbers, True and False as Python writes them, anything else as text."""
+    key, equals, text = assignment.partition("=")
+    if not equals or not key.isidentifier():
+        raise TinyclfError(f"parameter {assignment!r}: expected NAME=VALUE")
+    try:
+        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError):
+        value = text
+    return key, value if isinstance(value, (bool, int, float)) else text

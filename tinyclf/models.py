@@ -1,0 +1,123 @@
+"""torchvision's ResNet18 with the surgery of the published recipe, and the weights that it starts from."""
+
+import hashlib
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tinyclf.errors import TinyclfError
+from tinyclf.settings import NAMED_WEIGHTS, STEMS, one_of
+
+IMAGENET = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+IMAGENET_CLASSES = 1000
+
+
+def resnet18(num_classes: int, weights: str = "none", stem: str = "imagenet") -> nn.Module:
+    """ResNet18 for `num_classes` classes: images float32 (B, 3, H, W) in, logits float32 (B, num_classes) out.
+
+    weights: `none` (torchvision's random initialisation, from torch's global generator), `imagenet` (torchvision's
+    IMAGENET1K_V1, through torch's own cache), `mini` (see standin.py) or the path of a state dict.
+    stem: `imagenet` (7x7, stride 2, then max pool) or `small` (3x3, stride 1, with a bias, no pool).
+    Every weight is taken over but these: a head for other classes, and under `small` a 7x7 stem; they start afresh.
+
+    Raises TinyclfError for unknown names, unreadable files, and missing or wrongly shaped tensors, by name.
+    Source: He et al. 2015, arXiv:1512.03385; the surgery is that of the open project Tiny-ImageNet-Classifier.
+    """
+    one_of("stem", stem, STEMS)
+    model = torchvision.models.resnet18(num_classes=num_classes)
+    model.avgpool = nn.AdaptiveAvgPool2d(1)
+    if stem == "small":
+        model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1)
+        model.maxpool = nn.Identity()
+    if weights != "none":
+        load_pretrained(model, load_state(weights), weights)
+    return model
+
+
+def weights_file(weights: str) -> Path | None:
+    """The file behind `weights`, downloaded or made if need be; None for `none`. Raises TinyclfError."""
+    if weights == "none":
+        return None
+    if weights == "imagenet":
+        return imagenet_file()
+    if weights == "mini":
+        from tinyclf import standin  # here, as it trains a model on first use
+
+        return standin.weights_file()
+    path = Path(weights).expanduser()
+    if path.suffix not in (".pth", ".safetensors"):
+        one_of("weights", weights, NAMED_WEIGHTS, "or the path of a .pth or .safetensors file")
+    if not path.is_file():
+        raise TinyclfError(f"weights: no file {path} (looked for from {Path.cwd()})")
+    return path
+
+
+def imagenet_file() -> Path:
+    """torchvision's ImageNet weights in torch's own cache, downloaded and checked on first use."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET.url.rsplit("/", 1)[-1]
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(IMAGENET.url, str(path), hash_prefix=path.stem.rsplit("-", 1)[-1])
+        except (URLError, OSError, RuntimeError) as error:
+            raise TinyclfError(
+                f"weights = 'imagenet': could not download {IMAGENET.url} ({error}). Put that file at {path} by hand, "
+                "or give the path of a state dict instead: weights=PATH.pth or PATH.safetensors"
+            ) from error
+    return path
+
+
+def load_state(weights: str) -> dict[str, Tensor]:
+    """The state dict behind `weights`, on the CPU, read without executing pickles. Raises TinyclfError."""
+    path = weights_file(weights)
+    assert path is not None
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise unreadable(path, error) from error
+    except Exception as error:  # pickle's own errors are many; none of them is let through as a traceback
+        raise unreadable(path, error) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise TinyclfError(f"{path}: expected a state dict, a mapping of names to tensors")
+    return state
+
+
+def unreadable(path: Path, error: Exception) -> TinyclfError:
+    return TinyclfError(f"{path}: not readable as a state dict of tensors ({type(error).__name__}: {error})")
+
+
+def load_pretrained(model: nn.Module, state: dict[str, Tensor], origin: str) -> None:
+    """Copy `state` into `model`, but for what the surgery replaced; missing and wrongly shaped tensors are named.
+
+    A head of ImageNet's 1000 classes, or of the stand-in's, starts afresh; one of any other wrong number is refused.
+    """
+    wanted, state = model.state_dict(), dict(state)
+    shape = {name: tuple(value.shape) for name, value in state.items()}
+    if origin == "mini" or shape.get("fc.weight") == (IMAGENET_CLASSES, 512) != tuple(wanted["fc.weight"].shape):
+        state |= {name: wanted[name] for name in ("fc.weight", "fc.bias")}
+    if "conv1.bias" in wanted and shape.get("conv1.weight") == (64, 3, 7, 7):
+        state |= {name: wanted[name] for name in ("conv1.weight", "conv1.bias")}
+    faults = [f"{name} is missing" for name in wanted if name not in state]
+    faults += [f"{name} is not of this model" for name in state if name not in wanted]
+    faults += [
+        f"{name} has shape {tuple(state[name].shape)}, expected {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise TinyclfError(f"weights {origin!r} do not fit this ResNet18: {'; '.join(faults[:5])}{more}")
+    model.load_state_dict(state)
+
+
+def fingerprint(path: Path | None) -> str | None:
+    """sha256 of a weights file, hexadecimal; None where there is none."""
+    if path is None:
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

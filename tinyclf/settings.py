@@ -1,0 +1,100 @@
+"""The settings of one training run: one frozen dataclass, checked when it is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from tinyclf.errors import TinyclfError
+
+DATASETS = ("mini", "tiny-imagenet")
+NAMED_WEIGHTS = ("none", "imagenet", "mini")
+STEMS = ("imagenet", "small")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides the numbers of a run. The defaults are the published recipe, on the embedded data set.
+
+    Raises TinyclfError naming the setting, the value and what would be accepted.
+    Source of the defaults: the open project Tiny-ImageNet-Classifier, Step 1.
+    """
+
+    dataset: str = "mini"  # mini | tiny-imagenet
+    weights: str = "none"  # none | imagenet | mini | path of a .pth or .safetensors state dict
+    stem: str = "imagenet"  # imagenet: conv 7x7, stride 2, max pool | small: conv 3x3, stride 1
+    epochs: int = 15
+    batch_size: int = 100  # images a step
+    learning_rate: float = 0.001
+    momentum: float = 0.9
+    step_size: int = 7  # epochs between two decays of the learning rate
+    gamma: float = 0.1  # factor of a decay
+    flip: bool = True  # mirror each training image with probability 1/2
+    seed: int = 0  # of initialisation, order and augmentation
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, typed(field.name, getattr(self, field.name), field.default))
+        one_of("dataset", self.dataset, DATASETS)
+        one_of("stem", self.stem, STEMS)
+        if not self.weights.endswith((".pth", ".safetensors")):
+            one_of("weights", self.weights, NAMED_WEIGHTS, "or the path of a .pth or .safetensors file")
+        in_range("epochs", self.epochs, 1, 10_000)
+        in_range("batch_size", self.batch_size, 2, 100_000)  # batch norm needs more than one image
+        in_range("learning_rate", self.learning_rate, 0, 100)
+        in_range("momentum", self.momentum, 0, 1)
+        in_range("step_size", self.step_size, 1, 10_000)
+        in_range("gamma", self.gamma, 0, 1)
+        in_range("seed", self.seed, 0, 2**31 - 1)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The settings' names, in order."""
+        return [field.name for field in dataclasses.fields(cls)]
+
+    @classmethod
+    def from_notebook(cls, namespace: Mapping[str, Any]) -> Settings:
+        """Settings from a notebook's variables, `globals()`; a setting that is not among them keeps its default.
+
+        papermill only warns of an unknown parameter and runs the default instead, so a plain variable whose name is
+        one slip away from a setting's (`epoch`) is refused here.
+        """
+        names = cls.names()
+        for name, value in namespace.items():
+            if name.startswith("_") or name in names or not isinstance(value, (str, int, float, type(None))):
+                continue
+            if close := difflib.get_close_matches(name, names, 1, cutoff=0.85):
+                raise TinyclfError(f"unknown parameter {name} = {value!r}: did you mean {close[0]}?")
+        return cls(**{name: namespace[name] for name in names if name in namespace})
+
+    def describe(self) -> str:
+        """One `name = value` a line."""
+        return "\n".join(f"{name} = {value!r}" for name, value in dataclasses.asdict(self).items())
+
+
+def one_of(name: str, value: str, accepted: tuple[str, ...], also: str = "") -> None:
+    """Raise TinyclfError unless `value` is one of `accepted`."""
+    if value not in accepted:
+        close = difflib.get_close_matches(value, accepted, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise TinyclfError(f"{name} = {value!r}: expected one of {', '.join(accepted)} {also}".rstrip() + hint)
+
+
+def in_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise TinyclfError unless low <= value <= high."""
+    if not (math.isfinite(value) and low <= value <= high):
+        raise TinyclfError(f"{name} = {value!r}: expected a number from {low} to {high}")
+
+
+def typed(name: str, value: Any, default: Any) -> Any:
+    """`value` if it is of the default's type (an int may stand for a float), else TinyclfError."""
+    wanted = type(default)
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        hint = " (papermill's -p reads True and False, and takes true and false as text)" if wanted is bool else ""
+        raise TinyclfError(f"{name} = {value!r}: expected {wanted.__name__}, got {type(value).__name__}{hint}")
+    return value

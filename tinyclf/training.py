@@ -1,0 +1,125 @@
+"""The train loop: the published recipe, on one device, resumable after every epoch."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from tinyclf import checkpoint
+from tinyclf.batches import Batches
+from tinyclf.errors import TinyclfError
+from tinyclf.settings import Settings
+
+Epoch = dict[str, float]  # one row of a history, see `fit`
+
+
+def learning_rate(settings: Settings, epoch: int) -> float:
+    """The step decay: rate of `epoch` (from 1). The published run stepped its scheduler at the end of an epoch."""
+    return settings.learning_rate * settings.gamma ** ((epoch - 1) // settings.step_size)
+
+
+def fit(
+    model: nn.Module,
+    train: Batches,
+    val: Batches,
+    settings: Settings,
+    *,
+    save_to: Path | None = None,
+    about: dict[str, Any] | None = None,
+    report: Callable[[str], None] = print,
+) -> list[Epoch]:
+    """Train all of `model` in place with cross-entropy and SGD, evaluating on `val` after each epoch.
+
+    Returns one row an epoch: epoch (from 1), learning_rate, train_loss, train_accuracy, val_loss, val_accuracy,
+    seconds (training and evaluation), images_per_second (training alone). Losses are in nats and, like accuracies
+    (0..1), means over images. The train figures are taken while the epoch trains, so its model changes meanwhile.
+
+    save_to: a checkpoint file written after every epoch; where it exists, training continues from it.
+    about: what else the checkpoint shall say of the run; the history is added to it.
+    report: called with a line for each epoch.
+    Raises TinyclfError when the loss is not finite, naming epoch, step and learning rate.
+    """
+    optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, settings.momentum)
+    history: list[Epoch] = []
+    if save_to and save_to.is_file():
+        history = checkpoint.read_about(save_to)["history"]
+        checkpoint.load(save_to, model, optimizer)
+        report(f"continuing after epoch {len(history)} of {settings.epochs}, from {save_to.name}")
+    for epoch in range(len(history) + 1, settings.epochs + 1):
+        started = time.perf_counter()
+        optimizer.param_groups[0]["lr"] = learning_rate(settings, epoch)
+        train_loss, train_accuracy = train_epoch(model, train, optimizer, epoch)
+        trained = time.perf_counter()
+        val_loss, val_accuracy = evaluate(model, val)
+        row = {
+            "epoch": epoch,
+            "learning_rate": learning_rate(settings, epoch),
+            "train_loss": train_loss,
+            "train_accuracy": train_accuracy,
+            "val_loss": val_loss,
+            "val_accuracy": val_accuracy,
+            "seconds": time.perf_counter() - started,
+            "images_per_second": len(train.labels) / (trained - started),
+        }
+        history.append(row)
+        if save_to:
+            checkpoint.save(save_to, model, optimizer, (about or {}) | {"history": history})
+        report(
+            f"epoch {epoch:2d}/{settings.epochs}  lr {row['learning_rate']:.0e}  "
+            f"train {train_loss:.3f} {train_accuracy:.1%}  val {val_loss:.3f} {val_accuracy:.1%}  "
+            f"{row['seconds']:.0f} s  {row['images_per_second']:.0f} images/s"
+        )
+    return history
+
+
+def train_epoch(
+    model: nn.Module, batches: Batches, optimizer: torch.optim.Optimizer, epoch: int
+) -> tuple[float, float]:
+    """One pass over `batches` with a step for each; returns the mean loss and the accuracy over its images."""
+    model.train()
+    return one_pass(model, batches, epoch, optimizer)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Batches) -> tuple[float, float]:
+    """Mean loss (nats) and top-1 accuracy (0..1) of `model` over all images, each counted once."""
+    model.eval()
+    return one_pass(model, batches, 0, None)
+
+
+def one_pass(
+    model: nn.Module, batches: Batches, epoch: int, optimizer: torch.optim.Optimizer | None
+) -> tuple[float, float]:
+    losses: list[Tensor] = []  # sums over a batch; they stay on the device, so that no step waits for the host
+    correct = torch.zeros((), dtype=torch.int64, device=batches.device)
+    patience = 1 if batches.device.type == "cpu" else 50  # steps between two looks at the loss, which wait for a GPU
+    for step, (images, labels) in enumerate(with_bar(batches, epoch, "val" if optimizer is None else "train"), 1):
+        logits = model(images)
+        loss = cross_entropy(logits, labels)
+        if optimizer is not None:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        losses.append(loss.detach().double() * len(labels))
+        correct += (logits.detach().argmax(1) == labels).sum()
+        if step % patience == 0 or step == len(batches):
+            finite = torch.isfinite(torch.stack(losses[-patience:]))
+            if not finite.all():
+                first = step - len(finite) + int((~finite).nonzero()[0]) + 1
+                rate = "" if optimizer is None else f", learning rate {optimizer.param_groups[0]['lr']:g}"
+                raise TinyclfError(
+                    f"the loss became {loss.item()} at epoch {epoch}, step {first} of {len(batches)}{rate}: "
+                    "lower the learning rate, or look for what is wrong in the data or the starting weights"
+                )
+    count = len(batches.labels)
+    return torch.stack(losses).sum().item() / count, correct.item() / count
+
+
+def with_bar(batches: Batches, epoch: int, what: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of `epoch`, with a progress bar where a terminal can show one."""
+    return iter(tqdm(batches.epoch(epoch), f"epoch {epoch} {what}", len(batches), leave=False, disable=None))
