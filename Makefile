@@ -53,7 +53,7 @@ clean:  ## remove .venv and what tools left behind; data and reports stay
 # uv installs the lock in half a minute where pip takes several, so pip installs only uv. Bytecode is compiled once,
 # here: otherwise every kernel that a notebook starts would spend ten seconds on torch alone where Python may not write it.
 $(READY): requirements.txt pyproject.toml
-	@$(PYTHON) -c $(FITS) || { echo "tinyclf needs Python 3.11, 3.12 or 3.13 with its venv module (on Debian: apt-get install" \
+	@$(PYTHON) -c $(FITS) 2>/dev/null || { echo "tinyclf needs Python 3.11, 3.12 or 3.13 with its venv module (on Debian: apt-get install" \
 		"python3-venv); $(PYTHON) is `$(PYTHON) --version 2>&1`. Another one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > .venv/uv.txt
