@@ -21,23 +21,25 @@ class Experiment:
     name: str
     title: str
     notebook: Path
-    row: str  # of the published table; empty where there is none
     parameters: dict[str, Any]  # what the notebook is run with, `dataset` and `run` included
+
+
+def entries() -> dict[str, dict[str, Any]]:
+    """experiments.toml as it stands, by name of the experiment and in order."""
+    return tomllib.loads((NOTEBOOKS / "experiments.toml").read_text())
 
 
 def read(dataset: str) -> dict[str, Experiment]:
     """The experiments for `dataset`, by name and in order. Raises TinyclfError."""
     one_of("dataset", dataset, DATASETS)
-    entries = tomllib.loads((NOTEBOOKS / "experiments.toml").read_text())
     return {
         name: Experiment(
             name,
             entry["title"],
             NOTEBOOKS / entry["notebook"],
-            entry.get("row", ""),
             {"dataset": dataset} | entry.get("parameters", {}) | entry.get(dataset, {}),
         )
-        for name, entry in entries.items()
+        for name, entry in entries().items()
     }
 
 

@@ -121,7 +121,7 @@ class Run:
 
 
 def default_name(settings: Settings) -> str:
-    """A name from what differs from the published recipe: `weights-imagenet-epochs-3`; `published-recipe` if nothing."""
+    """A name from what differs from the published recipe, `weights-imagenet-epochs-3`, or `published-recipe`."""
     parts = [
         f"{field.name}-{Path(value).stem if isinstance(value := getattr(settings, field.name), str) else value}"
         for field in dataclasses.fields(settings)

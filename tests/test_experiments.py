@@ -1,0 +1,98 @@
+"""experiments.toml, the notebooks' parameters and the settings hold together, and what does not is refused by name."""
+
+import dataclasses
+
+import nbformat
+import pytest
+
+from tinyclf import experiments
+from tinyclf.errors import TinyclfError
+from tinyclf.experiments import choose, notebook_parameters, parse
+from tinyclf.paths import NOTEBOOKS
+from tinyclf.settings import DATASETS, Settings
+
+
+def test_every_experiment_resolves_on_every_data_set():
+    for dataset in DATASETS:
+        for experiment in choose([], dataset):
+            assert experiment.notebook.is_file()
+            assert experiment.parameters["dataset"] == dataset
+
+
+def test_the_published_rows_are_run_with_the_published_recipe():
+    for name, weights in {"baseline-scratch": "none", "baseline-imagenet": "imagenet"}.items():
+        (experiment,) = choose([name], "tiny-imagenet")
+        settings = Settings.from_notebook(experiment.parameters)
+        assert settings == Settings(dataset="tiny-imagenet", weights=weights)
+
+
+def test_the_notebooks_parameters_are_the_settings_with_their_defaults_and_help():
+    parameters = notebook_parameters(NOTEBOOKS / "1_baseline.ipynb")
+    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
+    assert {name: value for name, value in parameters.items() if name in defaults} == defaults
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_committed_notebooks_are_clean(path):
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in cells)
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
+
+
+def test_a_stand_in_takes_the_place_of_imagenet_weights_alone():
+    scratch, imagenet = choose(["baseline-scratch", "baseline-imagenet"], "tiny-imagenet", imagenet="x.safetensors")
+    assert (scratch.parameters["weights"], imagenet.parameters["weights"]) == ("none", "x.safetensors")
+
+
+def test_an_override_reaches_the_notebooks_that_take_it():
+    by_name = {each.name: each.parameters for each in choose([], "mini", {"epochs": 2})}
+    assert by_name["baseline-scratch"]["epochs"] == by_name["baseline-imagenet"]["epochs"] == 2
+    assert "epochs" not in by_name["data"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((["baseline"], "mini"), "experiment = 'baseline'"),
+        ((["baseline-scratch"], "nope"), "dataset = 'nope'"),
+        ((["baseline-scratch"], "mini", {"epoch": 9}), "did you mean epochs?"),
+        ((["baseline-scratch"], "mini", {"epochs": "many"}), "epochs = 'many': expected int"),
+        ((["baseline-scratch"], "mini", {"epochs": 0}), "epochs = 0"),
+        ((["baseline-scratch"], "mini", {"batch_size": -1}), "batch_size = -1"),
+        ((["baseline-scratch"], "mini", {"weights": "imagenett"}), "did you mean imagenet?"),
+        ((["data"], "mini", {"epochs": 2}), "parameter = 'epochs'"),
+    ],
+)
+def test_what_is_unknown_or_of_the_wrong_type_is_refused_by_name(arguments, said):
+    with pytest.raises(TinyclfError) as error:
+        choose(*arguments)
+    assert said in str(error.value)
+
+
+def test_a_parameter_of_the_file_that_the_notebook_does_not_take_is_refused(monkeypatch):
+    entries = experiments.entries()
+    entries["baseline-scratch"]["parameters"]["epoch"] = 3
+    monkeypatch.setattr(experiments, "entries", lambda: entries)
+    with pytest.raises(TinyclfError, match="parameter of baseline-scratch = 'epoch'"):
+        choose(["baseline-scratch"], "mini")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("epochs=3", ("epochs", 3)),
+        ("learning_rate=1e-3", ("learning_rate", 0.001)),
+        ("flip=false", ("flip", False)),
+        ("weights=a=b.pth", ("weights", "a=b.pth")),
+        ("weights=none", ("weights", "none")),
+        ("run=", ("run", "")),
+    ],
+)
+def test_an_assignment_on_the_command_line_is_read_as_python_writes_values(text, expected):
+    assert parse(text) == expected
+
+
+@pytest.mark.parametrize("text", ["epochs", "=3", "a b=3"])
+def test_what_is_no_assignment_is_refused(text):
+    with pytest.raises(TinyclfError, match="expected NAME=VALUE"):
+        parse(text)

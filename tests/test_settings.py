@@ -1,0 +1,52 @@
+"""Settings refuse what cannot be, by name."""
+
+import dataclasses
+
+import pytest
+
+from tinyclf.errors import TinyclfError
+from tinyclf.settings import Settings
+
+
+def test_the_defaults_are_the_published_recipe():
+    published = {"epochs": 15, "batch_size": 100, "learning_rate": 0.001, "momentum": 0.9, "step_size": 7, "gamma": 0.1}
+    assert {name: getattr(Settings(), name) for name in published} == published
+    assert Settings().flip and Settings().stem == "imagenet"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("epochs", 0, "from 1"),
+        ("epochs", 2.0, "expected int, got float"),
+        ("epochs", "3", "expected int, got str"),
+        ("epochs", True, "expected int, got bool"),
+        ("batch_size", -1, "from 2"),
+        ("learning_rate", float("nan"), "from 0"),
+        ("flip", "true", "expected bool, got str"),
+        ("weights", "imagenett", "did you mean imagenet?"),
+        ("dataset", "nope", "one of mini, tiny-imagenet"),
+        ("stem", "smal", "did you mean small?"),
+        ("seed", -1, "from 0"),
+    ],
+)
+def test_an_impossible_setting_is_refused_by_name(name, value, said):
+    with pytest.raises(TinyclfError) as error:
+        Settings(**{name: value})
+    assert f"{name} = {value!r}" in str(error.value) and said in str(error.value)
+
+
+def test_an_int_may_stand_for_a_float():
+    assert isinstance(Settings(learning_rate=1).learning_rate, float)
+
+
+def test_from_a_notebook_it_takes_the_settings_alone_and_refuses_a_slip():
+    namespace = {"epochs": 3, "flip": False, "In": [], "run": "x", "value": 3, "_": 1, "Settings": Settings}
+    assert Settings.from_notebook(namespace) == Settings(epochs=3, flip=False)
+    with pytest.raises(TinyclfError, match="unknown parameter epoch = 9: did you mean epochs"):
+        Settings.from_notebook({"epoch": 9})
+
+
+def test_settings_are_locked():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().epochs = 3

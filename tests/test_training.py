@@ -1,0 +1,155 @@
+"""The train loop against plain hand-written PyTorch, on a tiny set."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from tinyclf.batches import Batches
+from tinyclf.errors import TinyclfError
+from tinyclf.models import resnet18
+from tinyclf.settings import Settings
+from tinyclf.training import evaluate, fit, learning_rate
+
+CLASSES = 4
+SETTINGS = Settings(epochs=3, batch_size=8, step_size=2)
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (28, 64, 64, 3), dtype=np.uint8), rng.integers(0, CLASSES, 28)  # 28: last batch short
+
+
+def fresh():
+    torch.manual_seed(0)
+    return resnet18(CLASSES)
+
+
+def small():
+    """A model with everything that a checkpoint must hold (batch norm counts included), quicker than ResNet18."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 8, 8, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, CLASSES))
+
+
+def train_and_val(data, settings=SETTINGS):
+    train = Batches(*data, settings.batch_size, shuffle=True, flip=settings.flip, seed=settings.seed)
+    return train, Batches(*data, settings.batch_size)
+
+
+def numbers(history):
+    """A history without its timings."""
+    return [{key: row[key] for key in row if key not in ("seconds", "images_per_second")} for row in history]
+
+
+def test_the_learning_rate_of_all_15_published_epochs():
+    rates = [learning_rate(Settings(), epoch) for epoch in range(1, 16)]
+    assert rates == pytest.approx([0.001] * 7 + [0.0001] * 7 + [0.00001], rel=1e-12)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.001)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 7, 0.1)
+    for rate in rates:
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(rate, rel=1e-12)
+        optimizer.step()
+        schedule.step()  # at the end of an epoch
+
+
+def test_an_epoch_is_that_of_a_plain_loop(data):
+    train, val = train_and_val(data)
+    model = fresh()
+    history = fit(model, train, val, Settings(epochs=1, batch_size=8), report=lambda line: None)
+
+    plain = fresh()
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.001, momentum=0.9)
+    criterion = nn.CrossEntropyLoss()
+    plain.train()
+    total, right = 0.0, 0
+    for inputs, labels in train.epoch(1):
+        optimizer.zero_grad()
+        outputs = plain(inputs)
+        loss = criterion(outputs, labels)
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * inputs.size(0)
+        right += (outputs.argmax(1) == labels).sum().item()
+    assert history[0]["train_loss"] == pytest.approx(total / 28, abs=1e-6)
+    assert history[0]["train_accuracy"] == right / 28
+
+    plain.eval()
+    images = torch.from_numpy(data[0]).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        outputs = plain(images)
+    expected = cross_entropy(outputs, torch.from_numpy(data[1])).item()
+    assert history[0]["val_loss"] == pytest.approx(expected, abs=1e-6)
+    assert history[0]["val_accuracy"] == (outputs.argmax(1).numpy() == data[1]).mean()
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
+
+
+def test_evaluation_counts_every_image_once_whatever_the_batch(data):
+    model = small()
+    results = [evaluate(model, Batches(*data, size)) for size in (1, 7, 8, 28, 100)]
+    for loss, accuracy in results:
+        assert loss == pytest.approx(results[0][0], abs=1e-6) and accuracy == results[0][1]
+
+
+def test_evaluation_leaves_the_model_as_it_was(data):
+    model = small()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    evaluate(model, Batches(*data, 8))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_all_parameters_are_trained(data):
+    model, before = small(), [value.clone() for value in small().parameters()]
+    fit(model, *train_and_val(data), SETTINGS, report=lambda line: None)
+    assert not any(torch.equal(value, old) for value, old in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("stopped_after", [1, 2])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(data, tmp_path, stopped_after):
+    whole, lines = small(), []
+    expected = fit(whole, *train_and_val(data), SETTINGS, report=lines.append)
+    assert len(lines) == SETTINGS.epochs and all(line.startswith("epoch") for line in lines)
+
+    class Stop(Exception):
+        pass
+
+    def stop(line):
+        if line.startswith(f"epoch  {stopped_after}/"):
+            raise Stop
+
+    path = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(Stop):
+        fit(small(), *train_and_val(data), SETTINGS, save_to=path, report=stop)
+    resumed, lines = small(), []
+    history = fit(resumed, *train_and_val(data), SETTINGS, save_to=path, report=lines.append)
+    assert f"continuing after epoch {stopped_after} of 3" in lines[0]
+    assert len(lines) == 1 + SETTINGS.epochs - stopped_after
+    assert numbers(history) == numbers(expected)
+    assert all(torch.equal(one, other) for one, other in zip(resumed.parameters(), whole.parameters(), strict=True))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(data):
+    train, val = train_and_val(data)
+    model = small()
+    calls = []
+
+    def poison(module, inputs):
+        calls.append(1)
+        return (inputs[0] * math.nan,) if len(calls) == 3 else None
+
+    model.register_forward_pre_hook(poison)
+    with pytest.raises(TinyclfError, match=r"became nan at epoch 1, step 3 of 4, learning rate 0.001"):
+        fit(model, train, val, SETTINGS, report=lambda line: None)
+
+
+def test_a_damaged_checkpoint_is_named(data, tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    fit(small(), *train_and_val(data), Settings(epochs=1, batch_size=8), save_to=path, report=lambda line: None)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TinyclfError, match=r"checkpoint\.safetensors is damaged"):
+        fit(small(), *train_and_val(data), SETTINGS, save_to=path, report=lambda line: None)

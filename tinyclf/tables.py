@@ -1,0 +1,131 @@
+"""The accuracy table, made from records and published numbers alone."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tinyclf import experiments
+from tinyclf.runs import Record, read_records
+
+PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "published.toml").read_text())
+NOT_RUN = "not run"
+
+
+def published_row(name: str) -> dict[str, Any] | None:
+    """The published row that an experiment reproduces; None for a run that is none or has none."""
+    return PUBLISHED.get(experiments.entries().get(name, {}).get("row", ""))
+
+
+def published_at(row: dict[str, Any], curve: str, epoch: int) -> float | None:
+    """A published curve's value at an epoch; None where none could be read off the figure."""
+    return dict(zip(row["curve_epochs"], row[curve], strict=True)).get(epoch)
+
+
+def accuracy_table(dataset: str) -> pd.DataFrame:
+    """Validation accuracy, top-1: published beside ours, a row for each experiment that has a published row.
+
+    Every number of ours comes from a record under `reports/<dataset>/`; what was not run says so.
+    """
+    records = read_records(dataset)
+    rows = []
+    for name in experiments.entries():
+        published = published_row(name)
+        if published:
+            rows.append(published_cells(name, published) | our_cells(records.get(name), published))
+    return pd.DataFrame(rows)
+
+
+def published_cells(name: str, published: dict[str, Any]) -> dict[str, str]:
+    return {
+        "experiment": name,
+        "README": percent(published["readme"], 1),
+        "published last": percent(published["last"]),
+        "published best": percent(published["best"]),
+    }
+
+
+def our_cells(record: Record | None, published: dict[str, Any]) -> dict[str, str]:
+    if record is None:
+        return dict.fromkeys(("published then", "ours last", "ours best", "epochs", "starts from", "minutes"), NOT_RUN)
+    last, best = record["result"]["last"], record["result"]["best"]
+    then = published_at(published, "val_accuracy", last["epoch"])
+    return {
+        "published then": "" if then is None else percent(then),
+        "ours last": percent(last["val_accuracy"]),
+        "ours best": percent(best["val_accuracy"]),
+        "epochs": f"{last['epoch']} of {published['epochs']}",
+        "starts from": record["weights"]["label"],
+        "minutes": f"{record['seconds'] / 60:.1f}",
+    }
+
+
+def curve_table(name: str, record: Record) -> pd.DataFrame:
+    """One run's history beside the published curve at the same epochs; accuracies in 0..1, losses in nats."""
+    history, row = pd.DataFrame(record["history"]).set_index("epoch"), published_row(name)
+    columns = {}
+    for key in ("train_loss", "val_loss", "train_accuracy", "val_accuracy"):
+        columns[key.replace("_", " ")] = history[key].round(4)
+        if row:
+            columns[f"{key.replace('_', ' ')}, published"] = [published_at(row, key, epoch) for epoch in history.index]
+    return pd.DataFrame(columns).astype(object).fillna("")
+
+
+def result_table(record: Record) -> pd.DataFrame:
+    """The last and the best epoch of one run: accuracies in 0..1, losses in nats."""
+    rows = {which: record["result"][which] for which in ("last", "best")}
+    columns = ["epoch", "val_accuracy", "val_loss", "train_accuracy", "train_loss"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(rows["last"]))[columns].round(4)
+    return table.rename(columns=lambda name: name.replace("_", " "))
+
+
+def provenance(record: Record) -> pd.Series:
+    """Where a record's numbers come from, as text: data, weights, speed, commit, versions and hardware."""
+    facts = {
+        "data": f"{record['data']['name']}, sha256 {record['data']['sha256']}",
+        "starts from": record["weights"]["label"],
+        "weights file": f"{record['weights']['file']}, sha256 {record['weights']['sha256']}",
+        "seed": record["settings"]["seed"],
+        "images a second": f"{record['images_per_second']:.0f}",
+        "minutes": f"{record['seconds'] / 60:.1f}",
+        "finished": record["finished"],
+    }
+    if record["weights"]["file"] is None:
+        del facts["weights file"]
+    for environment in record["environments"]:  # more than one if it was continued elsewhere
+        hardware = environment["hardware"]
+        facts["commit"] = environment["commit"] or "not a git checkout"
+        facts["versions"] = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+        facts["hardware"] = f"{hardware['device']}: {hardware['name']}, {hardware['threads']} threads"
+    return pd.Series(facts, name=record["run"]).astype(str)
+
+
+def notes(dataset: str) -> list[str]:
+    """What a reader of the accuracy table must know, a sentence each."""
+    lines = [
+        "Validation accuracy, top-1. The best epoch is chosen on the split that it is reported on; the last is not.",
+        "`published then` is the published curve at our last epoch, read off a figure.",
+    ]
+    if dataset == "mini":
+        lines.append(
+            "`mini` is a stand-in for both: a small drawn data set instead of Tiny-ImageNet, and weights trained on "
+            "other drawn classes instead of ImageNet's. Its numbers show that the path works, and compare with no "
+            "published one."
+        )
+    elif any("stand-in" in record["weights"]["label"] for record in read_records(dataset).values()):
+        lines.append(
+            "ImageNet (stand-in): weights close to torchvision's ImageNet weights and not the same, see "
+            "[README.md](../../README.md#stand-in-weights)."
+        )
+    return lines
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of text in Markdown."""
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def percent(value: float, digits: int = 2) -> str:
+    return f"{100 * value:.{digits}f} %"
