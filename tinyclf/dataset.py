@@ -12,9 +12,9 @@ from tqdm import tqdm
 from tinyclf.download import download as download_zip
 from tinyclf.errors import TinyclfError
 from tinyclf.layout import NO_LABEL, SPLITS, TINY_IMAGENET, Layout, locate, read_classes, read_split
-from tinyclf.source import Source, open_source
+from tinyclf.source import open_source
 
-__all__ = ["NO_LABEL", "SIDE", "TINY_IMAGENET", "Layout", "TinyImageNet", "decode", "find_source"]
+__all__ = ["NO_LABEL", "SIDE", "TINY_IMAGENET", "Layout", "TinyImageNet", "decode", "find"]
 
 SIDE = 64  # pixels, the width and the height of every image
 
@@ -56,7 +56,7 @@ class TinyImageNet(VisionDataset):
         if split not in SPLITS:
             raise TinyclfError(f"There is no split {split!r}; the splits are {', '.join(SPLITS)}.")
         self.split = split
-        self.source = find_source(Path(self.root), layout, download)
+        self.source = open_source(find(Path(self.root), layout, download))
         self.classes, self.class_names = read_classes(self.source, layout)
         self.class_to_idx = {wnid: target for target, wnid in enumerate(self.classes)}
         files = read_split(self.source, layout, split, self.classes)
@@ -95,8 +95,8 @@ class TinyImageNet(VisionDataset):
         return f"Split: {self.split}\nSource: {self.source.path}"
 
 
-def find_source(root: Path, layout: Layout = TINY_IMAGENET, download: bool = False) -> Source:
-    """Opens the set in `root`, downloading Tiny-ImageNet to there first if it is missing and `download` is set."""
+def find(root: Path, layout: Layout = TINY_IMAGENET, download: bool = False) -> Path:
+    """The folder or zip of the set in `root`; Tiny-ImageNet is downloaded to there if missing and `download` is set."""
     root = root.expanduser().absolute()
     found = locate(root, layout)
     if found is None and download and layout == TINY_IMAGENET:
@@ -106,7 +106,7 @@ def find_source(root: Path, layout: Layout = TINY_IMAGENET, download: bool = Fal
         raise TinyclfError(
             f"{root} holds neither the folder {layout.folder} nor {layout.folder}.zip. Put one of them there{remedy}."
         )
-    return open_source(found)
+    return found
 
 
 def decode(data: bytes) -> Image.Image:

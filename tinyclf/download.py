@@ -85,7 +85,8 @@ def download(
 def _fetch(file: BinaryIO, url: str, size: int, tries: int, pause: float, timeout: float) -> None:
     """Appends to `file` until it has `size` bytes. Raises _Broken or _Wrong."""
     if file.tell() > size:
-        file.truncate(0)  # no beginning of our file
+        file.seek(0)
+        file.truncate()  # it is no beginning of the right file
     if not sys.stderr.isatty():
         print(f"downloading {url} ({size:,} bytes)", file=sys.stderr, flush=True)
     failures = 0

@@ -22,10 +22,10 @@ import numpy as np
 from tqdm import tqdm
 
 from tinyclf import paths
-from tinyclf.dataset import SIDE, TINY_IMAGENET, Layout, TinyImageNet, find_source, refuse_images
+from tinyclf.dataset import SIDE, TINY_IMAGENET, Layout, TinyImageNet, find, refuse_images
 from tinyclf.errors import TinyclfError
 from tinyclf.layout import locate
-from tinyclf.source import open_source
+from tinyclf.source import fingerprint
 
 DATASETS = ("mini", "tiny-imagenet")
 FORMAT = 1  # to be raised whenever what a cache holds changes
@@ -45,7 +45,7 @@ class PackedSplit:
 class Packed:
     """A whole packed data set."""
 
-    name: str  # the layout's folder
+    name: str  # one of DATASETS
     classes: list[str]  # wnids, sorted
     class_names: list[str]  # their words, in the same order
     fingerprint: str  # sha256 over classes, pixels and labels: the same for folder and zip of the same content
@@ -72,7 +72,7 @@ def open_packed(dataset: str) -> Packed:
             f"TINYCLF_DATA points to {root}, where there is neither {TINY_IMAGENET.folder} nor "
             f"{TINY_IMAGENET.folder}.zip. Correct it, or unset it to have the set downloaded."
         )
-    return pack(find_source(root, TINY_IMAGENET, download=not chosen).path, TINY_IMAGENET, dataset)
+    return pack(find(root, TINY_IMAGENET, download=not chosen), TINY_IMAGENET, dataset)
 
 
 def pack(path: Path, layout: Layout, name: str) -> Packed:
@@ -81,7 +81,7 @@ def pack(path: Path, layout: Layout, name: str) -> Packed:
     It lies beside `path`, or in the project's `data/` where that is not writable. Several processes may ask at once:
     one packs, the others wait. Raises TinyclfError for a damaged set and when the disk is full.
     """
-    key = hashlib.sha256(f"{FORMAT} {open_source(path).fingerprint()}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{FORMAT} {fingerprint(path)}".encode()).hexdigest()[:16]
     places = [parent / f"{layout.folder}.packed" for parent in (path.parent, paths.data_dir())]
     for place in places:
         if packed := _open(place / key, layout, name):

@@ -9,7 +9,6 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,17 @@ def open_source(path: Path) -> "Source":
     """Opens the data set in `path`, a folder with `wnids.txt` in it or a zip with one such folder in it."""
     path = Path(path).absolute()
     return FolderSource(path) if path.is_dir() else ZipSource(path)
+
+
+def fingerprint(path: Path) -> str:
+    """A hex digest that changes when a file of the data set comes, goes or is written: names, sizes, times of change.
+
+    Reads no file's content and does not even open a zip: about a second for a folder of 120,000 files.
+    """
+    entries = _scan(str(path)) if path.is_dir() else [path]
+    stats = ((os.fspath(entry).removeprefix(str(path)), entry.stat()) for entry in entries)
+    stamps = sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+    return hashlib.sha256(repr(stamps).encode()).hexdigest()
 
 
 class Source:
@@ -35,17 +45,6 @@ class Source:
         """The content of the file `name`. Raises TinyclfError when it is missing or damaged."""
         raise NotImplementedError
 
-    def fingerprint(self) -> str:
-        """A hex digest that changes when a file comes, goes or changes. Reads no file's content, so it is quick."""
-        digest = hashlib.sha256()
-        for entry in sorted(self._stamps()):
-            digest.update(repr(entry).encode())
-        return digest.hexdigest()
-
-    def _stamps(self) -> Iterator[tuple[str, int, int]]:
-        """Of every file its name, its size in bytes, and a number that changes with its content."""
-        raise NotImplementedError
-
 
 class FolderSource(Source):
     def __init__(self, path: Path) -> None:
@@ -53,7 +52,8 @@ class FolderSource(Source):
 
     def names(self, folder: str) -> list[str]:
         try:
-            return sorted(name for name, _ in self._scan(folder))
+            start = len(f"{self.path}/")
+            return sorted(entry.path[start:] for entry in _scan(f"{self.path}/{folder}"))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -62,22 +62,6 @@ class FolderSource(Source):
             return (self.path / name).read_bytes()
         except OSError as error:
             raise TinyclfError(f"{self.path / name} cannot be read: {error.strerror}. Put the file back.") from error
-
-    def _stamps(self) -> Iterator[tuple[str, int, int]]:
-        for name, entry in self._scan(""):
-            stat = entry.stat()
-            yield name, stat.st_size, stat.st_mtime_ns
-
-    def _scan(self, folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        with os.scandir(self.path / folder) as entries:
-            for entry in entries:
-                name = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    yield from self._scan(name)
-                else:
-                    yield name, entry
 
 
 class _Member(NamedTuple):
@@ -130,15 +114,24 @@ class ZipSource(Source):
             raise ValueError("wrong checksum")
         return data
 
-    def _stamps(self) -> Iterator[tuple[str, int, int]]:
-        return ((name, member.size, member.crc) for name, member in self._members.items())
-
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_file": None}  # another process opens the zip for itself
 
     def __del__(self) -> None:
         if getattr(self, "_file", None) is not None:
             os.close(self._file)
+
+
+def _scan(folder: str) -> list[os.DirEntry[str]]:
+    """All files below `folder`, but hidden ones."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                found += _scan(entry.path)
+            elif not entry.name.startswith("."):
+                found.append(entry)
+    return found
 
 
 def _members(path: Path) -> dict[str, _Member]:

@@ -1,0 +1,71 @@
+"""A tiny data set in the official layout, as a folder and as a zip, for tests that need files but not many."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinyclf.layout import Layout
+
+WNIDS = ("n03", "n01", "n04", "n02")  # wnids.txt of the official set is not sorted either
+
+
+@dataclass(frozen=True)
+class SmallSet:
+    layout: Layout
+    folder: Path
+    zip: Path
+
+
+@pytest.fixture(scope="session")
+def drawn_set(tmp_path_factory: pytest.TempPathFactory) -> SmallSet:
+    """Drawn once a session and shared: to be read only."""
+    parent = tmp_path_factory.mktemp("drawn")
+    layout = Layout("small", classes=4, train=12, val=3, test=2)
+    draw(parent / "small", layout)
+    shutil.make_archive(str(parent / "small"), "zip", parent, "small")
+    return SmallSet(layout, parent / "small", parent / "small.zip")
+
+
+@pytest.fixture
+def small(drawn_set: SmallSet, tmp_path: Path) -> SmallSet:
+    """A copy of its own for each test, in two places, so that folder and zip do not hide each other."""
+    folder, zipped = tmp_path / "folder" / "small", tmp_path / "zip" / "small.zip"
+    shutil.copytree(drawn_set.folder, folder)
+    zipped.parent.mkdir()
+    shutil.copy2(drawn_set.zip, zipped)
+    return SmallSet(drawn_set.layout, folder, zipped)
+
+
+def draw(folder: Path, layout: Layout) -> None:
+    rng = np.random.default_rng(0)
+
+    def image(path: Path, grey: bool) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = rng.integers(0, 256, (8, 8) if grey else (8, 8, 3), np.uint8)
+        Image.fromarray(coarse).resize((64, 64), Image.Resampling.BICUBIC).save(path, "JPEG")
+
+    def box() -> str:
+        corners = np.concatenate([rng.integers(0, 32, 2), rng.integers(32, 64, 2)])
+        return "\t".join(map(str, corners))
+
+    annotations = []
+    for place, wnid in enumerate(WNIDS):
+        lines = []
+        for number in range(layout.train):
+            image(folder / f"train/{wnid}/images/{wnid}_{number}.JPEG", grey=number == 5)
+            lines.append(f"{wnid}_{number}.JPEG\t{box()}\n")
+        (folder / f"train/{wnid}/{wnid}_boxes.txt").write_text("".join(lines))
+        for number in range(layout.val):
+            name = f"val_{number * layout.classes + place}.JPEG"
+            image(folder / "val/images" / name, grey=number == 1)
+            annotations.append(f"{name}\t{wnid}\t{box()}\n")
+    (folder / "val/val_annotations.txt").write_text("".join(annotations))
+    for number in range(layout.classes * layout.test):
+        image(folder / f"test/images/test_{number}.JPEG", grey=number == 3)
+    (folder / "wnids.txt").write_text("".join(f"{wnid}\n" for wnid in WNIDS))
+    words = "".join(f"{wnid}\tword {wnid}, other word\n" for wnid in ("n00", *sorted(WNIDS), "n99"))
+    (folder / "words.txt").write_text(words)

@@ -1,0 +1,172 @@
+"""`download` against a server of our own on the loopback that breaks off, lies, or is not there."""
+
+import fcntl
+import hashlib
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinyclf.download import download
+from tinyclf.errors import TinyclfError
+
+CONTENT = np.random.default_rng(0).bytes(1_000_003)
+MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    content = CONTENT
+    drops: tuple[int, ...] = ()  # each of the first answers ends after so many bytes
+    ranges = True
+    lengths = True  # whether Content-Length is sent
+    failures: tuple[int, ...] = ()  # each of the first answers is this status
+    asked: list[str | None]  # the Range header of each request
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server = self.server
+        number = len(server.asked)
+        server.asked.append(self.headers["Range"])
+        if number < len(server.failures):
+            return self.send_error(server.failures[number])
+        start = int(self.headers["Range"][len("bytes=") : -1]) if self.headers["Range"] and server.ranges else 0
+        if start and start >= len(server.content):
+            return self.send_error(416)
+        self.send_response(206 if start else 200)
+        if server.lengths:
+            self.send_header("Content-Length", str(len(server.content) - start))
+        self.end_headers()
+        end = start + server.drops[number] if number < len(server.drops) else None
+        self.wfile.write(server.content[start:end])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "*")
+    with Server(("127.0.0.1", 0), Handler) as server:
+        server.asked = []
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def fetch(server: Server, folder: Path, **changed: object) -> Path:
+    url = f"http://127.0.0.1:{server.server_port}/set.zip"
+    return download(folder, url, **{"size": len(CONTENT), "md5": MD5, "pause": 0} | changed)
+
+
+def left(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def test_a_whole_file_comes_once(server, tmp_path):
+    target = fetch(server, tmp_path / "new" / "folder")
+    assert target == tmp_path / "new/folder/set.zip" and target.read_bytes() == CONTENT
+    assert fetch(server, target.parent) == target and server.asked == [None]
+    assert left(target.parent) == ["set.zip"]
+
+
+@pytest.mark.parametrize("lengths", [True, False])
+def test_a_dropped_connection_is_resumed(server, tmp_path, capsys, lengths):
+    server.lengths = lengths
+    server.drops = (500_000, 0, 0, 0, 300_000, 0)
+    assert fetch(server, tmp_path, tries=4).read_bytes() == CONTENT
+    assert server.asked == [None] + ["bytes=500000-"] * 4 + ["bytes=800000-"] * 2
+    assert left(tmp_path) == ["set.zip"] and "connection lost at byte 500,000" in capsys.readouterr().err
+
+
+def test_the_next_call_goes_on_from_what_came(server, tmp_path):
+    server.drops = (600_000, 0, 0)
+    with pytest.raises(TinyclfError, match=r"Start again to go on\. Or get it by hand") as error:
+        fetch(server, tmp_path, tries=2)
+    assert left(tmp_path) == ["set.zip.part"] and str(tmp_path / "set.zip") in str(error.value)
+    server.drops = ()
+    server.asked.clear()
+    assert fetch(server, tmp_path).read_bytes() == CONTENT and server.asked == ["bytes=600000-"]
+
+
+def test_a_server_that_ignores_range(server, tmp_path):
+    server.ranges = False
+    server.drops = (700_000, 100_000)
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert server.asked == [None] + ["bytes=700000-"] * 2
+
+
+def test_a_busy_server_is_asked_again(server, tmp_path):
+    server.failures = (503, 429)
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("lengths", [True, False])
+@pytest.mark.parametrize("content", [CONTENT[:-1] + b"x", CONTENT + b"x", CONTENT[:-1], b"<html>Log in</html>"])
+def test_a_wrong_file_is_removed(server, tmp_path, content, lengths):
+    server.content, server.lengths = content, lengths
+    with pytest.raises(TinyclfError, match="is not the file it should be") as error:
+        fetch(server, tmp_path)
+    assert left(tmp_path) == [] and f":{server.server_port}/set.zip" in str(error.value) and MD5 in str(error.value)
+    server.content = CONTENT
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_part_that_is_too_long_is_not_used(server, tmp_path):
+    (tmp_path / "set.zip.part").write_bytes(CONTENT + b"x")
+    assert fetch(server, tmp_path).read_bytes() == CONTENT and server.asked == [None]
+
+
+def test_a_part_of_something_else_is_removed(server, tmp_path):
+    (tmp_path / "set.zip.part").write_bytes(b"x" * 1000)
+    with pytest.raises(TinyclfError, match="is not the file it should be"):
+        fetch(server, tmp_path)
+    assert left(tmp_path) == []
+
+
+def test_a_file_that_is_not_there(server, tmp_path):
+    server.failures = (404,)
+    with pytest.raises(TinyclfError, match=r"set\.zip cannot be fetched: HTTP status 404.*get it by hand"):
+        fetch(server, tmp_path)
+    assert left(tmp_path) == [] and len(server.asked) == 1
+
+
+def test_a_server_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(TinyclfError, match=rf"127\.0\.0\.1:{port}/a\.zip cannot be fetched: .*refused"):
+        download(tmp_path, f"http://127.0.0.1:{port}/a.zip", 10, "0", tries=2, pause=0)
+    assert left(tmp_path) == []
+
+
+def test_a_silent_server_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/a.zip"
+        with pytest.raises(TinyclfError, match="timed out"):
+            download(tmp_path, url, 10, "0", tries=1, timeout=0.05)
+
+
+def test_two_downloads_do_not_mix(server, tmp_path):
+    with (tmp_path / "set.zip.part").open("ab") as other:
+        other.write(CONTENT[:1000])
+        other.flush()
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(TinyclfError, match="Another process is downloading"):
+            fetch(server, tmp_path)
+    assert fetch(server, tmp_path).read_bytes() == CONTENT and server.asked == ["bytes=1000-"]
+
+
+def test_a_folder_that_cannot_be_made(server, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(TinyclfError, match=r"cannot be written .*1,000,003 bytes are needed"):
+        fetch(server, tmp_path / "file")
