@@ -50,14 +50,17 @@ clean:  ## remove .venv and what tools left behind; data and reports stay
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
 	find tinyclf tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
+# A .venv that was finished is brought up to date in place; any other is made from scratch.
 # uv installs the lock in half a minute where pip takes several, so pip installs only uv. Bytecode is compiled once,
 # here: otherwise every kernel that a notebook starts would spend ten seconds on torch alone where Python may not write it.
 $(READY): requirements.txt pyproject.toml
-	@$(PYTHON) -c $(FITS) 2>/dev/null || { echo "tinyclf needs Python 3.11, 3.12 or 3.13 with its venv module (on Debian: apt-get install" \
-		"python3-venv); $(PYTHON) is `$(PYTHON) --version 2>&1`. Another one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
-	$(PYTHON) -m venv --clear .venv
+	@test -e $@ || $(PYTHON) -c $(FITS) 2>/dev/null || { \
+		echo "tinyclf needs Python 3.11, 3.12 or 3.13 with its venv module (on Debian: apt-get install python3-venv);" \
+		"$(PYTHON) is `$(PYTHON) --version 2>&1`. Another one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+	@test -e $@ || { echo "making .venv, once: some 3 GB to download, and a minute or more"; $(PYTHON) -m venv --clear .venv; }
+	@rm -f $@
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > .venv/uv.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.txt
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@echo "$(CURDIR)" > $@
