@@ -24,12 +24,12 @@ from PIL import Image
 from tinyclf.errors import TinyclfError
 from tinyclf.layout import Layout
 
-VERSION = 1  # raise it when the pixels change: sets drawn by another version are drawn again
+VERSION = 2  # raise it when the pixels change: sets drawn by another version are drawn again
 SIZE = 64  # pixels, height and width
 GREY_EVERY = 50  # one image in 50 is greyscale; in Tiny-ImageNet 2,178 of 120,000 are (1.8 %)
 
 LAYOUT = Layout("mini", classes=10, train=40, val=20, test=10)
-PRETRAIN_LAYOUT = Layout("mini-pretrain", classes=20, train=100, val=10, test=5)
+PRETRAIN_LAYOUT = Layout("mini-pretrain", classes=20, train=100, val=5, test=1)
 
 Array = np.ndarray
 
@@ -130,13 +130,13 @@ def blend(picture: Array, paint: Array, cover: Array) -> Array:
 
 
 def background(rng: np.random.Generator) -> Array:
-    """A gradient between two colours, cloudy, with up to four plain small shapes that are nobody's class."""
+    """A gradient between two colours, cloudy, with up to three plain small shapes that are nobody's class."""
     u, v = place(31.5, 31.5, 45, rng.uniform(0, 2 * np.pi))
-    ends = [colour(rng.random(), rng.uniform(0.1, 0.7), rng.uniform(0.2, 0.9)) for _ in range(2)]
+    ends = [colour(rng.random(), rng.uniform(0.1, 0.5), rng.uniform(0.3, 0.9)) for _ in range(2)]
     picture = blend(ends[0], ends[1], np.clip(u / 2 + 0.5, 0, 1))
     for cells in (5, 14):
-        picture = picture + stretch(cells) @ rng.normal(0, 0.07, (3, cells, cells)) @ stretch(cells).T
-    for _ in range(rng.integers(0, 5)):
+        picture = picture + stretch(cells) @ rng.normal(0, 0.05, (3, cells, cells)) @ stretch(cells).T
+    for _ in range(rng.integers(0, 4)):
         radius = rng.uniform(3, 8)
         u, v = place(*rng.uniform(0, SIZE, 2), radius, rng.uniform(0, 2 * np.pi))
         outline = list(SHAPES.values())[rng.integers(len(SHAPES))](u, v)
@@ -148,8 +148,10 @@ def background(rng: np.random.Generator) -> Array:
 def draw_image(shape: str, texture: str, rng: np.random.Generator) -> tuple[Array, Array]:
     """Pixels (64, 64, 3) uint8 of one object on a background, and its mask (64, 64) bool."""
     picture = background(rng)
-    radius, angle, aspect = rng.uniform(16, 27), rng.uniform(-0.5, 0.5), rng.uniform(0.85, 1.18)
-    x, y = rng.uniform(radius * 0.8, SIZE - 1 - radius * 0.8, 2)
+    # Sizes, tilts and noise are chosen so that the published recipe, with batches of 10, gets well above chance in its
+    # 15 epochs from scratch, and clearly further from weights pretrained on the other classes.
+    radius, angle, aspect = rng.uniform(18, 28), rng.uniform(-0.5, 0.5), rng.uniform(0.85, 1.18)
+    x, y = rng.uniform(radius * 0.9, SIZE - 1 - radius * 0.9, 2)
     u, v = place(x, y, radius, angle, aspect)
     cover = np.clip(0.5 - SHAPES[shape](u, v) * radius, 0, 1)  # antialiased over one pixel
 
@@ -162,7 +164,7 @@ def draw_image(shape: str, texture: str, rng: np.random.Generator) -> tuple[Arra
     centre = rng.uniform(-0.25, 0.25, 2)
     a, b = (u - centre[0]) * frequency, (v - centre[1]) * frequency
     pattern = TEXTURES[texture](a * np.cos(turn) + b * np.sin(turn), b * np.cos(turn) - a * np.sin(turn))
-    hue = (list(SHAPES).index(shape) * 0.37 + list(TEXTURES).index(texture) * 0.23) + rng.normal(0, 0.15)
+    hue = list(SHAPES).index(shape) * 0.37 + list(TEXTURES).index(texture) * 0.23 + rng.normal(0, 0.08)
     light = colour(hue, rng.uniform(0.2, 0.8), rng.uniform(0.75, 1))
     dark = colour(hue + rng.normal(0, 0.15), rng.uniform(0.4, 0.9), rng.uniform(0.15, 0.5))
     paint = blend(dark, light, np.clip(0.5 + 1.5 * pattern, 0, 1))
