@@ -23,12 +23,13 @@ endif
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo "report takes DATASET=mini (the default, drawn here) or tiny-imagenet, EPOCHS=N and WEIGHTS=FILE"
+	@echo "report takes DATASET=mini (the default, drawn here) or tiny-imagenet, EPOCHS=N,"
+	@echo "and WEIGHTS=FILE, a state dict that stands in for the ImageNet weights"
 
 setup: $(READY)  ## make .venv with what the lock names (every other target does so when needed)
 
 report: $(READY)  ## run the notebooks on DATASET; leaves the accuracy table and pages in reports/DATASET
-	$(BIN)/tinyclf report --dataset "$(DATASET)" $(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
+	$(BIN)/tinyclf report --dataset "$(DATASET)" $(if $(EPOCHS),-p "epochs=$(EPOCHS)") $(if $(WEIGHTS),--imagenet "$(WEIGHTS)")
 
 test: $(READY)  ## run every test, and every notebook with its default parameters
 	@reports=$$(mktemp -d) && trap 'rm -rf "$$reports"' EXIT && trap 'exit 130' INT TERM && \
