@@ -276,7 +276,7 @@ def test_check_names_every_bad_image(small):
     Image.new("RGB", (63, 64)).save(small.folder / "val/images/val_2.JPEG", "JPEG")
     Image.new("RGB", (64, 64)).save(small.folder / "val/images/val_7.JPEG", "PNG")
     (small.folder / "val/images/val_9.JPEG").write_bytes(b"")
-    with pytest.raises(TinyclfError, match="3 images cannot be used") as error:
+    with pytest.raises(TinyclfError, match="3 of the images cannot be used") as error:
         data.check()
     for part in ("val_2.JPEG", "63x64", "val_7.JPEG", "val_9.JPEG"):
         assert part in str(error.value)

@@ -127,4 +127,4 @@ def decode(data: bytes) -> Image.Image:
 def refuse_images(faults: list[str]) -> None:
     """Raises TinyclfError with the first faults of images and the number of all, if there are any."""
     if faults:
-        raise TinyclfError(f"{len(faults):,} images cannot be used:\n  - " + "\n  - ".join(faults[:5]))
+        raise TinyclfError(f"{len(faults):,} of the images cannot be used:\n  - " + "\n  - ".join(faults[:5]))
