@@ -161,11 +161,16 @@ def start_slow_packing(small, monkeypatch: pytest.MonkeyPatch) -> multiprocessin
     with monkeypatch.context() as slow:
         slow.setattr(packed.TinyImageNet, "load", lambda *given: time.sleep(0.05) or load(*given))
         slow.setattr(packed, "BATCH", 2)
-        process = fork.Process(target=pack, args=(small.zip, small))
+        process = fork.Process(target=pack_until_ctrl_c, args=(small,))
         process.start()
     written = cache_of(small.zip) / "unfinished/train_images.npy"
     wait_until(lambda: written.exists() and written.stat().st_size > 0)
     return process
+
+
+def pack_until_ctrl_c(small) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests run in the background ignore Ctrl-C
+    pack(small.zip, small)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
