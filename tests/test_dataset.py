@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 from tinyclf.dataset import TinyImageNet, decode
 from tinyclf.errors import TinyclfError
-from tinyclf.source import open_source
+from tinyclf.source import fingerprint, open_source
 
 
 def to_tensor() -> v2.PILToTensor:
@@ -93,6 +93,14 @@ def test_forked_workers_read_what_one_process_reads(small, kind):
         assert torch.equal(images, expected) and targets.tolist() == data.targets
 
 
+def test_processes_that_share_an_open_zip_do_not_disturb_each_other(small):
+    source = open_source(small.zip)
+    names = source.names("train") * 200
+    expected = {name: source.read(name) for name in names}
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        assert pool.map(source.read, names, chunksize=100) == [expected[name] for name in names]
+
+
 def test_spawned_workers_can_read_the_zip(small):
     source = open_source(small.zip)
     names = source.names("train")
@@ -107,6 +115,27 @@ def test_hidden_files_do_not_count(small):
     (small.folder / "val/images/.DS_Store").touch()
     (small.folder / "val/images/._val_0.JPEG").touch()
     assert len(TinyImageNet(small.folder, "val", layout=small.layout)) == 12
+    with zipfile.ZipFile(small.zip, "a") as opened:
+        opened.writestr("small/val/images/._val_0.JPEG", b"")
+        opened.writestr("__MACOSX/small/val/images/._val_0.JPEG", b"")
+    assert len(TinyImageNet(small.zip, "val", layout=small.layout)) == 12
+
+
+def test_fingerprint_changes_with_names_sizes_and_times(small):
+    image = small.folder / "val/images/val_0.JPEG"
+    for path, file in ((small.folder, image), (small.zip, small.zip)):
+        seen = {fingerprint(path)}
+        stat = file.stat()
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+        seen.add(fingerprint(path))
+        with file.open("ab") as opened:
+            opened.write(b"x")
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        seen.add(fingerprint(path))
+        assert len(seen) == 3 and fingerprint(path) in seen
+    before = fingerprint(small.folder)
+    image.rename(image.with_name("val_00.JPEG"))
+    assert fingerprint(small.folder) != before
 
 
 def remove(name: str) -> Callable[[Path], None]:
@@ -228,7 +257,11 @@ def test_a_zip_that_climbs_out_is_refused(small, name):
     assert repr(name) in str(error.value) and not (small.zip.parent.parent / "x").exists()
 
 
-def test_a_damaged_member_is_named(small):
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_member_is_named(small, compression):
+    with zipfile.ZipFile(small.zip, "w", compression) as opened:
+        for file in small.folder.rglob("*.*"):
+            opened.write(file, file.relative_to(small.folder.parent))
     data = TinyImageNet(small.zip, "train", layout=small.layout)
     name = data.samples[20][0]
     with zipfile.ZipFile(small.zip) as opened:

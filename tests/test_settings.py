@@ -10,8 +10,10 @@ from tinyclf.settings import Settings
 
 def test_the_defaults_are_the_published_recipe():
     published = {"epochs": 15, "batch_size": 100, "learning_rate": 0.001, "momentum": 0.9, "step_size": 7, "gamma": 0.1}
-    assert {name: getattr(Settings(), name) for name in published} == published
-    assert Settings().flip and Settings().stem == "imagenet"
+    recipe = Settings(dataset="tiny-imagenet")
+    assert {name: getattr(recipe, name) for name in published} == published
+    assert recipe.flip and recipe.stem == "imagenet"
+    assert dataclasses.asdict(Settings()) == dataclasses.asdict(recipe) | {"dataset": "mini", "batch_size": 20}
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,9 @@ def fresh():
 def small():
     """A model with everything that a checkpoint must hold (batch norm counts included), quicker than ResNet18."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 8, 8, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, CLASSES))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 8, 8, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, CLASSES)
+    )
 
 
 def train_and_val(data, settings=SETTINGS):

@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tinyclf import paths
+from tinyclf import mini, paths
 from tinyclf.dataset import SIDE, TINY_IMAGENET, Layout, TinyImageNet, find, refuse_images
 from tinyclf.errors import TinyclfError
 from tinyclf.layout import locate
+from tinyclf.settings import DATASETS, one_of
 from tinyclf.source import fingerprint
 
-DATASETS = ("mini", "tiny-imagenet")
 FORMAT = 1  # to be raised whenever what a cache holds changes
 PIXELS = SIDE * SIDE * 3  # bytes of one image
 BATCH = 500  # images written and hashed at a time
@@ -56,15 +56,19 @@ class Packed:
 def open_packed(dataset: str) -> Packed:
     """Opens a data set by its name, one of DATASETS; draws, downloads or packs it first where need be.
 
-    `tiny-imagenet` is looked for where `TINYCLF_DATA` points, else in `data/`, where it is downloaded if missing.
     Raises TinyclfError for an unknown name, and when the set is missing, incomplete or damaged.
     """
-    if dataset not in DATASETS:
-        raise TinyclfError(f"There is no data set {dataset!r}; the data sets are {' and '.join(DATASETS)}.")
-    if dataset == "mini":
-        from tinyclf import mini  # drawing needs more than reading does
+    return pack(*source_of(dataset), dataset)
 
-        return pack(mini.draw(paths.data_dir()), mini.LAYOUT, dataset)
+
+def source_of(dataset: str) -> tuple[Path, Layout]:
+    """The folder or zip of a data set by its name, and what it should hold; drawn or downloaded where need be.
+
+    `tiny-imagenet` is looked for where `TINYCLF_DATA` points, else in `data/`, where it is downloaded if missing.
+    """
+    one_of("dataset", dataset, DATASETS)
+    if dataset == "mini":
+        return mini.draw(paths.data_dir()), mini.LAYOUT
     root = paths.tiny_imagenet_source()
     chosen = bool(os.environ.get("TINYCLF_DATA"))
     if chosen and locate(root, TINY_IMAGENET) is None:
@@ -72,7 +76,7 @@ def open_packed(dataset: str) -> Packed:
             f"TINYCLF_DATA points to {root}, where there is neither {TINY_IMAGENET.folder} nor "
             f"{TINY_IMAGENET.folder}.zip. Correct it, or unset it to have the set downloaded."
         )
-    return pack(find(root, TINY_IMAGENET, download=not chosen), TINY_IMAGENET, dataset)
+    return find(root, TINY_IMAGENET, download=not chosen), TINY_IMAGENET
 
 
 def pack(path: Path, layout: Layout, name: str) -> Packed:

@@ -41,6 +41,7 @@ def run(experiment: Experiment) -> None:
             kernel_name="python3",
             progress_bar=False,
             log_output=True,
+            extra_arguments=["--log-level=CRITICAL"],  # the kernel's own log: TCP at the start, sockets at the end
         )
     except PapermillExecutionError as error:
         failure = error.evalue if error.ename == "TinyclfError" else f"{error.ename}: {error.evalue}"

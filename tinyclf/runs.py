@@ -6,6 +6,7 @@ import datetime
 import io
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,11 @@ class Run:
     def __init__(self, settings: Settings, data: Packed, name: str = "", *, force: bool = False) -> None:
         self.settings, self.data = settings, data
         self.name = name or default_name(settings)
+        if not re.fullmatch(r"[A-Za-z0-9_][\w.=+-]{0,99}", self.name):
+            raise TinyclfError(f"run = {self.name!r}: expected the name of a folder, letters, digits and -_.=+ alone")
         self.folder = writable(reports_dir() / settings.dataset / self.name)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.checkpoint = self.folder / "checkpoint.safetensors"
-        if force:
-            self.checkpoint.unlink(missing_ok=True)
         start = weights_file(settings.weights)
         self.about: dict[str, Any] = {
             "settings": dataclasses.asdict(settings),
@@ -60,6 +61,8 @@ class Run:
             "environments": [],
             "history": [],
         }
+        if force:
+            self.checkpoint.unlink(missing_ok=True)
         if self.checkpoint.is_file():
             self._continue(checkpoint.read_about(self.checkpoint))
 
@@ -122,10 +125,11 @@ class Run:
 
 def default_name(settings: Settings) -> str:
     """A name from what differs from the published recipe, `weights-imagenet-epochs-3`, or `published-recipe`."""
+    recipe = dataclasses.asdict(Settings(dataset=settings.dataset))
     parts = [
-        f"{field.name}-{Path(value).stem if isinstance(value := getattr(settings, field.name), str) else value}"
-        for field in dataclasses.fields(settings)
-        if field.name != "dataset" and getattr(settings, field.name) != field.default
+        f"{name}-{Path(value).stem if isinstance(value, str) else value}"
+        for name, value in dataclasses.asdict(settings).items()
+        if value != recipe[name]
     ]
     return "-".join(parts) or "published-recipe"
 

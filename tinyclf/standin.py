@@ -18,7 +18,8 @@ from tinyclf.paths import data_dir
 EPOCHS = 3
 BATCH_SIZE = 25
 LEARNING_RATE = 0.02  # peak of the one-cycle schedule
-RECIPE = f"{mini.VERSION} {mini.PRETRAIN_LAYOUT} {EPOCHS} {BATCH_SIZE} {LEARNING_RATE}"
+WEIGHT_DECAY = 5e-4
+RECIPE = f"{mini.VERSION} {mini.PRETRAIN_LAYOUT} {EPOCHS} {BATCH_SIZE} {LEARNING_RATE} {WEIGHT_DECAY}"
 
 
 def weights_file() -> Path:
@@ -36,13 +37,15 @@ def weights_file() -> Path:
 
 
 def pretrain() -> dict[str, torch.Tensor]:
-    """Train on `mini-pretrain` by SGD with a one-cycle learning rate; the same state dict every time on one machine."""
+    """Train on `mini-pretrain`, SGD with a one-cycle learning rate; the same state dict every time on one machine."""
     data = pack(mini.draw_pretrain(data_dir()), mini.PRETRAIN_LAYOUT, mini.PRETRAIN_LAYOUT.folder)
     batches = Batches(data.train.images, data.train.labels, BATCH_SIZE, shuffle=True, flip=True)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = torchvision.models.resnet18(num_classes=len(data.classes))
-    optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, momentum=0.9)
+    optimizer = torch.optim.SGD(
+        model.parameters(), LEARNING_RATE, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, EPOCHS * len(batches))
     for epoch in range(EPOCHS):
         for images, labels in batches.epoch(epoch):

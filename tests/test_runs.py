@@ -1,0 +1,178 @@
+"""A run's folder: its record, going on where it was, and never mixing two runs."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tinyclf import runs
+from tinyclf.errors import TinyclfError
+from tinyclf.packed import Packed, PackedSplit
+from tinyclf.runs import Run, read_records
+from tinyclf.settings import Settings
+from tinyclf.tables import accuracy_table, notes, published_row
+
+SETTINGS = Settings(epochs=2, batch_size=8)
+
+
+def data(seed=0):
+    rng = np.random.default_rng(seed)
+
+    def split(count):
+        images = rng.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
+        return PackedSplit(images, rng.integers(0, 4, count))
+
+    return Packed("mini", list("abcd"), ["ant", "bee", "cat", "dog"], f"fingerprint {seed}", split(20), split(12))
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten(), nn.Linear(256, 4))
+
+
+@pytest.fixture(autouse=True)
+def reports(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
+    return tmp_path / "reports"
+
+
+def finished(settings=SETTINGS, name="baseline-scratch", force=False):
+    run = Run(settings, data(), name, force=force)
+    return run.finish(run.fit(model()))
+
+
+def test_the_record_holds_what_the_run_was(reports):
+    record = finished()
+    folder = reports / "mini" / "baseline-scratch"
+    assert json.loads((folder / "record.json").read_text()) == record == read_records("mini")["baseline-scratch"]
+    assert record["settings"]["epochs"] == len(record["history"]) == 2
+    assert record["data"] == {"name": "mini", "classes": 4, "train": 20, "val": 12, "sha256": "fingerprint 0"}
+    assert record["weights"] == {"label": "nothing", "file": None, "sha256": None}
+    assert record["result"]["last"] == record["history"][-1]
+    assert record["result"]["best"]["val_accuracy"] == max(row["val_accuracy"] for row in record["history"])
+    (environment,) = record["environments"]
+    assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert environment["hardware"]["device"] in ("cpu", "cuda")
+    with open(folder / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["val_loss"]) for row in rows] == [row["val_loss"] for row in record["history"]]
+
+
+def test_the_history_is_the_same_to_the_last_bit_every_time(reports):
+    finished(name="one")
+    finished(name="other")
+    assert (reports / "mini/one/history.csv").read_bytes() == (reports / "mini/other/history.csv").read_bytes()
+
+
+def test_a_finished_run_is_not_repeated_unless_forced(reports, capsys):
+    first = finished()
+    assert capsys.readouterr().out.count("epoch ") == 2
+    assert finished()["history"] == first["history"]
+    assert "epoch  1" not in capsys.readouterr().out
+    finished(force=True)
+    assert "epoch  1" in capsys.readouterr().out
+
+
+def test_a_run_is_continued_to_more_epochs(reports):
+    finished()
+    longer = finished(Settings(epochs=3, batch_size=8))
+    whole = finished(Settings(epochs=3, batch_size=8), "whole")
+    assert [row["val_loss"] for row in longer["history"]] == [row["val_loss"] for row in whole["history"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"learning_rate": 0.01}, "learning_rate: 0.001 there, 0.01 here"),
+        ({"seed": 1}, "seed: 0 there, 1 here"),
+        ({"epochs": 1}, "epochs: 2 there, 1 here"),
+    ],
+)
+def test_a_run_of_other_settings_is_refused_by_naming_the_difference(reports, change, said):
+    before = finished()
+    with pytest.raises(TinyclfError) as error:
+        finished(Settings(**{"epochs": 2, "batch_size": 8} | change))
+    assert said in str(error.value)
+    assert read_records("mini")["baseline-scratch"] == before
+
+
+def test_a_run_on_other_data_is_refused(reports):
+    finished()
+    with pytest.raises(TinyclfError, match="data: fingerprint 0 there, fingerprint 1 here"):
+        Run(SETTINGS, data(1), "baseline-scratch")
+
+
+def test_without_a_name_a_run_is_named_after_what_it_changes():
+    assert runs.default_name(Settings()) == "published-recipe"
+    assert runs.default_name(Settings(epochs=3, weights="../x/other.pth")) == "weights-other-epochs-3"
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", "", ".hidden", "x" * 300])
+def test_a_name_that_is_no_folder_is_refused(reports, name):
+    if name:
+        with pytest.raises(TinyclfError, match="run = "):
+            Run(SETTINGS, data(), name)
+    else:
+        assert Run(SETTINGS, data(), name).name == "epochs-2-batch_size-8"
+
+
+def test_a_reports_folder_that_cannot_be_written_is_refused_before_training(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "file"))
+    with pytest.raises(TinyclfError, match=r"cannot write to .*TINYCLF_REPORTS"):
+        Run(SETTINGS, data(), "baseline-scratch")
+
+
+def test_a_record_that_cannot_be_written_whole_leaves_the_old_one(reports, monkeypatch):
+    before = finished()
+    run = Run(SETTINGS, data(), "baseline-scratch")
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runs.os, "replace", full)
+    with pytest.raises(TinyclfError, match="No space left on device"):
+        run.finish(before["history"])
+    assert read_records("mini")["baseline-scratch"] == before
+    assert not list((reports / "mini").rglob("*.partial"))
+
+
+def test_an_unreadable_record_is_named(reports):
+    finished()
+    (reports / "mini/baseline-scratch/record.json").write_text("{")
+    with pytest.raises(TinyclfError, match=r"record\.json: not a readable record"):
+        read_records("mini")
+
+
+def test_the_table_holds_the_records_numbers_and_says_what_was_not_run(reports):
+    record = finished()
+    scratch, imagenet = accuracy_table("mini").to_dict("records")
+    assert scratch["ours last"] == f"{100 * record['result']['last']['val_accuracy']:.2f} %"
+    assert (scratch["README"], scratch["published last"], scratch["published best"]) == ("25.9 %", "25.94 %", "25.94 %")
+    assert scratch["published, same epoch"] == "9.30 %" and scratch["epochs"] == "2 of 15"
+    assert imagenet["ours last"] == imagenet["ours best"] == imagenet["epochs"] == "not run"
+    assert any("stand-in for both" in note for note in notes("mini"))
+
+
+@pytest.mark.parametrize(
+    ("weights", "label"),
+    [
+        ("none", "nothing"),
+        ("imagenet", "ImageNet"),
+        ("mini", "ImageNet (stand-in: other drawn classes)"),
+        ("some/where/x.safetensors", "ImageNet (stand-in: x.safetensors)"),
+    ],
+)
+def test_only_torchvisions_own_weights_are_called_imagenet(weights, label):
+    assert runs.weights_label(weights) == label
+
+
+def test_the_published_numbers_are_whole():
+    for name in ("baseline-scratch", "baseline-imagenet"):
+        row = published_row(name)
+        curves = [row[f"{split}_{what}"] for split in ("train", "val") for what in ("loss", "accuracy")]
+        assert {len(curve) for curve in curves} == {len(row["curve_epochs"])} == {12}
+        assert row["val_accuracy"][-1] == row["last"]
