@@ -102,6 +102,14 @@ def test_a_damaged_cache_is_replaced(small, name, kept):
     assert np.array_equal(cache.train.images, expected) and len(cache.val.labels) == 12
 
 
+def test_a_cache_with_other_numbers_is_replaced(small):
+    pack(small.zip, small)
+    [key] = folders(cache_of(small.zip))
+    path = cache_of(small.zip) / key / "train_images.npy"
+    np.save(path, np.load(path)[1:])
+    assert len(pack(small.zip, small).train.images) == 48
+
+
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_images_that_cannot_be_used_are_named_and_nothing_is_left(small, kind):
     for name in ("train/n03/images/n03_4.JPEG", "val/images/val_8.JPEG"):
