@@ -150,7 +150,7 @@ def _pack(path: Path, layout: Layout, place: Path, key: str, name: str) -> Packe
     digest = hashlib.sha256(json.dumps(classes).encode())
     faults: list[str] = []
     if not sys.stderr.isatty():
-        print(f"packing {total:,} images of {path} into {place}", file=sys.stderr, flush=True)
+        print(f"packing {total:,} images of {path.name}", file=sys.stderr, flush=True)
     unfinished = place / "unfinished"
     unfinished.mkdir()
     try:

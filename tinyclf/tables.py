@@ -82,7 +82,7 @@ def result_table(record: Record) -> pd.DataFrame:
     return table.rename(columns=lambda name: name.replace("_", " "))
 
 
-def provenance(record: Record) -> pd.Series:
+def provenance(record: Record) -> pd.DataFrame:
     """Where a record's numbers come from, as text: data, weights, speed, commit, versions and hardware."""
     facts = {
         "data": f"{record['data']['name']}, sha256 {record['data']['sha256']}",
@@ -95,12 +95,12 @@ def provenance(record: Record) -> pd.Series:
     }
     if record["weights"]["file"] is None:
         del facts["weights file"]
-    for environment in record["environments"]:  # more than one if it was continued elsewhere
-        hardware = environment["hardware"]
-        facts["commit"] = environment["commit"] or "not a git checkout"
-        facts["versions"] = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-        facts["hardware"] = f"{hardware['device']}: {hardware['name']}, {hardware['threads']} threads"
-    return pd.Series(facts, name=record["run"]).astype(str)
+    for number, environment in enumerate(record["environments"]):  # several, if it was continued elsewhere
+        hardware, then = environment["hardware"], ", continued" * number
+        facts[f"commit{then}"] = environment["commit"] or "not a git checkout"
+        facts[f"versions{then}"] = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+        facts[f"hardware{then}"] = f"{hardware['device']}: {hardware['name']}, {hardware['threads']} threads"
+    return pd.DataFrame(facts.items(), columns=["run", record["run"]])
 
 
 def notes(dataset: str) -> list[str]:
