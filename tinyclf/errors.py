@@ -3,3 +3,7 @@
 
 class TinyclfError(Exception):
     """Says what is wrong, where, and what to do about it; the command line prints it without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows (IPython asks for it): the message, as there is nothing to debug."""
+        return [f"TinyclfError: {self}"]

@@ -1,0 +1,113 @@
+"""Notebooks run headlessly to self-contained pages; one that fails leaves its page and does not stop the others."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from tinyclf import cli, reports
+from tinyclf.errors import TinyclfError
+from tinyclf.experiments import Experiment
+from tinyclf.paths import NOTEBOOKS
+
+FIGURE = """
+import matplotlib.pyplot as plt
+from tinyclf.figures import show
+figure, axes = plt.subplots()
+plt.close(figure)
+show(figure, 'an empty "figure" & <no> more')
+print("value", value)
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
+    return tmp_path / "reports"
+
+
+def experiment(tmp_path, name, *code):
+    parameters = new_code_cell('dataset = "mini"\nvalue = 1', metadata={"tags": ["parameters"]})
+    cells = [new_markdown_cell(f"# About {name}"), parameters, *map(new_code_cell, code)]
+    path = tmp_path / f"{name}.ipynb"
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=cells, metadata=kernel), path)
+    return Experiment(name, f"Title of {name}", path, {"dataset": "mini", "value": 7})
+
+
+def test_a_page_is_self_contained_with_code_folded_and_pictures_described(tmp_path, folder):
+    reports.run(experiment(tmp_path, "good", FIGURE))
+    page = (folder / "mini" / "good" / "index.html").read_text()
+    assert "<title>Title of good (mini)</title>" in page and "About good" in page and "value 7" in page
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", page)  # nothing is loaded from anywhere
+    assert not re.findall(r"@import|import\(|url\((?!['\"]?(?:data:|#))", page)
+    assert page.count('<details class="code">') == 3  # parameters, injected parameters, the cell
+    (image,) = re.findall(r"<img [^>]*>", page)
+    assert "alt='an empty \"figure\" &amp; &lt;no&gt; more'" in image and "data:image/svg+xml;base64," in image
+
+
+def test_an_executed_notebook_names_no_path_of_this_machine(tmp_path, folder):
+    reports.run(experiment(tmp_path, "good", FIGURE))
+    executed = folder / "mini" / "good" / "notebook.ipynb"
+    assert str(tmp_path) not in executed.read_text()
+    assert sorted(path.name for path in executed.parent.iterdir()) == ["index.html", "notebook.ipynb"]
+
+
+def test_one_that_fails_leaves_its_page_and_the_others_still_run(tmp_path, folder, capsys):
+    message = "the <b>data</b> is not there"
+    code = f"from tinyclf.errors import TinyclfError\nraise TinyclfError({message!r})"
+    failed = cli.run_each([experiment(tmp_path, "bad", code), experiment(tmp_path, "good", FIGURE)])
+    assert isinstance(failed, TinyclfError) and str(failed) == "failed: bad"
+    assert f"tinyclf: bad: {message}" in capsys.readouterr().err
+    page = (folder / "mini" / "bad" / "index.html").read_text()
+    assert "the &lt;b&gt;data&lt;/b&gt; is not there" in page and "<b>data</b>" not in page
+    assert "Traceback" not in page  # an error raised on purpose is its message
+    assert "value 7" in (folder / "mini" / "good" / "index.html").read_text()
+
+
+def test_an_error_that_nobody_foresaw_keeps_its_traceback(tmp_path, folder):
+    with pytest.raises(TinyclfError, match="ZeroDivisionError"):
+        reports.run(experiment(tmp_path, "bad", "1 / 0"))
+    assert "Traceback" in (folder / "mini" / "bad" / "index.html").read_text()
+
+
+def test_a_reports_folder_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, folder):
+    folder.write_text("a file")
+    with pytest.raises(TinyclfError, match=r"cannot write to .*TINYCLF_REPORTS"):
+        reports.run(experiment(tmp_path, "good", f"open({str(tmp_path / 'ran')!r}, 'w')"))
+    assert not (tmp_path / "ran").exists()
+
+
+def papermill(tmp_path, *parameters):
+    command = [sys.executable, "-m", "papermill", NOTEBOOKS / "1_baseline.ipynb", "out.ipynb", *parameters]
+    return subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "2"}, capture_output=True, text=True
+    )
+
+
+def test_plain_papermill_runs_the_baseline_from_any_folder(tmp_path, folder):
+    done = papermill(tmp_path, "-p", "epochs", "1", "-p", "run", "from-papermill", "--log-output")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((folder / "mini" / "from-papermill" / "record.json").read_text())
+    assert record["settings"]["epochs"] == len(record["history"]) == 1
+    assert (tmp_path / "out.ipynb").is_file()
+    assert "epoch  1/1  lr 1e-03" in done.stderr  # a line for each epoch in the log
+
+
+def test_plain_papermill_with_a_slip_in_a_parameters_name_stops_at_once(tmp_path, folder):
+    done = papermill(tmp_path, "-p", "epoch", "1")
+    assert done.returncode != 0
+    assert "unknown parameter epoch = 1: did you mean epochs?" in done.stderr
+    assert not folder.exists()
+
+
+def test_the_command_line_refuses_with_one_message_and_a_status(tmp_path, folder):
+    command = [Path(sys.executable).with_name("tinyclf"), "run", "baseline-scratch", "-p", "epoch=3"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and not folder.exists()
+    assert done.stderr.startswith("tinyclf: parameter = 'epoch'") and "Traceback" not in done.stderr
