@@ -85,9 +85,7 @@ def test_a_reports_folder_that_cannot_be_written_is_refused_before_anything_runs
 
 def papermill(tmp_path, *parameters):
     command = [sys.executable, "-m", "papermill", NOTEBOOKS / "1_baseline.ipynb", "out.ipynb", *parameters]
-    return subprocess.run(
-        command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "2"}, capture_output=True, text=True
-    )
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
 
 
 def test_plain_papermill_runs_the_baseline_from_any_folder(tmp_path, folder):

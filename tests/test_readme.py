@@ -1,0 +1,30 @@
+"""The README says what the records, the notebooks and the experiments say."""
+
+import tomllib
+
+import nbformat
+
+from tinyclf.paths import NOTEBOOKS, PROJECT
+from tinyclf.tables import accuracy_table, markdown
+
+README = (PROJECT / "README.md").read_text()
+
+
+def test_its_table_is_that_of_the_committed_records(monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(PROJECT / "reports"))
+    table = README.split("<!-- table -->\n")[1].split("\n<!-- /table -->")[0]
+    assert table == markdown(accuracy_table("tiny-imagenet"))
+
+
+def test_the_steps_stand_in_the_order_and_wording_of_the_notebooks():
+    steps = README.split("## The steps")[1].split("##")[0]
+    titles = [nbformat.read(path, 4).cells[0].source.splitlines()[0] for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
+    places = [steps.index(f"**{title.removeprefix('# ')}**") for title in titles]
+    assert places == sorted(places) and steps.count("| [`") == len(titles)
+
+
+def test_every_dependency_earns_its_place_in_it():
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    stands_on = README.split("## What it stands on")[1]
+    needed = project["dependencies"] + project["optional-dependencies"]["dev"]
+    assert [name for name in (each.split(">=")[0] for each in needed) if name not in stands_on] == []
