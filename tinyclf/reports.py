@@ -26,11 +26,10 @@ def page_folder(experiment: Experiment) -> Path:
 def run(experiment: Experiment) -> None:
     """Execute the notebook and write notebook.ipynb and index.html into `page_folder`, also when a cell fails.
 
-    Raises TinyclfError when a cell failed, with its message, or when the folder cannot be written.
+    Raises TinyclfError when a cell failed, with its message, or when the pages cannot be written.
     """
     folder = writable(page_folder(experiment))
-    executed = folder / "notebook.ipynb"
-    beside = folder / "notebook.partial.ipynb"
+    beside = folder / "notebook.partial.ipynb"  # papermill saves it after every cell
     show_progress()
     failure = ""
     try:
@@ -45,13 +44,27 @@ def run(experiment: Experiment) -> None:
         )
     except PapermillExecutionError as error:
         failure = error.evalue if error.ename == "TinyclfError" else f"{error.ename}: {error.evalue}"
+        failure += f"\n  the page with the error: {folder / 'index.html'}"
+    except OSError as error:
+        failure = f"cannot write {beside}: {error.strerror}"
     finally:
-        if beside.exists():
-            tidy(beside, experiment)
-            os.replace(beside, executed)
-            write(folder / "index.html", render(executed, experiment.title))
+        publish(beside, experiment)
     if failure:
-        raise TinyclfError(f"{failure}\n  the page with the error: {folder / 'index.html'}")
+        raise TinyclfError(failure)
+
+
+def publish(executed: Path, experiment: Experiment) -> None:
+    """Turn an executed notebook, as far as it came, into its two pages, each of them whole or not at all."""
+    try:
+        if executed.exists():
+            tidy(executed, experiment)
+            page = render(executed, experiment.title)
+            write(executed.with_name("index.html"), page)
+            os.replace(executed, executed.with_name("notebook.ipynb"))
+    except (OSError, nbformat.reader.NotJSONError) as error:
+        raise TinyclfError(f"cannot write the page of {experiment.name} into {executed.parent} ({error})") from error
+    finally:
+        executed.unlink(missing_ok=True)
 
 
 def show_progress() -> None:

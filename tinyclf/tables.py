@@ -64,7 +64,7 @@ def our_cells(record: Record | None, published: dict[str, Any]) -> dict[str, str
 
 
 def curve_table(name: str, record: Record) -> pd.DataFrame:
-    """One run's history beside the published curve at the same epochs; accuracies in 0..1, losses in nats."""
+    """One run's history, beside the published curve where there is one; accuracies in 0..1, losses in nats."""
     history, row = pd.DataFrame(record["history"]).set_index("epoch"), published_row(name)
     columns = {}
     for key in ("train_loss", "val_loss", "train_accuracy", "val_accuracy"):

@@ -49,7 +49,8 @@ def fit(
     if save_to and save_to.is_file():
         history = checkpoint.read_about(save_to)["history"]
         checkpoint.load(save_to, model, optimizer)
-        report(f"continuing after epoch {len(history)} of {settings.epochs}, from {save_to.name}")
+        what = "continuing after" if len(history) < settings.epochs else "nothing to train: this run reached"
+        report(f"{what} epoch {len(history)} of {settings.epochs}, as {save_to.name} holds it")
     for epoch in range(len(history) + 1, settings.epochs + 1):
         started = time.perf_counter()
         optimizer.param_groups[0]["lr"] = learning_rate(settings, epoch)
