@@ -39,9 +39,11 @@ def test_committed_notebooks_are_clean(path):
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
 
 
-def test_a_stand_in_takes_the_place_of_imagenet_weights_alone():
-    scratch, imagenet = choose(["baseline-scratch", "baseline-imagenet"], "tiny-imagenet", imagenet="x.safetensors")
-    assert (scratch.parameters["weights"], imagenet.parameters["weights"]) == ("none", "x.safetensors")
+def test_a_stand_in_takes_the_place_of_imagenet_weights_alone(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.touch()
+    scratch, imagenet = choose(["baseline-scratch", "baseline-imagenet"], "tiny-imagenet", imagenet=str(path))
+    assert (scratch.parameters["weights"], imagenet.parameters["weights"]) == ("none", str(path))
 
 
 def test_an_override_reaches_the_notebooks_that_take_it():
@@ -60,7 +62,10 @@ def test_an_override_reaches_the_notebooks_that_take_it():
         ((["baseline-scratch"], "mini", {"epochs": 0}), "epochs = 0"),
         ((["baseline-scratch"], "mini", {"batch_size": -1}), "batch_size = -1"),
         ((["baseline-scratch"], "mini", {"weights": "imagenett"}), "did you mean imagenet?"),
+        ((["baseline-scratch"], "mini", {"weights": "nothing-here.pth"}), "no file nothing-here.pth"),
         ((["data"], "mini", {"epochs": 2}), "parameter = 'epochs'"),
+        (([], "mini", {"dataset": "tiny-imagenet"}), "parameter dataset"),
+        (([], "mini", {"run": "x"}), "parameter run"),
     ],
 )
 def test_what_is_unknown_or_of_the_wrong_type_is_refused_by_name(arguments, said):

@@ -60,6 +60,12 @@ def test_weights_from_a_file_are_taken_over_all_but_the_head(imagenet_like, tmp_
     assert torch.equal(same_head.fc.weight, imagenet_like["fc.weight"])
 
 
+def test_a_file_without_batch_norms_counters_is_whole(imagenet_like, tmp_path):
+    state = {name: value for name, value in imagenet_like.items() if not name.endswith("num_batches_tracked")}
+    assert len(state) == 102
+    assert torch.equal(resnet18(200, saved(state, tmp_path / "old.pth")).conv1.weight, state["conv1.weight"])
+
+
 def test_under_the_small_stem_the_large_one_is_left_out(imagenet_like, tmp_path):
     path = saved(imagenet_like, tmp_path / "weights.pth")
     state = resnet18(200, path, "small").state_dict()

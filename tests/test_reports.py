@@ -1,5 +1,6 @@
 """Notebooks run headlessly to self-contained pages; one that fails leaves its page and does not stop the others."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import typer
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from tinyclf import cli, reports
@@ -52,9 +54,12 @@ def test_a_page_is_self_contained_with_code_folded_and_pictures_described(tmp_pa
 
 
 def test_an_executed_notebook_names_no_path_of_this_machine(tmp_path, folder):
-    reports.run(experiment(tmp_path, "good", FIGURE))
+    one = experiment(tmp_path, "good", FIGURE + "\nprint(weights)")
+    weights = {"weights": str(tmp_path / "some.pth")}
+    reports.run(dataclasses.replace(one, parameters=one.parameters | weights))
     executed = folder / "mini" / "good" / "notebook.ipynb"
-    assert str(tmp_path) not in executed.read_text()
+    assert "some.pth" in executed.read_text() and str(tmp_path) not in executed.read_text()
+    assert str(tmp_path) not in executed.with_name("index.html").read_text()
     assert sorted(path.name for path in executed.parent.iterdir()) == ["index.html", "notebook.ipynb"]
 
 
@@ -68,6 +73,29 @@ def test_one_that_fails_leaves_its_page_and_the_others_still_run(tmp_path, folde
     assert "the &lt;b&gt;data&lt;/b&gt; is not there" in page and "<b>data</b>" not in page
     assert "Traceback" not in page  # an error raised on purpose is its message
     assert "value 7" in (folder / "mini" / "good" / "index.html").read_text()
+
+
+def test_a_kernel_that_dies_leaves_its_page_and_the_others_still_run(tmp_path, folder):
+    die = experiment(tmp_path, "dead", "import os\nos.kill(os.getpid(), 9)")
+    assert str(cli.run_each([die, experiment(tmp_path, "good", FIGURE)])) == "failed: dead"
+    assert "The run ended here: the kernel died" in (folder / "mini" / "dead" / "index.html").read_text()
+    assert (folder / "mini" / "good" / "index.html").is_file()
+
+
+def test_an_interrupt_leaves_the_pages_of_an_earlier_run(tmp_path, folder, monkeypatch):
+    one = experiment(tmp_path, "good", FIGURE)
+    reports.run(one)
+    before = {path.name: path.read_bytes() for path in (folder / "mini" / "good").iterdir()}
+
+    def interrupt(source, target, *args, **kwargs):
+        Path(target).write_text("{}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reports.papermill, "execute_notebook", interrupt)
+    with pytest.raises(typer.Exit) as stopped:
+        cli.run_each([one])
+    assert stopped.value.exit_code == 130
+    assert {path.name: path.read_bytes() for path in (folder / "mini" / "good").iterdir()} == before
 
 
 def test_an_error_that_nobody_foresaw_keeps_its_traceback(tmp_path, folder):
@@ -100,7 +128,7 @@ def test_plain_papermill_runs_the_baseline_from_any_folder(tmp_path, folder):
 def test_plain_papermill_with_a_slip_in_a_parameters_name_stops_at_once(tmp_path, folder):
     done = papermill(tmp_path, "-p", "epoch", "1")
     assert done.returncode != 0
-    assert "unknown parameter epoch = 1: did you mean epochs?" in done.stderr
+    assert "parameter = 'epoch': expected one of dataset, weights" in done.stderr
     assert not folder.exists()
 
 

@@ -1,6 +1,7 @@
 """A run's folder: its record, going on where it was, and never mixing two runs."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -35,6 +36,7 @@ def model():
 
 @pytest.fixture(autouse=True)
 def reports(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # equality to the last bit is the CPU's promise
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
     return tmp_path / "reports"
 
@@ -83,6 +85,14 @@ def test_a_run_is_continued_to_more_epochs(reports):
     assert [row["val_loss"] for row in longer["history"]] == [row["val_loss"] for row in whole["history"]]
 
 
+def test_forced_a_run_leaves_what_was_there_until_it_has_something_better(reports, monkeypatch):
+    finished()
+    checkpoint = reports / "mini" / "baseline-scratch" / "checkpoint.safetensors"
+    before = checkpoint.read_bytes()
+    Run(dataclasses.replace(SETTINGS, seed=1), data(), "baseline-scratch", force=True)
+    assert checkpoint.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -107,7 +117,7 @@ def test_a_run_on_other_data_is_refused(reports):
 
 def test_without_a_name_a_run_is_named_after_what_it_changes():
     assert runs.default_name(Settings()) == "published-recipe"
-    assert runs.default_name(Settings(epochs=3, weights="../x/other.pth")) == "weights-other-epochs-3"
+    assert runs.default_name(Settings(epochs=3, weights="../x/my other.pth")) == "weights-my_other-epochs-3"
 
 
 @pytest.mark.parametrize("name", ["../out", "a/b", "", ".hidden", "x" * 300])
@@ -147,11 +157,19 @@ def test_an_unreadable_record_is_named(reports):
         read_records("mini")
 
 
+def test_the_table_marks_a_row_that_was_run_with_other_settings(reports):
+    finished(Settings(epochs=2, learning_rate=0.01))
+    assert accuracy_table("mini")["experiment"][0] == "baseline-scratch, changed: learning_rate = 0.01"
+    finished(Settings(epochs=2), force=True)
+    assert accuracy_table("mini")["experiment"][0] == "baseline-scratch"
+
+
 def test_the_table_holds_the_records_numbers_and_says_what_was_not_run(reports):
     record = finished()
     scratch, imagenet = accuracy_table("mini").to_dict("records")
     assert scratch["ours last"] == f"{100 * record['result']['last']['val_accuracy']:.2f} %"
     assert (scratch["README"], scratch["published last"], scratch["published best"]) == ("25.9 %", "25.94 %", "25.94 %")
+    assert scratch["experiment"] == "baseline-scratch, changed: batch_size = 8"
     assert scratch["published, same epoch"] == "9.30 %" and scratch["epochs"] == "2 of 15"
     assert imagenet["ours last"] == imagenet["ours best"] == imagenet["epochs"] == "not run"
     assert any("stand-in for both" in note for note in notes("mini"))

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from tinyclf.errors import TinyclfError
-from tinyclf.settings import Settings
+from tinyclf.settings import Settings, refuse_unknown_parameters
 
 
 def test_the_defaults_are_the_published_recipe():
@@ -42,11 +42,18 @@ def test_an_int_may_stand_for_a_float():
     assert isinstance(Settings(learning_rate=1).learning_rate, float)
 
 
-def test_from_a_notebook_it_takes_the_settings_alone_and_refuses_a_slip():
+def test_from_a_notebook_it_takes_the_settings_alone():
     namespace = {"epochs": 3, "flip": False, "In": [], "run": "x", "value": 3, "_": 1, "Settings": Settings}
     assert Settings.from_notebook(namespace) == Settings(epochs=3, flip=False)
-    with pytest.raises(TinyclfError, match="unknown parameter epoch = 9: did you mean epochs"):
-        Settings.from_notebook({"epoch": 9})
+
+
+def test_a_parameter_that_the_notebook_does_not_have_is_refused():
+    defaults = "epochs = 15  # of them\nrun = ''"
+    refuse_unknown_parameters({"In": ["", defaults, "# Parameters\nepochs = 3\nrun = 'x'\n", "x = 1"]})
+    refuse_unknown_parameters({"In": ["", defaults, "other = 1"]})  # a cell of the user's own
+    refuse_unknown_parameters({})
+    with pytest.raises(TinyclfError, match="parameter = 'epoch': expected one of epochs, run; did you mean epochs"):
+        refuse_unknown_parameters({"In": ["", defaults, "# Parameters\nrun = 'x'\nepoch = 9\n"]})
 
 
 def test_settings_are_locked():

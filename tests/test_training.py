@@ -1,5 +1,6 @@
 """The train loop against plain hand-written PyTorch, on a tiny set."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -144,8 +145,41 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(data):
         return (inputs[0] * math.nan,) if len(calls) == 3 else None
 
     model.register_forward_pre_hook(poison)
-    with pytest.raises(TinyclfError, match=r"became nan at epoch 1, step 3 of 4, learning rate 0.001"):
+    with pytest.raises(TinyclfError, match=r"became nan at epoch 1 training step 3 of 4, learning rate 0.001"):
         fit(model, train, val, SETTINGS, report=lambda line: None)
+
+
+def test_a_loss_that_is_not_finite_in_validation_says_so(data):
+    train, _ = train_and_val(data)
+    model = small()
+    model.register_forward_pre_hook(lambda module, inputs: None if module.training else (inputs[0] * math.inf,))
+    with pytest.raises(TinyclfError, match=r"at epoch 1 validation step 1 of 2: "):
+        fit(model, train, Batches(*data, 20), SETTINGS, report=lambda line: None)
+
+
+def test_a_run_interrupted_in_its_first_epoch_starts_afresh_with_the_same_model(data, tmp_path):
+    expected = fit(small(), *train_and_val(data), SETTINGS, report=lambda line: None)
+    model, calls, path = small(), [], tmp_path / "checkpoint.safetensors"
+
+    def interrupt(module, inputs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    model.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, *train_and_val(data), SETTINGS, save_to=path, report=lambda line: None)
+    history = fit(model, *train_and_val(data), SETTINGS, save_to=path, report=lambda line: None)
+    assert numbers(history) == numbers(expected)
+
+
+def test_without_momentum_a_run_is_continued_as_well(data, tmp_path):
+    plain, path = dataclasses.replace(SETTINGS, momentum=0.0), tmp_path / "checkpoint.safetensors"
+    expected = fit(small(), *train_and_val(data), plain, report=lambda line: None)
+    first = dataclasses.replace(plain, epochs=1)
+    fit(small(), *train_and_val(data), first, save_to=path, report=lambda line: None)
+    history = fit(small(), *train_and_val(data), plain, save_to=path, report=lambda line: None)
+    assert numbers(history) == numbers(expected)
 
 
 def test_a_damaged_checkpoint_is_named(data, tmp_path):

@@ -19,7 +19,9 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, about: 
     """Write weights (`model.*`), momenta (`momentum.*`) and `about` (JSON); the old file stays until this is whole."""
     tensors = {f"model.{name}": value.cpu().contiguous() for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
-        tensors[f"momentum.{name}"] = optimizer.state[parameter]["momentum_buffer"].cpu().contiguous()
+        momentum = optimizer.state[parameter].get("momentum_buffer")  # none before the first step, nor without momentum
+        if momentum is not None:
+            tensors[f"momentum.{name}"] = momentum.cpu().contiguous()
     beside = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,8 +47,9 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None
         with safe_open(path, "pt") as file:
             model.load_state_dict({name: file.get_tensor(f"model.{name}") for name in model.state_dict()})
             for name, parameter in model.named_parameters():
-                momentum = file.get_tensor(f"momentum.{name}").to(parameter.device)
-                optimizer.state[parameter]["momentum_buffer"] = momentum
+                if f"momentum.{name}" in file.keys():  # noqa: SIM118 - the file is no mapping
+                    momentum = file.get_tensor(f"momentum.{name}").to(parameter.device)
+                    optimizer.state[parameter]["momentum_buffer"] = momentum
     except DAMAGE as error:
         raise damaged(path, error) from error
 

@@ -5,12 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyclf import reports
+from tinyclf import reports, tables
 from tinyclf.errors import TinyclfError
 from tinyclf.experiments import Experiment, choose, parse
 from tinyclf.paths import reports_dir
 from tinyclf.settings import DATASETS, one_of
-from tinyclf.tables import accuracy_table, markdown, notes
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -51,7 +50,7 @@ def report(
 def table(dataset: Dataset = "mini") -> None:
     """Print the accuracy table of the runs recorded so far, in Markdown."""
     one_of("dataset", dataset, DATASETS)
-    print("\n\n".join([markdown(accuracy_table(dataset)), *notes(dataset)]))
+    print(tables.report(dataset))
 
 
 def assignments(parameter: list[str] | None, force: bool) -> dict[str, Any]:

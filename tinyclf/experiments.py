@@ -10,8 +10,9 @@ from typing import Any
 from papermill import inspect_notebook
 
 from tinyclf.errors import TinyclfError
+from tinyclf.models import weights_file
 from tinyclf.paths import NOTEBOOKS
-from tinyclf.settings import DATASETS, Settings, one_of, typed
+from tinyclf.settings import DATASETS, NAMED_WEIGHTS, Settings, one_of, typed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,8 @@ def choose(
         one_of("experiment", name, tuple(known))
     chosen = [known[name] for name in names or known]
     accepted = {experiment.name: notebook_parameters(experiment.notebook) for experiment in chosen}
+    for key in {"dataset", "run"} & (overrides or {}).keys():
+        raise TinyclfError(f"parameter {key}: it is the experiment's own; choose the data set with --dataset")
     for key in overrides or {}:
         one_of("parameter", key, tuple(dict.fromkeys(name for each in accepted.values() for name in each)))
     return [resolve(each, accepted[each.name], overrides or {}, imagenet) for each in chosen]
@@ -73,7 +76,9 @@ def resolve(
     for key, value in values.items():
         one_of(f"parameter of {experiment.name}", key, tuple(accepted))
         values[key] = typed(key, value, accepted[key])
-    Settings(**{key: value for key, value in values.items() if key in Settings.names()})
+    settings = Settings(**{key: value for key, value in values.items() if key in Settings.names()})
+    if settings.weights not in NAMED_WEIGHTS:
+        weights_file(settings.weights)  # rather missed now than after the runs before
     return dataclasses.replace(experiment, parameters=values)
 
 

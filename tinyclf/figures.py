@@ -43,7 +43,7 @@ def curve(axes: Axes, name: str, record: Record, what: str) -> None:
         if published:
             axes.plot(published["curve_epochs"], published[key], ":", label=f"{label}, published", **style)
     axes.set(xlabel="epoch", ylabel=PANELS[what])
-    axes.set_title(f"{name} on {record['settings']['dataset']}", fontsize="medium")
+    axes.set_title(f"{name} on {record['settings']['dataset']}, from {record['weights']['label']}", fontsize="small")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
 
@@ -53,7 +53,8 @@ def describe(name: str, record: Record) -> str:
     first, last = record["history"][0], record["history"][-1]
     dotted = " The published curves on Tiny-ImageNet are dotted beside them." if published_row(name) else ""
     return (
-        f"Log loss and accuracy of {name} on {record['settings']['dataset']} by epoch: from epoch 1 to "
+        f"Log loss and accuracy of {name} on {record['settings']['dataset']}, starting from "
+        f"{record['weights']['label']}, by epoch: from epoch 1 to "
         f"{last['epoch']}, validation accuracy goes from {first['val_accuracy']:.1%} to {last['val_accuracy']:.1%}, "
         f"validation log loss from {first['val_loss']:.2f} to {last['val_loss']:.2f}.{dotted}"
     )

@@ -1,6 +1,7 @@
 """torchvision's ResNet18 with the surgery of the published recipe, and the weights that it starts from."""
 
 import hashlib
+import sys
 from pathlib import Path
 from urllib.error import URLError
 
@@ -63,7 +64,8 @@ def imagenet_file() -> Path:
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(IMAGENET.url, str(path), hash_prefix=path.stem.rsplit("-", 1)[-1])
+            prefix = path.stem.rsplit("-", 1)[-1]  # torchvision names its files after the start of their sha256
+            torch.hub.download_url_to_file(IMAGENET.url, str(path), prefix, progress=sys.stderr.isatty())
         except (URLError, OSError, RuntimeError) as error:
             raise TinyclfError(
                 f"weights = 'imagenet': could not download {IMAGENET.url} ({error}). Put that file at {path} by hand, "
@@ -96,7 +98,9 @@ def load_pretrained(model: nn.Module, state: dict[str, Tensor], origin: str) -> 
 
     A head of ImageNet's 1000 classes, or of the stand-in's, starts afresh; one of any other wrong number is refused.
     """
-    wanted, state = model.state_dict(), dict(state)
+    wanted = model.state_dict()
+    # Old files, torchvision's own among them, lack the counters of batches that batch norm keeps; no result needs them.
+    state = {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")} | state
     shape = {name: tuple(value.shape) for name, value in state.items()}
     if origin == "mini" or shape.get("fc.weight") == (IMAGENET_CLASSES, 512) != tuple(wanted["fc.weight"].shape):
         state |= {name: wanted[name] for name in ("fc.weight", "fc.bias")}

@@ -140,6 +140,7 @@ def _open(folder: Path, layout: Layout, name: str) -> Packed | None:
 def _pack(path: Path, layout: Layout, place: Path, key: str, name: str) -> Packed:
     """Writes the cache `place/key`, all of it or nothing; under the lock, so whatever else lies there is of no use."""
     splits = {split: TinyImageNet(path, split, layout=layout) for split in _counts(layout)}
+    TinyImageNet(path, "test", layout=layout)  # not packed, but checked with the rest
     for leftover in place.iterdir():
         if leftover.is_dir():
             shutil.rmtree(leftover)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
-from nbconvert.preprocessors import TagRemovePreprocessor
 from papermill.exceptions import PapermillExecutionError
 
 from tinyclf.errors import TinyclfError
@@ -45,22 +45,32 @@ def run(experiment: Experiment) -> None:
     except PapermillExecutionError as error:
         failure = error.evalue if error.ename == "TinyclfError" else f"{error.ename}: {error.evalue}"
         failure += f"\n  the page with the error: {folder / 'index.html'}"
+    except DeadKernelError:
+        failure = "the kernel died: out of memory, or killed"
+        append_note(beside, f"**The run ended here: {failure}.**")
     except OSError as error:
         failure = f"cannot write {beside}: {error.strerror}"
-    finally:
-        publish(beside, experiment)
+    except KeyboardInterrupt:
+        beside.unlink(missing_ok=True)  # the pages of an earlier run stay
+        raise
+    publish(beside, experiment)
     if failure:
         raise TinyclfError(failure)
+
+
+def append_note(path: Path, text: str) -> None:
+    """Add a paragraph to the end of a notebook."""
+    notebook = nbformat.read(path, 4)
+    notebook.cells.append(nbformat.v4.new_markdown_cell(text))
+    nbformat.write(notebook, path)
 
 
 def publish(executed: Path, experiment: Experiment) -> None:
     """Turn an executed notebook, as far as it came, into its two pages, each of them whole or not at all."""
     try:
-        if executed.exists():
-            tidy(executed, experiment)
-            page = render(executed, experiment.title)
-            write(executed.with_name("index.html"), page)
-            os.replace(executed, executed.with_name("notebook.ipynb"))
+        tidy(executed, experiment)
+        write(executed.with_name("index.html"), render(executed, experiment.title))
+        os.replace(executed, executed.with_name("notebook.ipynb"))
     except (OSError, nbformat.reader.NotJSONError) as error:
         raise TinyclfError(f"cannot write the page of {experiment.name} into {executed.parent} ({error})") from error
     finally:
@@ -83,7 +93,9 @@ def tidy(path: Path, experiment: Experiment) -> None:
     notebook.metadata["title"] = f"{experiment.title} ({experiment.parameters['dataset']})"
     for key in ("input_path", "output_path"):
         notebook.metadata.get("papermill", {}).pop(key, None)
-    nbformat.write(notebook, path)
+    folder = os.path.dirname(experiment.parameters.get("weights", ""))
+    text = nbformat.writes(notebook)
+    path.write_text(text.replace(f"{folder}/", "") if folder else text)
 
 
 def render(path: Path, title: str) -> str:
@@ -94,6 +106,5 @@ def render(path: Path, title: str) -> str:
         mathjax_url="",
         require_js_url="",
     )
-    exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags=["skip-html"]), enabled=True)
     page, _ = exporter.from_filename(str(path), resources={"metadata": {"name": title}})
     return page

@@ -45,7 +45,7 @@ class Run:
         self.checkpoint = self.folder / "checkpoint.safetensors"
         start = weights_file(settings.weights)
         self.about: dict[str, Any] = {
-            "settings": dataclasses.asdict(settings),
+            "settings": dataclasses.asdict(settings) | {"weights": Path(settings.weights).name},
             "data": {
                 "name": data.name,
                 "classes": len(data.classes),
@@ -61,9 +61,8 @@ class Run:
             "environments": [],
             "history": [],
         }
-        if force:
-            self.checkpoint.unlink(missing_ok=True)
-        if self.checkpoint.is_file():
+        self.resume = not force  # what is there stays until the new run's first checkpoint takes its place
+        if self.checkpoint.is_file() and self.resume:
             self._continue(checkpoint.read_about(self.checkpoint))
 
     def _continue(self, before: dict[str, Any]) -> None:
@@ -100,11 +99,13 @@ class Run:
         now = environment.describe(self.device)
         if len(self.about["history"]) < settings.epochs and now not in self.about["environments"]:
             self.about["environments"].append(now)
-        return fit(model.to(self.device), train, val, settings, save_to=self.checkpoint, about=self.about)
+        model = model.to(self.device)
+        return fit(model, train, val, settings, save_to=self.checkpoint, about=self.about, resume=self.resume)
 
     def finish(self, history: list[Epoch]) -> Record:
         """Write record.json and history.csv; returns the record."""
         seconds = sum(row["seconds"] for row in history)
+        ended = self.checkpoint.stat().st_mtime  # not now: a finished run may be shown again years later
         record = {
             "run": self.name,
             **{key: self.about[key] for key in ("settings", "data", "weights", "environments")},
@@ -112,7 +113,7 @@ class Run:
             "result": {"last": history[-1], "best": max(history, key=lambda row: row["val_accuracy"])},
             "seconds": seconds,
             "images_per_second": len(history) / sum(1 / row["images_per_second"] for row in history),
-            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "finished": datetime.datetime.fromtimestamp(ended, datetime.UTC).isoformat(timespec="seconds"),
         }
         table = io.StringIO()
         writer = csv.DictWriter(table, STEP, extrasaction="ignore", lineterminator="\n")
@@ -131,7 +132,7 @@ def default_name(settings: Settings) -> str:
         for name, value in dataclasses.asdict(settings).items()
         if value != recipe[name]
     ]
-    return "-".join(parts) or "published-recipe"
+    return re.sub(r"[^\w.=+-]", "_", "-".join(parts))[:100] or "published-recipe"
 
 
 def weights_label(weights: str) -> str:

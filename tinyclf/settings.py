@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -59,22 +61,29 @@ class Settings:
 
     @classmethod
     def from_notebook(cls, namespace: Mapping[str, Any]) -> Settings:
-        """Settings from a notebook's variables, `globals()`; a setting that is not among them keeps its default.
-
-        papermill only warns of an unknown parameter and runs the default instead, so a plain variable whose name is
-        one slip away from a setting's (`epoch`) is refused here.
-        """
-        names = cls.names()
-        for name, value in namespace.items():
-            if name.startswith("_") or name in names or not isinstance(value, (str, int, float, type(None))):
-                continue
-            if close := difflib.get_close_matches(name, names, 1, cutoff=0.85):
-                raise TinyclfError(f"unknown parameter {name} = {value!r}: did you mean {close[0]}?")
-        return cls(**{name: namespace[name] for name in names if name in namespace})
+        """Settings from a notebook's variables, `globals()`; a setting that is not among them keeps its default."""
+        return cls(**{name: namespace[name] for name in cls.names() if name in namespace})
 
     def describe(self) -> str:
         """One `name = value` a line."""
         return "\n".join(f"{name} = {value!r}" for name, value in dataclasses.asdict(self).items())
+
+
+def refuse_unknown_parameters(namespace: Mapping[str, Any]) -> None:
+    """Raise TinyclfError for a parameter that papermill injected and the notebook, `globals()`, does not have.
+
+    papermill itself only warns of one and runs the default: hours of the wrong run for `-p epoch 3`.
+    """
+    for defaults, injected in itertools.pairwise(namespace.get("In", [])):
+        if injected.startswith("# Parameters\n"):  # papermill's own heading, right after the cell of the defaults
+            for name in assigned(injected):
+                one_of("parameter", name, tuple(assigned(defaults)))
+
+
+def assigned(source: str) -> list[str]:
+    """The names that a cell of assignments assigns."""
+    targets = [target for node in ast.parse(source).body if isinstance(node, ast.Assign) for target in node.targets]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def one_of(name: str, value: str, accepted: tuple[str, ...], also: str = "") -> None:

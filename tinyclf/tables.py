@@ -1,5 +1,6 @@
 """The accuracy table, made from records and published numbers alone."""
 
+import dataclasses
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pandas as pd
 
 from tinyclf import experiments
 from tinyclf.runs import Record, read_records
+from tinyclf.settings import Settings
 
 PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "published.toml").read_text())
 OURS = ("published, same epoch", "ours last", "ours best", "epochs", "starts from", "minutes")
@@ -34,8 +36,21 @@ def accuracy_table(dataset: str) -> pd.DataFrame:
     for name in experiments.entries():
         published = published_row(name)
         if published:
-            rows.append(published_cells(name, published) | our_cells(records.get(name), published))
+            record = records.get(name)
+            changed = changes(name, record) if record else ""
+            rows.append(published_cells(name + changed, published) | our_cells(record, published))
     return pd.DataFrame(rows)
+
+
+def changes(name: str, record: Record) -> str:
+    """What a record's settings have other than the experiment of its name, but for its length; empty if nothing."""
+    settings = record["settings"]
+    experiment = experiments.read(settings["dataset"])[name].parameters
+    expected = dataclasses.asdict(Settings.from_notebook(experiment))
+    if expected["weights"] in ("imagenet", "mini") and settings["weights"] != "none":
+        expected["weights"] = settings["weights"]  # a stand-in, and labelled so
+    changed = [f"{key} = {value}" for key, value in settings.items() if key != "epochs" and value != expected.get(key)]
+    return f", changed: {', '.join(changed)}" if changed else ""
 
 
 def published_cells(name: str, published: dict[str, Any]) -> dict[str, str]:
@@ -121,6 +136,11 @@ def notes(dataset: str) -> list[str]:
             "[README.md](../../README.md#stand-in-weights)."
         )
     return lines
+
+
+def report(dataset: str) -> str:
+    """The accuracy table with its notes, in Markdown."""
+    return "\n\n".join([markdown(accuracy_table(dataset)), *notes(dataset)])
 
 
 def markdown(table: pd.DataFrame) -> str:
