@@ -17,9 +17,8 @@ def test_channel_statistics_are_numpys_whatever_the_number_of_images():
 
 
 def test_properties_are_counted_from_the_files(drawn_set):
-    splits = {
-        split: TinyImageNet(drawn_set.folder, split, layout=drawn_set.layout) for split in ("train", "val", "test")
-    }
+    splits = {split: TinyImageNet(drawn_set.folder, split, layout=drawn_set.layout) for split in SPLITS}
+
     table = properties(splits, drawn_set.layout, np.zeros((48, 64, 64, 3), np.uint8))
     grey = sum(Image.open(path).mode == "L" for path in drawn_set.folder.rglob("*.JPEG"))
     assert grey > 0
