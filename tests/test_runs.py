@@ -14,7 +14,7 @@ from tinyclf.errors import TinyclfError
 from tinyclf.packed import Packed, PackedSplit
 from tinyclf.runs import Run, read_records
 from tinyclf.settings import Settings
-from tinyclf.tables import accuracy_table, notes, published_row
+from tinyclf.tables import accuracy_table, curve_table, notes, published_row, result_table
 
 SETTINGS = Settings(epochs=2, batch_size=8)
 
@@ -167,10 +167,14 @@ def test_the_table_marks_a_row_that_was_run_with_other_settings(reports):
 def test_the_table_holds_the_records_numbers_and_says_what_was_not_run(reports):
     record = finished()
     scratch, imagenet = accuracy_table("mini").to_dict("records")
-    assert scratch["ours last"] == f"{100 * record['result']['last']['val_accuracy']:.2f} %"
-    assert (scratch["README"], scratch["published last"], scratch["published best"]) == ("25.9 %", "25.94 %", "25.94 %")
+    assert scratch["ours last"] == f"{100 * record['result']['last']['val_accuracy']:.2f}\u00a0%"
+    assert (scratch["README"], scratch["published last"], scratch["published best"]) == (
+        "25.9\u00a0%",
+        "25.94\u00a0%",
+        "25.94\u00a0%",
+    )
     assert scratch["experiment"] == "baseline-scratch, changed: batch_size = 8"
-    assert scratch["published, same epoch"] == "9.30 %" and scratch["epochs"] == "2 of 15"
+    assert scratch["published, same epoch"] == "9.30\u00a0%" and scratch["epochs"] == "2 of 15"
     assert imagenet["ours last"] == imagenet["ours best"] == imagenet["epochs"] == "not run"
     assert any("stand-in for both" in note for note in notes("mini"))
 
@@ -194,3 +198,13 @@ def test_the_published_numbers_are_whole():
         curves = [row[f"{split}_{what}"] for split in ("train", "val") for what in ("loss", "accuracy")]
         assert {len(curve) for curve in curves} == {len(row["curve_epochs"])} == {12}
         assert row["val_accuracy"][-1] == row["last"]
+
+
+def test_the_curve_table_puts_the_published_curve_beside_ours(reports):
+    record = finished(Settings(epochs=2))
+    table = curve_table("baseline-scratch", record)
+    assert list(table.index) == [1, 2]
+    assert list(table["val accuracy, published"]) == ["5.50\u00a0%", "9.30\u00a0%"]
+    assert list(table["val loss"]) == [f"{row['val_loss']:.3f}" for row in record["history"]]
+    assert "val loss, published" not in curve_table("another run", record)
+    assert list(result_table(record)["epoch"]) == ["2", str(record["result"]["best"]["epoch"])]

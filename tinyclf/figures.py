@@ -28,6 +28,8 @@ def curves(records: dict[str, Record]) -> Figure:
     for (name, record), line in zip(records.items(), panels, strict=True):
         for axes, what in zip(line, PANELS, strict=True):
             curve(axes, name, record, what)
+        title = f"{name} on {record['settings']['dataset']}, from {record['weights']['label']}"
+        line[0].set_title(title, fontsize="medium", loc="left")
         line[1].legend(fontsize="small")
     plt.close(figure)  # so that a notebook shows it once, by `show`
     return figure
@@ -43,7 +45,6 @@ def curve(axes: Axes, name: str, record: Record, what: str) -> None:
         if published:
             axes.plot(published["curve_epochs"], published[key], ":", label=f"{label}, published", **style)
     axes.set(xlabel="epoch", ylabel=PANELS[what])
-    axes.set_title(f"{name} on {record['settings']['dataset']}, from {record['weights']['label']}", fontsize="small")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
 

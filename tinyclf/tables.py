@@ -14,6 +14,7 @@ from tinyclf.settings import Settings
 PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "published.toml").read_text())
 OURS = ("published, same epoch", "ours last", "ours best", "epochs", "starts from", "minutes")
 NOT_RUN = "not run"
+CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 
 
 def published_row(name: str) -> dict[str, Any] | None:
@@ -79,22 +80,32 @@ def our_cells(record: Record | None, published: dict[str, Any]) -> dict[str, str
 
 
 def curve_table(name: str, record: Record) -> pd.DataFrame:
-    """One run's history, beside the published curve where there is one; accuracies in 0..1, losses in nats."""
-    history, row = pd.DataFrame(record["history"]).set_index("epoch"), published_row(name)
+    """One run's history, beside the published curve where there is one: text, losses in nats."""
+    epochs, row = record["history"], published_row(name)
     columns = {}
-    for key in ("train_loss", "val_loss", "train_accuracy", "val_accuracy"):
-        columns[key.replace("_", " ")] = history[key].round(4)
+    for key in CURVES:
+        columns[key.replace("_", " ")] = [shown(key, epoch[key]) for epoch in epochs]
         if row:
-            columns[f"{key.replace('_', ' ')}, published"] = [published_at(row, key, epoch) for epoch in history.index]
-    return pd.DataFrame(columns).astype(object).fillna("")
+            read_off = (published_at(row, key, epoch["epoch"]) for epoch in epochs)
+            columns[f"{key.replace('_', ' ')}, published"] = [shown(key, value) for value in read_off]
+    return pd.DataFrame(columns, index=pd.Index([epoch["epoch"] for epoch in epochs], name="epoch"))
 
 
 def result_table(record: Record) -> pd.DataFrame:
-    """The last and the best epoch of one run: accuracies in 0..1, losses in nats."""
+    """The last and the best epoch of one run: text, losses in nats."""
     rows = {which: record["result"][which] for which in ("last", "best")}
-    columns = ["epoch", "val_accuracy", "val_loss", "train_accuracy", "train_loss"]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(rows["last"]))[columns].round(4)
-    return table.rename(columns=lambda name: name.replace("_", " "))
+    cells = {
+        which: {"epoch": str(row["epoch"])} | {key.replace("_", " "): shown(key, row[key]) for key in CURVES}
+        for which, row in rows.items()
+    }
+    return pd.DataFrame.from_dict(cells, orient="index")
+
+
+def shown(key: str, value: float | None) -> str:
+    """A value of a history as text: accuracies in per cent, losses with three digits, nothing for None."""
+    if value is None:
+        return ""
+    return percent(value) if "accuracy" in key else f"{value:.3f}"
 
 
 def provenance(record: Record) -> pd.DataFrame:
@@ -150,4 +161,4 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def percent(value: float, digits: int = 2) -> str:
-    return f"{100 * value:.{digits}f} %"
+    return f"{100 * value:.{digits}f}\u00a0%"  # a space that does not break
