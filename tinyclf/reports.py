@@ -49,7 +49,8 @@ def run(experiment: Experiment) -> None:
         failure = "the kernel died: out of memory, or killed"
         append_note(beside, f"**The run ended here: {failure}.**")
     except OSError as error:
-        failure = f"cannot write {beside}: {error.strerror}"
+        beside.unlink(missing_ok=True)
+        raise TinyclfError(f"cannot write {beside}: {error.strerror}") from error
     except KeyboardInterrupt:
         beside.unlink(missing_ok=True)  # the pages of an earlier run stay
         raise
@@ -71,8 +72,8 @@ def publish(executed: Path, experiment: Experiment) -> None:
         tidy(executed, experiment)
         write(executed.with_name("index.html"), render(executed, experiment.title))
         os.replace(executed, executed.with_name("notebook.ipynb"))
-    except (OSError, nbformat.reader.NotJSONError) as error:
-        raise TinyclfError(f"cannot write the page of {experiment.name} into {executed.parent} ({error})") from error
+    except OSError as error:
+        raise TinyclfError(f"cannot write the page of {experiment.name}: {error}") from error
     finally:
         executed.unlink(missing_ok=True)
 
