@@ -94,9 +94,8 @@ def tidy(path: Path, experiment: Experiment) -> None:
     notebook.metadata["title"] = f"{experiment.title} ({experiment.parameters['dataset']})"
     for key in ("input_path", "output_path"):
         notebook.metadata.get("papermill", {}).pop(key, None)
-    folder = os.path.dirname(experiment.parameters.get("weights", ""))
-    text = nbformat.writes(notebook)
-    path.write_text(text.replace(f"{folder}/", "") if folder else text)
+    weights, text = experiment.parameters.get("weights", ""), nbformat.writes(notebook)
+    path.write_text(text.replace(weights, os.path.basename(weights)) if os.sep in weights else text)
 
 
 def render(path: Path, title: str) -> str:
