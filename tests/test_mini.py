@@ -124,7 +124,7 @@ def test_drawn_once(root: Path) -> None:
 def test_another_recipe_is_drawn_again(tmp_path: Path) -> None:
     root = mini._draw(FEW, tmp_path)
     good = digest(root)
-    (root / "recipe.txt").write_text("tinyclf mini, version 0\n")
+    (root / ".recipe").write_text("tinyclf mini, version 0\n")
     next(root.rglob("*.JPEG")).unlink()
     assert digest(mini._draw(FEW, tmp_path)) == good
     assert [path.name for path in tmp_path.iterdir()] == ["mini"]
@@ -163,7 +163,7 @@ def test_interrupted_drawing_leaves_nothing(
 
 def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
     (tmp_path / "mini.part" / "new" / "train").mkdir(parents=True)
-    (tmp_path / "mini.part" / "new" / "recipe.txt").write_text("half")
+    (tmp_path / "mini.part" / "new" / ".recipe").write_text("half")
     mini._draw(FEW, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mini"]
 

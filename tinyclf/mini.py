@@ -224,7 +224,7 @@ def _recipe(layout: Layout) -> str:
 def _recipe_of(folder: Path) -> str | None:
     """The recipe that a drawn set carries; None where there is no such set."""
     try:
-        return (folder / "recipe.txt").read_text()
+        return (folder / ".recipe").read_text()
     except OSError:
         return None
 
@@ -277,7 +277,7 @@ def _write_set(layout: Layout, root: Path) -> None:
     (root / "wnids.txt").write_text("".join(f"{wnid}\n" for wnid in _shuffled(list(table), "wnids")))
     words = [f"{wnid}\t{t} {s}, {SYNONYMS[t]} {s}\n" for wnid, (s, t) in class_table().items()]
     (root / "words.txt").write_text("".join(words))
-    (root / "recipe.txt").write_text(_recipe(layout))
+    (root / ".recipe").write_text(_recipe(layout))
 
 
 def _generator(*name: str) -> np.random.Generator:
