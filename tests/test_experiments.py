@@ -74,6 +74,22 @@ def test_what_is_unknown_or_of_the_wrong_type_is_refused_by_name(arguments, said
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[x]\nparamters = {}", "did you mean parameters?"),
+        ('[x]\ntitle = "t"\nnotebook = "none.ipynb"', "x needs a title, and a notebook that is there"),
+        ("[x", "experiments.toml"),
+    ],
+)
+def test_a_slip_in_the_file_is_refused_by_name(tmp_path, monkeypatch, text, said):
+    (tmp_path / "experiments.toml").write_text(text)
+    monkeypatch.setattr(experiments, "NOTEBOOKS", tmp_path)
+    with pytest.raises(TinyclfError) as error:
+        choose([], "mini")
+    assert said in str(error.value)
+
+
 def test_a_parameter_of_the_file_that_the_notebook_does_not_take_is_refused(monkeypatch):
     entries = experiments.entries()
     entries["baseline-scratch"]["parameters"]["epoch"] = 3

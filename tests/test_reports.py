@@ -69,16 +69,27 @@ def test_one_that_fails_leaves_its_page_and_the_others_still_run(tmp_path, folde
     failed = cli.run_each([experiment(tmp_path, "bad", code), experiment(tmp_path, "good", FIGURE)])
     assert isinstance(failed, TinyclfError) and str(failed) == "failed: bad"
     assert f"tinyclf: bad: {message}" in capsys.readouterr().err
-    page = (folder / "mini" / "bad" / "index.html").read_text()
+    page = (folder / "mini" / "bad" / "failed.html").read_text()
     assert "the &lt;b&gt;data&lt;/b&gt; is not there" in page and "<b>data</b>" not in page
     assert "Traceback" not in page  # an error raised on purpose is its message
     assert "value 7" in (folder / "mini" / "good" / "index.html").read_text()
 
 
+def test_the_pages_of_an_earlier_run_outlive_one_that_fails(tmp_path, folder):
+    good, place = experiment(tmp_path, "same", "print('good')"), folder / "mini" / "same"
+    reports.run(good)
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    with pytest.raises(TinyclfError, match=r"failed\.html"):
+        reports.run(experiment(tmp_path, "same", "1 / 0"))
+    assert {path.name: path.read_bytes() for path in place.iterdir() if "failed" not in path.name} == before
+    reports.run(experiment(tmp_path, "same", "print('good')"))
+    assert sorted(path.name for path in place.iterdir()) == ["index.html", "notebook.ipynb"]
+
+
 def test_a_kernel_that_dies_leaves_its_page_and_the_others_still_run(tmp_path, folder):
     die = experiment(tmp_path, "dead", "import os\nos.kill(os.getpid(), 9)")
     assert str(cli.run_each([die, experiment(tmp_path, "good", FIGURE)])) == "failed: dead"
-    assert "The run ended here: the kernel died" in (folder / "mini" / "dead" / "index.html").read_text()
+    assert "The run ended here: the kernel died" in (folder / "mini" / "dead" / "failed.html").read_text()
     assert (folder / "mini" / "good" / "index.html").is_file()
 
 
@@ -101,7 +112,7 @@ def test_an_interrupt_leaves_the_pages_of_an_earlier_run(tmp_path, folder, monke
 def test_an_error_that_nobody_foresaw_keeps_its_traceback(tmp_path, folder):
     with pytest.raises(TinyclfError, match="ZeroDivisionError"):
         reports.run(experiment(tmp_path, "bad", "1 / 0"))
-    assert "Traceback" in (folder / "mini" / "bad" / "index.html").read_text()
+    assert "Traceback" in (folder / "mini" / "bad" / "failed.html").read_text()
 
 
 def test_a_reports_folder_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, folder):

@@ -14,7 +14,7 @@ from tinyclf.errors import TinyclfError
 from tinyclf.packed import Packed, PackedSplit
 from tinyclf.runs import Run, read_records
 from tinyclf.settings import Settings
-from tinyclf.tables import accuracy_table, curve_table, notes, published_row, result_table
+from tinyclf.tables import accuracy_table, curve_table, published_row, report, result_table, stand_ins
 
 SETTINGS = Settings(epochs=2, batch_size=8)
 
@@ -91,6 +91,32 @@ def test_forced_a_run_leaves_what_was_there_until_it_has_something_better(report
     before = checkpoint.read_bytes()
     Run(dataclasses.replace(SETTINGS, seed=1), data(), "baseline-scratch", force=True)
     assert checkpoint.read_bytes() == before
+
+
+def test_forced_interrupted_and_fitted_again_a_run_goes_on(reports):
+    expected = finished(name="whole")["history"]
+    finished()
+    run, net, calls = Run(SETTINGS, data(), "baseline-scratch", force=True), model(), []
+
+    def interrupt(module, inputs):
+        calls.append(1)
+        if len(calls) == 7:  # in the second epoch
+            raise KeyboardInterrupt
+
+    net.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(net)
+    assert [row["val_loss"] for row in run.fit(net)] == [row["val_loss"] for row in expected]
+
+
+def test_a_run_that_finished_no_epoch_stands_in_nobodys_way(reports):
+    run = Run(dataclasses.replace(SETTINGS, learning_rate=100.0), data(), "baseline-scratch")
+    net = model()
+    net.register_forward_pre_hook(lambda module, inputs: (inputs[0] * float("nan"),))
+    with pytest.raises(TinyclfError, match="became nan"):
+        run.fit(net)
+    record = finished()
+    assert record["settings"]["learning_rate"] == 0.001 and len(record["environments"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -176,7 +202,7 @@ def test_the_table_holds_the_records_numbers_and_says_what_was_not_run(reports):
     assert scratch["experiment"] == "baseline-scratch, changed: batch_size = 8"
     assert scratch["published, same epoch"] == "9.30\u00a0%" and scratch["epochs"] == "2 of 15"
     assert imagenet["ours last"] == imagenet["ours best"] == imagenet["epochs"] == "not run"
-    assert any("stand-in for both" in note for note in notes("mini"))
+    assert "`mini` is a stand-in for both" in report("mini")
 
 
 @pytest.mark.parametrize(
@@ -190,6 +216,14 @@ def test_the_table_holds_the_records_numbers_and_says_what_was_not_run(reports):
 )
 def test_only_torchvisions_own_weights_are_called_imagenet(weights, label):
     assert runs.weights_label(weights) == label
+
+
+def test_a_stand_in_is_explained_where_it_was_used_and_nowhere_else():
+    records = {"a": {"weights": {"label": "nothing"}}, "b": {"weights": {"label": "ImageNet"}}}
+    assert stand_ins("tiny-imagenet", records, "..") == []
+    records["c"] = {"weights": {"label": runs.weights_label("x.pth")}}
+    (note,) = stand_ins("tiny-imagenet", records, "..")
+    assert "x.pth" in note and "(../README.md#stand-in-weights)" in note
 
 
 def test_the_published_numbers_are_whole():

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from tinyclf.errors import TinyclfError
-from tinyclf.settings import Settings, refuse_unknown_parameters
+from tinyclf.settings import Settings, check_parameters
 
 
 def test_the_defaults_are_the_published_recipe():
@@ -49,11 +49,15 @@ def test_from_a_notebook_it_takes_the_settings_alone():
 
 def test_a_parameter_that_the_notebook_does_not_have_is_refused():
     defaults = "epochs = 15  # of them\nrun = ''"
-    refuse_unknown_parameters({"In": ["", defaults, "# Parameters\nepochs = 3\nrun = 'x'\n", "x = 1"]})
-    refuse_unknown_parameters({"In": ["", defaults, "other = 1"]})  # a cell of the user's own
-    refuse_unknown_parameters({})
+    check_parameters({"In": ["", defaults, "# Parameters\nepochs = 3\nrun = 'x'\n", "x = 1"]})
+    check_parameters({"In": ["", defaults, "other = 1"]})  # a cell of the user's own
+    check_parameters({"In": ["", "epochs: int = 15", "# Parameters\nepochs = 3\n"]})
+    check_parameters({"In": ["", "%pwd", "# Parameters\nepochs = 3\n"]})  # run in another order, by hand
+    check_parameters({})
     with pytest.raises(TinyclfError, match="parameter = 'epoch': expected one of epochs, run; did you mean epochs"):
-        refuse_unknown_parameters({"In": ["", defaults, "# Parameters\nrun = 'x'\nepoch = 9\n"]})
+        check_parameters({"In": ["", defaults, "# Parameters\nrun = 'x'\nepoch = 9\n"]})
+    with pytest.raises(TinyclfError, match="force = 'false': expected bool, got str"):
+        check_parameters({"In": ["", "force = False", "# Parameters\nforce = 'false'\n"]})
 
 
 def test_settings_are_locked():

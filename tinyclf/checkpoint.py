@@ -28,8 +28,9 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, about: 
         save_file(tensors, beside, metadata={"about": json.dumps(about)})
         os.replace(beside, path)
     except (OSError, SafetensorError) as error:
-        beside.unlink(missing_ok=True)
         raise TinyclfError(f"could not write the checkpoint {path} ({error}): is the disk full?") from error
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def read_about(path: Path) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from tinyclf.models import weights_file
 from tinyclf.paths import NOTEBOOKS
 from tinyclf.settings import DATASETS, NAMED_WEIGHTS, Settings, one_of, typed
 
+KEYS = ("title", "notebook", "row", "parameters", *DATASETS)  # of an entry
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -26,8 +28,18 @@ class Experiment:
 
 
 def entries() -> dict[str, dict[str, Any]]:
-    """experiments.toml as it stands, by name of the experiment and in order."""
-    return tomllib.loads((NOTEBOOKS / "experiments.toml").read_text())
+    """experiments.toml as it stands, by name of the experiment and in order. Raises TinyclfError for a slip in it."""
+    path = NOTEBOOKS / "experiments.toml"
+    try:
+        found = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise TinyclfError(f"{path}: {error}") from error
+    for name, entry in found.items():
+        for key in entry:
+            one_of(f"{path.name}: key of {name}", key, KEYS)
+        if not (NOTEBOOKS / entry.get("notebook", "")).is_file() or "title" not in entry:
+            raise TinyclfError(f"{path.name}: {name} needs a title, and a notebook that is there")
+    return found
 
 
 def read(dataset: str) -> dict[str, Experiment]:

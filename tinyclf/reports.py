@@ -16,6 +16,8 @@ from tinyclf.experiments import Experiment
 from tinyclf.paths import reports_dir
 from tinyclf.runs import writable, write
 
+FAILED = ("failed.ipynb", "failed.html")  # what a run that failed leaves; not committed
+
 
 def page_folder(experiment: Experiment) -> Path:
     """Where an experiment's notebook.ipynb and index.html go; the summary is the front page of its data set."""
@@ -24,8 +26,9 @@ def page_folder(experiment: Experiment) -> Path:
 
 
 def run(experiment: Experiment) -> None:
-    """Execute the notebook and write notebook.ipynb and index.html into `page_folder`, also when a cell fails.
+    """Execute the notebook and write notebook.ipynb and index.html into `page_folder`.
 
+    When a cell fails, the two are called failed.ipynb and failed.html, and those of an earlier run stay.
     Raises TinyclfError when a cell failed, with its message, or when the pages cannot be written.
     """
     folder = writable(page_folder(experiment))
@@ -44,7 +47,6 @@ def run(experiment: Experiment) -> None:
         )
     except PapermillExecutionError as error:
         failure = error.evalue if error.ename == "TinyclfError" else f"{error.ename}: {error.evalue}"
-        failure += f"\n  the page with the error: {folder / 'index.html'}"
     except DeadKernelError:
         failure = "the kernel died: out of memory, or killed"
         append_note(beside, f"**The run ended here: {failure}.**")
@@ -54,9 +56,12 @@ def run(experiment: Experiment) -> None:
     except KeyboardInterrupt:
         beside.unlink(missing_ok=True)  # the pages of an earlier run stay
         raise
-    publish(beside, experiment)
     if failure:
-        raise TinyclfError(failure)
+        publish(beside, experiment, *FAILED)
+        raise TinyclfError(f"{failure}\n  the page with the error: {folder / FAILED[1]}")
+    publish(beside, experiment, "notebook.ipynb", "index.html")
+    for name in FAILED:
+        (folder / name).unlink(missing_ok=True)
 
 
 def append_note(path: Path, text: str) -> None:
@@ -66,12 +71,12 @@ def append_note(path: Path, text: str) -> None:
     nbformat.write(notebook, path)
 
 
-def publish(executed: Path, experiment: Experiment) -> None:
+def publish(executed: Path, experiment: Experiment, notebook: str, page: str) -> None:
     """Turn an executed notebook, as far as it came, into its two pages, each of them whole or not at all."""
     try:
         tidy(executed, experiment)
-        write(executed.with_name("index.html"), render(executed, experiment.title))
-        os.replace(executed, executed.with_name("notebook.ipynb"))
+        write(executed.with_name(page), render(executed, experiment.title))
+        os.replace(executed, executed.with_name(notebook))
     except OSError as error:
         raise TinyclfError(f"cannot write the page of {experiment.name}: {error}") from error
     finally:

@@ -61,9 +61,12 @@ class Run:
             "environments": [],
             "history": [],
         }
-        self.resume = not force  # what is there stays until the new run's first checkpoint takes its place
-        if self.checkpoint.is_file() and self.resume:
-            self._continue(checkpoint.read_about(self.checkpoint))
+        self.fresh = force  # what is there stays until training starts
+        if self.checkpoint.is_file() and not force:
+            before = checkpoint.read_about(self.checkpoint)
+            self.fresh = not before["history"]  # of a run that finished no epoch nothing is lost
+            if not self.fresh:
+                self._continue(before)
 
     def _continue(self, before: dict[str, Any]) -> None:
         done = len(before["history"])
@@ -99,8 +102,10 @@ class Run:
         now = environment.describe(self.device)
         if len(self.about["history"]) < settings.epochs and now not in self.about["environments"]:
             self.about["environments"].append(now)
-        model = model.to(self.device)
-        return fit(model, train, val, settings, save_to=self.checkpoint, about=self.about, resume=self.resume)
+        if self.fresh:
+            self.checkpoint.unlink(missing_ok=True)
+            self.fresh = False  # so that this, interrupted and called again, goes on
+        return fit(model.to(self.device), train, val, settings, save_to=self.checkpoint, about=self.about)
 
     def finish(self, history: list[Epoch]) -> Record:
         """Write record.json and history.csv; returns the record."""
@@ -162,9 +167,10 @@ def write(path: Path, text: str) -> None:
         beside.write_text(text)
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free
         raise TinyclfError(f"cannot write {path} ({error.strerror}; {free:,} bytes are free)") from error
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def read_records(dataset: str) -> dict[str, Record]:

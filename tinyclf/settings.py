@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import difflib
-import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -69,21 +69,36 @@ class Settings:
         return "\n".join(f"{name} = {value!r}" for name, value in dataclasses.asdict(self).items())
 
 
-def refuse_unknown_parameters(namespace: Mapping[str, Any]) -> None:
-    """Raise TinyclfError for a parameter that papermill injected and the notebook, `globals()`, does not have.
+def check_parameters(namespace: Mapping[str, Any]) -> None:
+    """Raise TinyclfError for a parameter from papermill that the notebook lacks, or has as another type.
 
-    papermill itself only warns of one and runs the default: hours of the wrong run for `-p epoch 3`.
+    namespace: the notebook's `globals()`, where IPython keeps the source of each cell that ran.
+
+    papermill only warns of an unknown one and runs the default, hours of the wrong run for `-p epoch 3`; and its
+    `-p force false` is a text, which is as good as True.
     """
-    for defaults, injected in itertools.pairwise(namespace.get("In", [])):
-        if injected.startswith("# Parameters\n"):  # papermill's own heading, right after the cell of the defaults
-            for name in assigned(injected):
-                one_of("parameter", name, tuple(assigned(defaults)))
+    cells = list(namespace.get("In", []))
+    injected = next((place for place, cell in enumerate(cells) if cell.startswith("# Parameters\n")), 0)
+    if not injected or not (defaults := assigned(cells[injected - 1])):
+        return
+    for name, value in assigned(cells[injected]).items():
+        one_of("parameter", name, tuple(defaults))
+        typed(name, value, defaults[name])
 
 
-def assigned(source: str) -> list[str]:
-    """The names that a cell of assignments assigns."""
-    targets = [target for node in ast.parse(source).body if isinstance(node, ast.Assign) for target in node.targets]
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+def assigned(source: str) -> dict[str, Any]:
+    """The names that a cell gives a literal, and its value; none for a cell that is not plain Python."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # a %magic
+        return {}
+    found = {}
+    for node in body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name):
+            with contextlib.suppress(ValueError, TypeError):
+                found[target.id] = ast.literal_eval(node.value)
+    return found
 
 
 def one_of(name: str, value: str, accepted: tuple[str, ...], also: str = "") -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from tinyclf import experiments
 from tinyclf.runs import Record, read_records
-from tinyclf.settings import Settings
+from tinyclf.settings import Settings, one_of
 
 PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "published.toml").read_text())
 OURS = ("published, same epoch", "ours last", "ours best", "epochs", "starts from", "minutes")
@@ -19,7 +19,10 @@ CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 
 def published_row(name: str) -> dict[str, Any] | None:
     """The published row that an experiment reproduces; None for a run that is none or has none."""
-    return PUBLISHED.get(experiments.entries().get(name, {}).get("row", ""))
+    row = experiments.entries().get(name, {}).get("row")
+    if row:
+        one_of(f"row of {name}", row, tuple(PUBLISHED))
+    return PUBLISHED.get(row)
 
 
 def published_at(row: dict[str, Any], curve: str, epoch: int) -> float | None:
@@ -129,29 +132,30 @@ def provenance(record: Record) -> pd.DataFrame:
     return pd.DataFrame(facts.items(), columns=["run", record["run"]])
 
 
-def notes(dataset: str) -> list[str]:
-    """What a reader of the accuracy table must know, a sentence each."""
-    lines = [
+def report(dataset: str) -> str:
+    """The accuracy table with what a reader must know of it, in Markdown."""
+    sentences = [
         "Validation accuracy, top-1. The best epoch is chosen on the split that it is reported on; the last is not.",
         "Published, same epoch, is the published curve at our last epoch, read off a figure.",
     ]
+    notes = stand_ins(dataset, read_records(dataset), "../..")
+    return "\n\n".join([markdown(accuracy_table(dataset)), *sentences, *notes])
+
+
+def stand_ins(dataset: str, records: dict[str, Record], project: str) -> list[str]:
+    """What stands in for what in these records, a sentence each; `project` leads from the page to the README."""
     if dataset == "mini":
-        lines.append(
+        return [
             "`mini` is a stand-in for both: a small drawn data set instead of Tiny-ImageNet, and weights trained on "
             "other drawn classes instead of ImageNet's. Its numbers show that the path works, and compare with no "
             "published one."
-        )
-    elif any("stand-in" in record["weights"]["label"] for record in read_records(dataset).values()):
-        lines.append(
-            "ImageNet (stand-in): weights close to torchvision's ImageNet weights and not the same, see "
-            "[README.md](../../README.md#stand-in-weights)."
-        )
-    return lines
-
-
-def report(dataset: str) -> str:
-    """The accuracy table with its notes, in Markdown."""
-    return "\n\n".join([markdown(accuracy_table(dataset)), *notes(dataset)])
+        ]
+    labels = {record["weights"]["label"] for record in records.values() if "stand-in" in record["weights"]["label"]}
+    return [
+        f"{label}: these are not torchvision's ImageNet weights; what they are says "
+        f"[README.md]({project}/README.md#stand-in-weights)."
+        for label in sorted(labels)
+    ]
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -31,7 +31,6 @@ def fit(
     *,
     save_to: Path | None = None,
     about: dict[str, Any] | None = None,
-    resume: bool = True,
     report: Callable[[str], None] = print,
 ) -> list[Epoch]:
     """Train all of `model` in place with cross-entropy and SGD, evaluating on `val` after each epoch.
@@ -40,8 +39,8 @@ def fit(
     seconds (training and evaluation), images_per_second (training alone). Losses are in nats and, like accuracies
     (0..1), means over images. The train figures are taken while the epoch trains, so its model changes meanwhile.
 
-    save_to: a checkpoint file, written before the first epoch and after every one. With `resume`, training continues
-    from it where it exists, so that a model whose first epoch was interrupted starts afresh, too.
+    save_to: a checkpoint file, written before the first epoch and after every one. Where it exists, training continues
+    from it, so that a model whose first epoch was interrupted starts as it did.
     about: what else the checkpoint shall say of the run; the history is added to it.
     report: called with a line for each epoch.
     Raises TinyclfError when the loss is not finite, naming epoch, step and learning rate.
@@ -49,7 +48,7 @@ def fit(
     optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, settings.momentum)
     history: list[Epoch] = []
     about = about or {}
-    if save_to and save_to.is_file() and resume:
+    if save_to and save_to.is_file():
         history = checkpoint.read_about(save_to)["history"]
         checkpoint.load(save_to, model, optimizer)
     elif save_to:
