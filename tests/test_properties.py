@@ -5,13 +5,15 @@ import pandas as pd
 from PIL import Image
 
 from tinyclf.dataset import TinyImageNet
-from tinyclf.layout import SPLITS
+from tinyclf.layout import SPLITS, TINY_IMAGENET, Layout
 from tinyclf.properties import channel_statistics, properties
 
 
 def test_channel_statistics_are_numpys_whatever_the_number_of_images():
     images = np.random.default_rng(0).integers(0, 256, (2345, 4, 4, 3), dtype=np.uint8)
-    table = channel_statistics(images)
+    table = channel_statistics(images, Layout("small", 4, 12, 3, 2))
+    assert list(table.index) == ["mean", "standard deviation"]
+    assert len(channel_statistics(images, TINY_IMAGENET)) == 4
     np.testing.assert_allclose(table.loc["mean"], (images / 255).mean((0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(table.loc["standard deviation"], (images / 255).std((0, 1, 2)), rtol=1e-12)
 
