@@ -8,16 +8,21 @@ from pathlib import Path
 
 import torch
 
+from tinyclf import __version__
 from tinyclf.paths import PROJECT
 
-PACKAGES = ("torch", "torchvision", "numpy", "pillow", "tinyclf")
+PACKAGES = ("torch", "torchvision", "numpy", "pillow")
 
 
 def describe(device: torch.device) -> dict[str, dict[str, object] | str | None]:
     """Versions of what decides the numbers, the commit of this repository, and the hardware behind `device`."""
     return {
         "commit": commit(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+            "tinyclf": __version__,
+        },
         "hardware": {
             "device": device.type,
             "name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
