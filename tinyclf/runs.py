@@ -92,13 +92,9 @@ class Run:
     def fit(self, model: nn.Module) -> list[Epoch]:
         """Train `model` by the settings, continuing from the checkpoint if there is one; returns the whole history."""
         data, settings = self.data, self.settings
-        train = Batches(
-            *(data.train.images, data.train.labels, settings.batch_size, self.device),
-            shuffle=True,
-            flip=settings.flip,
-            seed=settings.seed,
-        )
-        val = Batches(data.val.images, data.val.labels, settings.batch_size, self.device)
+        size, augmentation = settings.batch_size, {"shuffle": True, "flip": settings.flip, "seed": settings.seed}
+        train = Batches(data.train.images, data.train.labels, size, self.device, **augmentation)
+        val = Batches(data.val.images, data.val.labels, size, self.device)
         now = environment.describe(self.device)
         if len(self.about["history"]) < settings.epochs and now not in self.about["environments"]:
             self.about["environments"].append(now)
