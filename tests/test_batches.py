@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from tinyclf.augment import Augmentation
 from tinyclf.batches import Batches
 
 COUNT = 23
+FLIP = Augmentation(flip=True)
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +24,12 @@ def test_in_order_they_are_the_images_scaled(images, batch_size):
     batches = Batches(images, LABELS, batch_size)
     parts = list(batches.epoch())
     assert len(parts) == len(batches)
-    pixels = torch.cat([part for part, _ in parts])
-    assert pixels.dtype == torch.float32 and pixels.is_contiguous()
+    pixels = torch.cat([part for part, *_ in parts])
+    assert pixels.dtype == torch.float32 and all(
+        part.is_contiguous(memory_format=torch.channels_last) for part, *_ in parts
+    )
     np.testing.assert_array_equal(pixels.permute(0, 2, 3, 1).numpy(), images.astype(np.float32) / 255)
-    assert torch.cat([labels for _, labels in parts]).tolist() == LABELS.tolist()
+    assert torch.cat([labels for _, labels, _ in parts]).tolist() == LABELS.tolist()
 
 
 def test_shuffled_every_image_comes_once_an_epoch_with_its_label(images):
@@ -33,9 +37,9 @@ def test_shuffled_every_image_comes_once_an_epoch_with_its_label(images):
     orders = []
     for epoch in (1, 2):
         parts = list(batches.epoch(epoch))
-        order = torch.cat([labels for _, labels in parts]).numpy()
+        order = torch.cat([labels for _, labels, _ in parts]).numpy()
         assert sorted(order) == LABELS.tolist()
-        pixels = torch.cat([part for part, _ in parts]).permute(0, 2, 3, 1).numpy()
+        pixels = torch.cat([part for part, *_ in parts]).permute(0, 2, 3, 1).numpy()
         np.testing.assert_array_equal(pixels, images[order].astype(np.float32) / 255)
         orders.append(order.tolist())
     assert orders[0] != orders[1]
@@ -44,7 +48,7 @@ def test_shuffled_every_image_comes_once_an_epoch_with_its_label(images):
 def test_each_image_is_mirrored_or_not_by_a_draw_of_its_own(images):
     mirrored = []
     for epoch in range(40):
-        for pixels, labels in Batches(images, LABELS, 6, flip=True).epoch(epoch):
+        for pixels, labels, _ in Batches(images, LABELS, 6, augmentation=FLIP).epoch(epoch):
             for pixel, label in zip(pixels.permute(0, 2, 3, 1).numpy(), labels, strict=True):
                 plain = images[label].astype(np.float32) / 255
                 mirrored.append(not np.array_equal(pixel, plain))
@@ -56,11 +60,11 @@ def test_each_image_is_mirrored_or_not_by_a_draw_of_its_own(images):
 
 
 def test_an_epoch_does_not_depend_on_what_was_drawn_before(images):
-    fresh = Batches(images, LABELS, 5, shuffle=True, flip=True, seed=3)
-    used = Batches(images, LABELS, 5, shuffle=True, flip=True, seed=3)
+    fresh = Batches(images, LABELS, 5, shuffle=True, augmentation=FLIP, seed=3)
+    used = Batches(images, LABELS, 5, shuffle=True, augmentation=FLIP, seed=3)
     list(used.epoch(1))
     torch.rand(7)
     for one, other in zip(fresh.epoch(4), used.epoch(4), strict=True):
         assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
     other_seed = Batches(images, LABELS, COUNT, shuffle=True, seed=4)
-    assert next(other_seed.epoch(4))[1].tolist() != torch.cat([labels for _, labels in fresh.epoch(4)]).tolist()
+    assert next(other_seed.epoch(4))[1].tolist() != torch.cat([labels for _, labels, _ in fresh.epoch(4)]).tolist()

@@ -169,7 +169,7 @@ def test_a_record_that_cannot_be_written_whole_leaves_the_old_one(reports, monke
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runs.os, "replace", full)
+    monkeypatch.setattr("tinyclf.files.os.replace", full)
     with pytest.raises(TinyclfError, match="No space left on device"):
         run.finish(before["history"])
     assert read_records("mini")["baseline-scratch"] == before

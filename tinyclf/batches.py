@@ -1,25 +1,36 @@
-"""From uint8 images, in memory or mapped from disk, to batches on a device. There are no workers."""
+"""From uint8 images, mapped from disk or resident on a GPU, to batches on a device. There are no workers."""
 
+import mmap
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
 
-ORDER, AUGMENT = 0, 1  # what a stream of random numbers is for
+from tinyclf.augment import ORDER, Augmentation, Draws, mix, random
+from tinyclf.settings import NORMALIZATIONS
+
+NOTHING = Augmentation()
+KEPT = 100  # batches read from a memory map before its pages are given back, which bounds the memory that it takes
 
 
-def generator(seed: int, epoch: int, purpose: int) -> torch.Generator:
-    """Random numbers that depend on nothing but (seed, epoch, purpose), so that any epoch can be drawn on its own."""
-    state = np.random.SeedSequence([seed, epoch, purpose]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))  # torch takes 63 bits
+class Batch(NamedTuple):
+    """One step's images, all on the same device."""
+
+    images: Tensor  # float32 (B, 3, H, W), channels last in memory; 0..1, or normalised
+    labels: Tensor  # int64 (B,)
+    targets: Tensor  # what the loss compares with: the labels, or where images are mixed, probabilities (B, classes)
 
 
 class Batches:
-    """Batches of one split, each a pair: images float32 (B, 3, 64, 64) in 0..1, and labels int64 (B,), on `device`.
+    """Batches of one split, on `device`. The last one is short when `batch_size` does not divide N.
 
-    images: uint8 (N, 64, 64, 3), an array or a memory map, which is read batch by batch; labels: int64 (N,).
-    The last batch is short when `batch_size` does not divide N. With `shuffle`, every epoch has an order of its own;
-    with `flip`, every image is mirrored with probability 1/2, drawn for each image.
+    images: uint8 (N, H, W, 3), an array or a memory map. A CPU reads it batch by batch; on any other device it resides
+    as it is. labels: int64 (N,). With `shuffle`, every epoch has an order of its own; `augmentation` draws for every
+    image of every epoch. normalization: a name of NORMALIZATIONS, whose mean is subtracted and deviation divided by.
+    part, parts: of several processes, each takes one contiguous part of every batch, which may be empty in the last.
     """
 
     def __init__(
@@ -30,27 +41,70 @@ class Batches:
         device: torch.device | str = "cpu",
         *,
         shuffle: bool = False,
-        flip: bool = False,
+        augmentation: Augmentation = NOTHING,
+        normalization: str = "none",
         seed: int = 0,
+        part: int = 0,
+        parts: int = 1,
     ) -> None:
-        self.images, self.labels = images, torch.from_numpy(np.array(labels, dtype=np.int64))
-        self.batch_size, self.device = batch_size, torch.device(device)
-        self.shuffle, self.flip, self.seed = shuffle, flip, seed
+        self.batch_size, self.device, self.shuffle, self.seed = batch_size, torch.device(device), shuffle, seed
+        self.augmentation, self.part, self.parts = augmentation, part, parts
+        self.side, self.classes = images.shape[1], int(labels.max()) + 1
+        self.labels = torch.from_numpy(np.array(labels, dtype=np.int64)).to(self.device)
+        self.images = images if self.device.type == "cpu" else resident(images, self.device)
+        # As tensors of the device: a GPU divides by a number of the host's by multiplying with its reciprocal, and
+        # would round in another way than a CPU.
+        self.white = torch.tensor(255.0, device=self.device)
+        self.statistics = [
+            torch.tensor(values, device=self.device)[:, None, None] for values in NORMALIZATIONS[normalization]
+        ]
 
     def __len__(self) -> int:
         """Batches an epoch."""
         return -(-len(self.labels) // self.batch_size)
 
-    def epoch(self, epoch: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The batches of one epoch; the same number gives the same batches, whatever was drawn before."""
+    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch; the same number gives the same batches, whatever was drawn before.
+
+        All that is drawn goes to the device at the start, so that no step waits for the host.
+        """
         count = len(self.labels)
-        order = torch.randperm(count, generator=generator(self.seed, epoch, ORDER)) if self.shuffle else None
-        mirrored = torch.rand(count, generator=generator(self.seed, epoch, AUGMENT)) < 0.5 if self.flip else None
-        for start in range(0, count, self.batch_size):
-            part = slice(start, start + self.batch_size)
-            rows = torch.arange(count)[part] if order is None else order[part]
-            images = torch.from_numpy(self.images[rows.numpy()]).to(self.device)
-            images = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-            if mirrored is not None:
-                images = torch.where(mirrored[part].to(self.device)[:, None, None, None], images.flip(3), images)
-            yield images, self.labels[rows].to(self.device)
+        order = random(self.seed, epoch, ORDER).permutation(count) if self.shuffle else np.arange(count)
+        rows = torch.from_numpy(order).to(self.device)
+        draws = self.augmentation.draw(self.seed, epoch, count, self.batch_size, self.side).on(self.device)
+        for step, places in enumerate(self.places()):
+            if step % KEPT == 0 and isinstance(self.images, np.memmap) and isinstance(self.images.base, mmap.mmap):
+                self.images.base.madvise(mmap.MADV_DONTNEED)  # they stay in the system's cache
+            images, labels = self.pixels(rows, draws, places), self.labels[rows[places]]
+            targets = labels
+            if draws.partner is not None:
+                partners = draws.partner[places]
+                images, share = mix(images, self.pixels(rows, draws, partners), draws, places)
+                own, other = (one_hot(each, self.classes) for each in (labels, self.labels[rows[partners]]))
+                targets = own * share[:, None] + other * (1 - share)[:, None]
+            yield Batch(images, labels, targets)
+
+    def places(self) -> Iterator[Tensor]:
+        """For every batch, the places in the epoch's order that this process takes: int64, on the device."""
+        everything = torch.arange(len(self.labels), device=self.device)
+        for batch in everything.split(self.batch_size):
+            yield batch.tensor_split(self.parts)[self.part]
+
+    def pixels(self, rows: Tensor, draws: Draws, places: Tensor) -> Tensor:
+        """The images at `places`, moved as drawn, scaled to 0..1 and normalised: float32 (B, 3, H, W)."""
+        chosen = rows[places]
+        images = torch.from_numpy(self.images[chosen.numpy()]) if self.device.type == "cpu" else self.images[chosen]
+        # NHWC in memory is already what torch calls channels last
+        scaled = self.augmentation.move(images, draws, places).permute(0, 3, 1, 2).to(torch.float32).div_(self.white)
+        if self.statistics:
+            mean, deviation = self.statistics
+            scaled.sub_(mean).div_(deviation)
+        return scaled
+
+
+def resident(images: np.ndarray, device: torch.device, step: int = 5000) -> Tensor:
+    """`images` as they are, uint8, on `device`; copied in steps, so that the host never holds all of them."""
+    there = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(images), step):
+        there[start : start + step] = torch.from_numpy(np.array(images[start : start + step])).to(device)
+    return there

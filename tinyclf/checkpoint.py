@@ -1,31 +1,64 @@
-"""The state of a run between two epochs: one safetensors file, written beside and renamed, read without pickles."""
+"""The state of a run between two epochs: one safetensors file, written beside and renamed, read without pickles.
 
+It holds the weights (`model.*`), the momenta (`momentum.*`) and, as JSON, what the run is and its history; a sha256
+covers all three. The file before it stays as `<name>.previous.safetensors`, to be used should the newer one be damaged.
+"""
+
+import hashlib
 import json
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from tinyclf.errors import TinyclfError
 
 DAMAGE = (OSError, SafetensorError, KeyError, TypeError, RuntimeError, ValueError)  # what a broken file may raise
 
 
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint holds, read and found undamaged."""
+
+    path: Path
+    about: dict[str, Any]  # what `save` was told about the run
+    tensors: dict[str, Tensor]
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The model's state dict."""
+        return {name.removeprefix("model."): each for name, each in self.tensors.items() if name.startswith("model.")}
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint before the one at `path` is kept."""
+    return path.with_suffix(".previous.safetensors")
+
+
 def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, about: dict[str, Any]) -> None:
-    """Write weights (`model.*`), momenta (`momentum.*`) and `about` (JSON); the old file stays until this is whole."""
+    """Write weights, momenta and `about`; whatever happens meanwhile, a whole checkpoint stays at `path` or before it.
+
+    Raises TinyclfError when it cannot be written, with the old ones as they were.
+    """
     tensors = {f"model.{name}": value.cpu().contiguous() for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         momentum = optimizer.state[parameter].get("momentum_buffer")  # none before the first step, nor without momentum
         if momentum is not None:
             tensors[f"momentum.{name}"] = momentum.cpu().contiguous()
-    beside = path.with_suffix(".partial")
+    text, beside = json.dumps(about), path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, beside, metadata={"about": json.dumps(about)})
+        save_file(tensors, beside, metadata={"about": text, "sha256": digest(text, tensors)})
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())  # so that not even a power cut leaves a renamed file with holes
+        if path.exists():
+            os.replace(path, previous(path))
         os.replace(beside, path)
     except (OSError, SafetensorError) as error:
         raise TinyclfError(f"could not write the checkpoint {path} ({error}): is the disk full?") from error
@@ -33,27 +66,61 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, about: 
         beside.unlink(missing_ok=True)
 
 
-def read_about(path: Path) -> dict[str, Any]:
-    """What `save` was told about the run. Raises TinyclfError for a damaged file."""
+def digest(text: str, tensors: dict[str, Tensor]) -> str:
+    """sha256 over the text and over name, type, shape and bytes of every tensor, hexadecimal."""
+    found = hashlib.sha256(text.encode())
+    for name, each in sorted(tensors.items()):
+        found.update(f"{name} {each.dtype} {tuple(each.shape)}".encode())
+        found.update(each.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def read(path: Path) -> Saved:
+    """The checkpoint at `path`. Raises TinyclfError if it is truncated or a bit of it was flipped."""
     try:
         with safe_open(path, "pt") as file:
-            return json.loads(file.metadata()["about"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+            metadata = file.metadata()
+        if digest(metadata["about"], tensors) != metadata["sha256"]:
+            raise ValueError("its content is not what was written")
+        return Saved(path, json.loads(metadata["about"]), tensors)
     except DAMAGE as error:
-        raise damaged(path, error) from error
+        raise TinyclfError(f"the checkpoint {path} is damaged: {error}") from error
 
 
-def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put the weights and momenta that `save` wrote back in place. Raises TinyclfError for a damaged file."""
+def newest(path: Path, report: Callable[[str], None] = print) -> Saved | None:
+    """The checkpoint at `path`, or the one before it if that is damaged or missing; None if there is neither.
+
+    report: called with a line that names a damaged one. Raises TinyclfError if none of those there can be used.
+    """
+    damage = []
+    for candidate in filter(Path.is_file, (path, previous(path))):
+        try:
+            saved = read(candidate)
+        except TinyclfError as error:
+            damage.append(str(error))
+            continue
+        for line in damage:
+            report(f"{line}; going on from the one before it")
+        return saved
+    if damage:
+        raise TinyclfError(f"{'; '.join(damage)}: delete it, and the run starts again")
+    return None
+
+
+def restore(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put weights and momenta in place. Raises TinyclfError where they do not fit `model`."""
     try:
-        with safe_open(path, "pt") as file:
-            model.load_state_dict({name: file.get_tensor(f"model.{name}") for name in model.state_dict()})
-            for name, parameter in model.named_parameters():
-                if f"momentum.{name}" in file.keys():  # noqa: SIM118 - the file is no mapping
-                    momentum = file.get_tensor(f"momentum.{name}").to(parameter.device)
-                    optimizer.state[parameter]["momentum_buffer"] = momentum
-    except DAMAGE as error:
-        raise damaged(path, error) from error
+        model.load_state_dict(saved.weights)
+    except RuntimeError as error:
+        raise TinyclfError(f"the checkpoint {saved.path} is of another model: {error}") from error
+    for name, parameter in model.named_parameters():
+        momentum = saved.tensors.get(f"momentum.{name}")
+        if momentum is not None:  # in the memory layout of its parameter, as a fused step takes for granted
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).detach().copy_(momentum)
 
 
-def damaged(path: Path, error: Exception) -> TinyclfError:
-    return TinyclfError(f"the checkpoint {path} is damaged ({error}): delete it, and the run starts again")
+def delete(path: Path) -> None:
+    """Remove the checkpoint at `path` and the one before it."""
+    for each in (path, previous(path)):
+        each.unlink(missing_ok=True)

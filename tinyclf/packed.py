@@ -6,8 +6,8 @@ fingerprint and of FORMAT, so a cache whose source changed is not even found. It
 renamed at the end, so one that was not finished is not found either.
 """
 
+import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from tinyclf import mini, paths
 from tinyclf.dataset import SIDE, TINY_IMAGENET, Layout, TinyImageNet, find, refuse_images
 from tinyclf.errors import TinyclfError
+from tinyclf.files import locked
 from tinyclf.layout import locate
 from tinyclf.settings import DATASETS, one_of
 from tinyclf.source import fingerprint
@@ -107,18 +108,12 @@ def pack(path: Path, layout: Layout, name: str) -> Packed:
 @contextmanager
 def _lock(place: Path) -> Iterator[None]:
     """Makes the folder `place` and holds it against other processes; removes it again if nothing was put there."""
-    while True:
-        place.mkdir(parents=True, exist_ok=True)
-        with (place / "lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # let go by the system when a process dies
-            if os.fstat(file.fileno()).st_nlink == 0:
-                continue  # while this one waited, the one before failed and removed the folder
-            try:
-                yield
-            finally:
-                if os.listdir(place) == ["lock"]:
-                    shutil.rmtree(place)
-            return
+    try:
+        with locked(place / "lock"):
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            place.rmdir()
 
 
 def _open(folder: Path, layout: Layout, name: str) -> Packed | None:

@@ -13,8 +13,8 @@ from papermill.exceptions import PapermillExecutionError
 
 from tinyclf.errors import TinyclfError
 from tinyclf.experiments import Experiment
+from tinyclf.files import writable, write
 from tinyclf.paths import reports_dir
-from tinyclf.runs import writable, write
 
 FAILED = ("failed.ipynb", "failed.html")  # what a run that failed leaves; not committed
 

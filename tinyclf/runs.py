@@ -5,9 +5,7 @@ import dataclasses
 import datetime
 import io
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,10 @@ import torch
 from torch import nn
 
 from tinyclf import checkpoint, environment
+from tinyclf.augment import Augmentation
 from tinyclf.batches import Batches
 from tinyclf.errors import TinyclfError
+from tinyclf.files import writable, write
 from tinyclf.models import fingerprint, weights_file
 from tinyclf.packed import Packed
 from tinyclf.paths import reports_dir
@@ -62,18 +62,18 @@ class Run:
             "history": [],
         }
         self.fresh = force  # what is there stays until training starts
-        if self.checkpoint.is_file() and not force:
-            before = checkpoint.read_about(self.checkpoint)
-            self.fresh = not before["history"]  # of a run that finished no epoch nothing is lost
+        if not force and (saved := checkpoint.newest(self.checkpoint)):
+            self.fresh = not saved.about["history"]  # of a run that finished no epoch nothing is lost
             if not self.fresh:
-                self._continue(before)
+                self._continue(saved.about)
 
     def _continue(self, before: dict[str, Any]) -> None:
         done = len(before["history"])
+        there = dataclasses.asdict(Settings()) | before["settings"]  # a setting newer than the run had its default
         differences = [
-            f"{name}: {before['settings'].get(name)!r} there, {value!r} here"
+            f"{name}: {there[name]!r} there, {value!r} here"
             for name, value in self.about["settings"].items()
-            if value != before["settings"].get(name) and name not in ("epochs", "weights")
+            if value != there[name] and name not in ("epochs", "weights")
         ]
         differences += [
             f"{what}: {before[what]['sha256']} there, {self.about[what]['sha256']} here"
@@ -92,14 +92,22 @@ class Run:
     def fit(self, model: nn.Module) -> list[Epoch]:
         """Train `model` by the settings, continuing from the checkpoint if there is one; returns the whole history."""
         data, settings = self.data, self.settings
-        size, augmentation = settings.batch_size, {"shuffle": True, "flip": settings.flip, "seed": settings.seed}
-        train = Batches(data.train.images, data.train.labels, size, self.device, **augmentation)
-        val = Batches(data.val.images, data.val.labels, size, self.device)
+        common = {"device": self.device, "normalization": settings.normalization}
+        train = Batches(
+            data.train.images,
+            data.train.labels,
+            settings.batch_size,
+            shuffle=True,
+            augmentation=Augmentation.of(settings),
+            seed=settings.seed,
+            **common,
+        )
+        val = Batches(data.val.images, data.val.labels, settings.batch_size, **common)
         now = environment.describe(self.device)
         if len(self.about["history"]) < settings.epochs and now not in self.about["environments"]:
             self.about["environments"].append(now)
         if self.fresh:
-            self.checkpoint.unlink(missing_ok=True)
+            checkpoint.delete(self.checkpoint)
             self.fresh = False  # so that this, interrupted and called again, goes on
         return fit(model.to(self.device), train, val, settings, save_to=self.checkpoint, about=self.about)
 
@@ -140,33 +148,6 @@ def weights_label(weights: str) -> str:
     """What tables and figures call the starting weights; anything but torchvision's own is called a stand-in."""
     named = {"none": "nothing", "imagenet": "ImageNet", "mini": "ImageNet (stand-in: other drawn classes)"}
     return named.get(weights) or f"ImageNet (stand-in: {Path(weights).name})"
-
-
-def writable(folder: Path) -> Path:
-    """`folder`, made if need be. Raises TinyclfError where nothing can be written, before anything was computed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise TinyclfError(
-            f"cannot write to {folder} ({error.strerror}): make it writable, or set TINYCLF_REPORTS to another folder"
-        ) from error
-    return folder
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    beside = path.with_name(path.name + ".partial")
-    try:
-        beside.write_text(text)
-        os.replace(beside, path)
-    except OSError as error:
-        free = shutil.disk_usage(path.parent).free
-        raise TinyclfError(f"cannot write {path} ({error.strerror}; {free:,} bytes are free)") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def read_records(dataset: str) -> dict[str, Record]:

@@ -16,6 +16,14 @@ BATCH_SIZES = {"mini": 20, "tiny-imagenet": 100}  # by data set: as published, a
 DATASETS = tuple(BATCH_SIZES)
 NAMED_WEIGHTS = ("none", "imagenet", "mini")
 STEMS = ("imagenet", "small")
+PRECISIONS = ("fp32", "tf32", "bf16")
+# Mean and standard deviation of red, green and blue on the scale 0..1: as torchvision's ImageNet weights expect them,
+# and as they go round for Tiny-ImageNet's training images.
+NORMALIZATIONS: dict[str, tuple[tuple[float, ...], ...]] = {
+    "none": (),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "tiny-imagenet": ((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +44,11 @@ class Settings:
     step_size: int = 7  # epochs between two decays of the learning rate
     gamma: float = 0.1  # factor of a decay
     flip: bool = True  # mirror each training image with probability 1/2
+    crop_padding: int = 0  # pixels of black around each training image before it is cropped to its size; 0: none
+    mixup: float = 0.0  # alpha of the Beta distribution of its weights; 0: none
+    cutmix: float = 0.0  # the same of its areas; with both, each image is mixed in one of the two ways
+    normalization: str = "none"  # none | imagenet | tiny-imagenet: whose mean and deviation images are normalised by
+    precision: str = "fp32"  # fp32 | tf32 | bf16: of convolutions and products; the last two on a CUDA GPU alone
     seed: int = 0  # of initialisation, order and augmentation
 
     def __post_init__(self) -> None:
@@ -52,6 +65,11 @@ class Settings:
         in_range("momentum", self.momentum, 0, 1)
         in_range("step_size", self.step_size, 1, 10_000)
         in_range("gamma", self.gamma, 0, 1)
+        in_range("crop_padding", self.crop_padding, 0, 32)
+        in_range("mixup", self.mixup, 0, 100)
+        in_range("cutmix", self.cutmix, 0, 100)
+        one_of("normalization", self.normalization, tuple(NORMALIZATIONS))
+        one_of("precision", self.precision, PRECISIONS)
         in_range("seed", self.seed, 0, 2**31 - 1)
 
     @classmethod

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
 from tinyclf import mini
+from tinyclf.augment import Augmentation
 from tinyclf.batches import Batches
 from tinyclf.packed import pack
 from tinyclf.paths import data_dir
@@ -39,7 +40,9 @@ def weights_file() -> Path:
 def pretrain() -> dict[str, torch.Tensor]:
     """Train on `mini-pretrain`, SGD with a one-cycle learning rate; the same state dict every time on one machine."""
     data = pack(mini.draw_pretrain(data_dir()), mini.PRETRAIN_LAYOUT, mini.PRETRAIN_LAYOUT.folder)
-    batches = Batches(data.train.images, data.train.labels, BATCH_SIZE, shuffle=True, flip=True)
+    batches = Batches(
+        data.train.images, data.train.labels, BATCH_SIZE, shuffle=True, augmentation=Augmentation(flip=True)
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = torchvision.models.resnet18(num_classes=len(data.classes))
@@ -48,9 +51,9 @@ def pretrain() -> dict[str, torch.Tensor]:
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, EPOCHS * len(batches))
     for epoch in range(EPOCHS):
-        for images, labels in batches.epoch(epoch):
+        for batch in batches.epoch(epoch):
             optimizer.zero_grad()
-            cross_entropy(model(images), labels).backward()
+            cross_entropy(model(batch.images), batch.labels).backward()
             optimizer.step()
             schedule.step()
     return model.state_dict()

@@ -1,4 +1,4 @@
-"""The train loop: the published recipe, on one device, resumable after every epoch."""
+"""The train loop: the published recipe, on one device or several, resumable after every epoch."""
 
 import time
 from collections.abc import Callable
@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from tinyclf import checkpoint
 from tinyclf.batches import Batches
-from tinyclf.errors import TinyclfError
+from tinyclf.distributed import shared
+from tinyclf.evaluation import evaluate
+from tinyclf.numerics import enough_memory, precisely, refuse_non_finite
 from tinyclf.settings import Settings
 
 Epoch = dict[str, float]  # one row of a history, see `fit`
@@ -21,6 +24,11 @@ Epoch = dict[str, float]  # one row of a history, see `fit`
 def learning_rate(settings: Settings, epoch: int) -> float:
     """The step decay: rate of `epoch` (from 1). The published run stepped its scheduler at the end of an epoch."""
     return settings.learning_rate * settings.gamma ** ((epoch - 1) // settings.step_size)
+
+
+def sgd(model: nn.Module, settings: Settings) -> torch.optim.SGD:
+    """The optimiser of the recipe. Fused: the same numbers to the last bit as torch's plain one, in fewer passes."""
+    return torch.optim.SGD(model.parameters(), settings.learning_rate, settings.momentum, fused=True)
 
 
 def fit(
@@ -39,19 +47,25 @@ def fit(
     seconds (training and evaluation), images_per_second (training alone). Losses are in nats and, like accuracies
     (0..1), means over images. The train figures are taken while the epoch trains, so its model changes meanwhile.
 
+    train, val: on the model's device. Where `accelerate launch` or `torchrun` started several processes, each is given
+    its own part of every batch (see `Batches`), and the result is that of one process but for rounding.
     save_to: a checkpoint file, written before the first epoch and after every one. Where it exists, training continues
     from it, so that a model whose first epoch was interrupted starts as it did.
     about: what else the checkpoint shall say of the run; the history is added to it.
     report: called with a line for each epoch.
-    Raises TinyclfError when the loss is not finite, naming epoch, step and learning rate.
+    Raises TinyclfError when the loss is not finite, naming epoch, step and learning rate, and when memory runs out.
     """
-    optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, settings.momentum)
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+    parallel, optimizer = shared(model, accelerator), sgd(model, settings)
     history: list[Epoch] = []
-    about = about or {}
-    if save_to and save_to.is_file():
-        history = checkpoint.read_about(save_to)["history"]
-        checkpoint.load(save_to, model, optimizer)
-    elif save_to:
+    about, first = about or {}, accelerator.is_main_process
+    report = report if first else silent
+    saved = checkpoint.newest(save_to, report) if save_to else None
+    accelerator.wait_for_everyone()  # all have looked
+    if saved:
+        history = saved.about["history"]
+        checkpoint.restore(saved, model, optimizer)
+    elif save_to and first:
         checkpoint.save(save_to, model, optimizer, about | {"history": []})
     if history:
         what = "continuing after" if len(history) < settings.epochs else "nothing to train: this run reached"
@@ -59,81 +73,68 @@ def fit(
     for epoch in range(len(history) + 1, settings.epochs + 1):
         started = time.perf_counter()
         optimizer.param_groups[0]["lr"] = learning_rate(settings, epoch)
-        train_loss, train_accuracy = train_epoch(model, train, optimizer, epoch)
-        trained = time.perf_counter()
-        val_loss, val_accuracy = evaluate(model, val, epoch)
+        with enough_memory(settings.batch_size):
+            train_loss, train_accuracy = train_epoch(
+                parallel, train, optimizer, epoch, precision=settings.precision, accelerator=accelerator
+            )
+            trained = time.perf_counter()
+            result = evaluate(model, val, epoch, precision=settings.precision, accelerator=accelerator)
         row = {
             "epoch": epoch,
             "learning_rate": learning_rate(settings, epoch),
             "train_loss": train_loss,
             "train_accuracy": train_accuracy,
-            "val_loss": val_loss,
-            "val_accuracy": val_accuracy,
+            "val_loss": result.loss,
+            "val_accuracy": result.top1,
             "seconds": time.perf_counter() - started,
             "images_per_second": len(train.labels) / (trained - started),
         }
         history.append(row)
-        if save_to:
+        if save_to and first:
             checkpoint.save(save_to, model, optimizer, about | {"history": history})
         report(
             f"epoch {epoch:2d}/{settings.epochs}  lr {row['learning_rate']:.0e}  "
-            f"train {train_loss:.3f} {train_accuracy:.1%}  val {val_loss:.3f} {val_accuracy:.1%}  "
+            f"train {train_loss:.3f} {train_accuracy:.1%}  val {result.loss:.3f} {result.top1:.1%}  "
             f"{row['seconds']:.0f} s  {row['images_per_second']:.0f} images/s"
         )
     return history
 
 
+def silent(line: str) -> None:
+    """What processes other than the first report."""
+
+
 def train_epoch(
-    model: nn.Module, batches: Batches, optimizer: torch.optim.Optimizer, epoch: int
+    model: nn.Module,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    *,
+    precision: str = "fp32",
+    accelerator: Accelerator | None = None,
 ) -> tuple[float, float]:
     """One pass over `batches` with a step for each; returns the mean loss and the accuracy over its images."""
     model.train()
-    return one_pass(model, batches, epoch, optimizer)
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, batches: Batches, epoch: int = 0) -> tuple[float, float]:
-    """Mean loss (nats) and top-1 accuracy (0..1) of `model` over all images, each counted once.
-
-    epoch: the one that the model was trained for, to be named where the loss is not finite.
-    """
-    model.eval()
-    return one_pass(model, batches, epoch, None)
-
-
-def one_pass(
-    model: nn.Module, batches: Batches, epoch: int, optimizer: torch.optim.Optimizer | None
-) -> tuple[float, float]:
+    device, size, count = batches.device, batches.batch_size, len(batches.labels)
     # Sums over each batch stay on the device, so that no step waits for the host; and in one tensor, as thousands of
     # small ones, kept between the large ones that come and go, leave the heap in pieces (2.5 MB a step, measured).
-    losses = torch.zeros(len(batches), dtype=torch.float64, device=batches.device)
-    correct = torch.zeros((), dtype=torch.int64, device=batches.device)
-    patience = 1 if batches.device.type == "cpu" else 50  # steps between two looks at the loss, which wait for a GPU
-    steps = batches.epoch(epoch)
-    name = f"epoch {epoch} {'validation' if optimizer is None else 'training'}"
+    losses = torch.zeros(len(batches), dtype=torch.float64, device=device)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    patience = 1 if device.type == "cpu" else 50  # steps between two looks at the loss, which wait for a GPU
+    name, rate = f"epoch {epoch} training", optimizer.param_groups[0]["lr"]
     # disable=None: a bar where a terminal can show one, nothing elsewhere
-    for step, (images, labels) in enumerate(tqdm(steps, name, len(batches), leave=False, disable=None)):
-        logits = model(images)
-        loss = cross_entropy(logits, labels)
-        if optimizer is not None:
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        losses[step] = loss.detach().double() * len(labels)
-        correct += (logits.detach().argmax(1) == labels).sum()
+    for step, batch in enumerate(tqdm(batches.epoch(epoch), name, len(batches), leave=False, disable=None)):
+        optimizer.zero_grad()
+        with precisely(precision, device):
+            logits = model(batch.images)
+            loss = cross_entropy(logits, batch.targets, reduction="sum")
+            # Gradients are averaged over processes: times their number that is the sum, of the mean over the batch.
+            (loss * (batches.parts / min(size, count - step * size))).backward()
+        optimizer.step()
+        losses[step] = loss.detach()
+        correct += (logits.detach().argmax(1) == batch.labels).sum()
         if (step + 1) % patience == 0 or step + 1 == len(batches):
-            refuse_non_finite(losses, name, optimizer)
-    count = len(batches.labels)
+            refuse_non_finite(losses[: step + 1], name, len(batches), rate=rate)
+    if accelerator is not None and batches.parts > 1:
+        losses, correct = accelerator.reduce(losses), accelerator.reduce(correct)
     return losses.sum().item() / count, correct.item() / count
-
-
-def refuse_non_finite(losses: Tensor, name: str, optimizer: torch.optim.Optimizer | None) -> None:
-    """Raise TinyclfError at the first of a pass's losses that is NaN or infinite; `name` says which pass."""
-    wrong = (~torch.isfinite(losses)).nonzero()
-    if len(wrong):
-        step = int(wrong[0])
-        rate = "" if optimizer is None else f", learning rate {optimizer.param_groups[0]['lr']:g}"
-        raise TinyclfError(
-            f"the loss became {losses[step].item()} at {name} step {step + 1} of {len(losses)}{rate}: "
-            "lower the learning rate, or look for what is wrong in the data or the starting weights"
-        )

@@ -1,0 +1,98 @@
+"""What a model is worth on a split, from one pass over it: accuracy, loss, calibration and confusions."""
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics.functional.classification import (
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+    multiclass_stat_scores,
+)
+from tqdm import tqdm
+
+from tinyclf.batches import Batches
+from tinyclf.numerics import precisely, refuse_non_finite
+
+BINS = 15  # of confidence, in the calibration error: as usual since Guo et al. 2017, arXiv:1706.04599
+
+
+class Evaluation:
+    """The metrics of one pass, computed by torchmetrics when asked for. Accuracies are in 0..1, losses in nats.
+
+    logits: float32 (N, classes); labels: int64 (N,).
+    """
+
+    def __init__(self, logits: Tensor, labels: Tensor) -> None:
+        self.logits, self.labels, self.classes = logits, labels, logits.shape[1]
+        self.losses = cross_entropy(logits, labels, reduction="none")  # float32 (N,)
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy over images."""
+        return self.losses.double().mean().item()
+
+    @property
+    def top1(self) -> float:
+        """The share of images whose likeliest class is the right one."""
+        return self._accuracy(1)
+
+    @property
+    def top5(self) -> float:
+        """The share of images whose right class is among the five likeliest."""
+        return self._accuracy(min(5, self.classes))
+
+    def _accuracy(self, among: int) -> float:
+        scores = multiclass_stat_scores(self.logits, self.labels, self.classes, "micro", among, validate_args=False)
+        right, *_, images = scores.tolist()  # counts, as torchmetrics' own ratio would be rounded to 7 digits
+        return right / images
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error (l1) over BINS bins of equal width: 0 where confidence equals accuracy."""
+        return multiclass_calibration_error(self.logits, self.labels, self.classes, BINS).item()
+
+    @property
+    def confusion(self) -> Tensor:
+        """How many images of each class were taken for which: int64 (classes, classes), the true ones in rows."""
+        return multiclass_confusion_matrix(self.logits, self.labels, self.classes, validate_args=False)
+
+    @property
+    def class_accuracy(self) -> Tensor:
+        """Top-1 accuracy of each class: float64 (classes,); NaN for one that has no image."""
+        confusion = self.confusion.double()
+        return confusion.diag() / confusion.sum(1)
+
+    def summary(self) -> dict[str, float]:
+        """The single figures by name."""
+        return {name: getattr(self, name) for name in ("top1", "top5", "loss", "calibration_error")}
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Batches,
+    epoch: int = 0,
+    *,
+    precision: str = "fp32",
+    accelerator: Accelerator | None = None,
+) -> Evaluation:
+    """One pass of `model` over all images of `batches`, each counted once however many processes share them.
+
+    epoch: the one that the model was trained for, to be named in the TinyclfError raised if the loss is not finite.
+    """
+    model.eval().to(memory_format=torch.channels_last)
+    name, found = f"epoch {epoch} validation", torch.empty(0)
+    places, count = batches.places(), len(batches.labels)
+    # disable=None: a bar where a terminal can show one, nothing elsewhere
+    for batch in tqdm(batches.epoch(epoch), name, len(batches), leave=False, disable=None):
+        with precisely(precision, batches.device):
+            logits = model(batch.images)
+        if not len(found):  # in one tensor from the first batch on: see `training.train_epoch`
+            found = torch.zeros((count, logits.shape[1]), device=batches.device)
+        found[next(places)] = logits.float()
+    if accelerator is not None and batches.parts > 1:
+        found = accelerator.reduce(found)  # zeros wherever another process counts, so that the sum is exact
+    evaluation = Evaluation(found, batches.labels)
+    refuse_non_finite(evaluation.losses, name, len(batches), batches.batch_size)
+    return evaluation

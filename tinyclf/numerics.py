@@ -1,0 +1,65 @@
+"""What can go wrong with a step: the precision it is asked for, numbers that are not finite, memory that runs out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from tinyclf.errors import TinyclfError
+
+
+@contextmanager
+def precisely(precision: str, device: torch.device) -> Iterator[None]:
+    """Convolutions and matrix products of this context run in `precision`, one of PRECISIONS.
+
+    fp32 is exact also on a GPU, where torch's own default for convolutions is tf32. Raises TinyclfError for the other
+    two without a CUDA GPU: a CPU is many times slower in bf16 than in fp32, and has no tf32.
+    """
+    if device.type != "cuda":
+        if precision != "fp32":
+            raise TinyclfError(
+                f"precision = {precision!r}: needs a CUDA GPU, and this run is on {device.type}; use fp32"
+            )
+        yield
+        return
+    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    try:
+        with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.fp32_precision = value
+
+
+@contextmanager
+def enough_memory(batch_size: int) -> Iterator[None]:
+    """Turn running out of memory into a TinyclfError that says which batch size to try."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        known = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+        if not known:
+            raise
+        raise TinyclfError(
+            f"out of memory with batches of {batch_size} images: try batch_size = {max(2, batch_size // 2)}"
+        ) from error
+
+
+def refuse_non_finite(losses: Tensor, name: str, steps: int, each: int = 1, rate: float | None = None) -> None:
+    """Raise TinyclfError at the first loss that is NaN or infinite.
+
+    losses: those of a pass from its first step on, `each` for a step; name: which pass it is, of how many steps.
+    rate: the learning rate of a training pass.
+    """
+    wrong = (~torch.isfinite(losses)).nonzero()
+    if len(wrong):
+        first = int(wrong[0])
+        what = "" if rate is None else f", learning rate {rate:g}"
+        raise TinyclfError(
+            f"the loss became {losses[first].item()} at {name} step {first // each + 1} of {steps}{what}: lower "
+            "the learning rate, or look for what is wrong in the data or the starting weights"
+        )
