@@ -1,5 +1,6 @@
 """A tiny data set in the official layout, as a folder and as a zip, for tests that need files but not many."""
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from PIL import Image
 
 from tinyclf.layout import Layout
 
+os.environ["ACCELERATE_USE_CPU"] = "true"  # equality to the last bit is the CPU's promise
 WNIDS = ("n03", "n01", "n04", "n02")  # wnids.txt of the official set is not sorted either
 
 

@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from tinyclf.augment import ORDER, Augmentation, Draws, mix, random
-from tinyclf.settings import NORMALIZATIONS
+from tinyclf.packed import Packed
+from tinyclf.settings import NORMALIZATIONS, Settings
 
 NOTHING = Augmentation()
 KEPT = 100  # batches read from a memory map before its pages are given back, which bounds the memory that it takes
@@ -100,6 +102,17 @@ class Batches:
             mean, deviation = self.statistics
             scaled.sub_(mean).div_(deviation)
         return scaled
+
+
+def train_and_val(
+    data: Packed, settings: Settings, process: PartialState, *, alone: bool = False
+) -> tuple[Batches, Batches]:
+    """The batches of both splits for `process`: its part of each of them, or all where it works `alone`."""
+    part = {} if alone else {"part": process.process_index, "parts": process.num_processes}
+    common = {"device": process.device, "normalization": settings.normalization, **part}
+    drawn = {"shuffle": True, "augmentation": Augmentation.of(settings), "seed": settings.seed}
+    train, val, size = data.train, data.val, settings.batch_size
+    return Batches(train.images, train.labels, size, **drawn, **common), Batches(val.images, val.labels, size, **common)
 
 
 def resident(images: np.ndarray, device: torch.device, step: int = 5000) -> Tensor:

@@ -1,9 +1,14 @@
 """The command line: what make calls."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
+from typer.core import TyperCommand
 
 from tinyclf import reports, tables
 from tinyclf.errors import TinyclfError
@@ -19,31 +24,105 @@ Parameters = Annotated[
 ]
 Imagenet = Annotated[str, typer.Option(metavar="PATH", help="state dict that stands in for the ImageNet weights")]
 Force = Annotated[bool, typer.Option(help="start over, dropping what a run of that name left")]
+Seeds = Annotated[list[int] | None, typer.Option(metavar="N...", help="run each experiment with each of these seeds")]
+Processes = Annotated[int, typer.Option(min=0, help="train in so many processes, each with a GPU or core of its own")]
 
 
-@app.command()
+class ManySeeds(TyperCommand):
+    """A command that takes `--seeds 0 1 2` for `--seeds 0 --seeds 1 --seeds 2`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        after_seeds = False
+        for arg in args:
+            after_seeds = arg == "--seeds" or (after_seeds and arg.isdecimal())
+            spread += ["--seeds", arg] if after_seeds and arg != "--seeds" else [] if after_seeds else [arg]
+        return super().parse_args(ctx, spread)
+
+
+@app.command(cls=ManySeeds)
 def run(
     names: list[str],
     dataset: Dataset = "mini",
     parameter: Parameters = None,
     imagenet: Imagenet = "",
     force: Force = False,
+    seeds: Seeds = None,
+    processes: Processes = 0,
 ) -> None:
     """Run experiments of notebooks/experiments.toml, each to its page under reports/."""
-    if failed := run_each(choose(names, dataset, assignments(parameter, force), imagenet)):
+    if failed := run_each(choose(names, dataset, assignments(parameter, force, processes), imagenet, seeds)):
         raise failed
 
 
-@app.command()
+@app.command(cls=ManySeeds)
 def report(
-    dataset: Dataset = "mini", parameter: Parameters = None, imagenet: Imagenet = "", force: Force = False
+    dataset: Dataset = "mini",
+    parameter: Parameters = None,
+    imagenet: Imagenet = "",
+    force: Force = False,
+    seeds: Seeds = None,
+    processes: Processes = 0,
 ) -> None:
     """Run all experiments, the summary last, and print the accuracy table and the path of its page."""
-    failed = run_each(choose([], dataset, assignments(parameter, force), imagenet))
+    failed = run_each(choose([], dataset, assignments(parameter, force, processes), imagenet, seeds))
     table(dataset)
     print(f"\n{reports_dir() / dataset / 'index.html'}")
     if failed:
         raise failed
+
+
+@app.command(cls=ManySeeds)
+def train(
+    names: list[str],
+    dataset: Dataset = "mini",
+    parameter: Parameters = None,
+    imagenet: Imagenet = "",
+    force: Force = False,
+    seeds: Seeds = None,
+) -> None:
+    """Train experiments to their records, without notebook and page.
+
+    In several processes: accelerate launch --num_processes 2 -m tinyclf train NAMES, or torchrun likewise.
+    """
+    from tinyclf.runs import train_experiment  # here, as accelerate and torchmetrics take seconds to import
+
+    with interruptible():
+        for experiment in choose(names, dataset, assignments(parameter, force), imagenet, seeds):
+            train_experiment(experiment.name, experiment.parameters)
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path] | None, typer.Argument(help="image files of any size")] = None,
+    run: Annotated[str, typer.Option(help="the run whose model predicts")] = "baseline-imagenet",
+    dataset: Dataset = "mini",
+    test: Annotated[
+        bool, typer.Option("--test", help="write the test split's predictions into the run's folder")
+    ] = False,
+) -> None:
+    """Print the five likeliest classes of images by a run's model, with their words and probabilities."""
+    from tinyclf.predict import Predictor, lines, read_image
+
+    if not images and not test:
+        raise TinyclfError("nothing to predict: name image files, or ask for the test split by --test")
+    refused = []
+
+    def refuse(message: str) -> None:
+        refused.append(message)
+        print(f"tinyclf: {message}", file=sys.stderr)
+
+    predictor = Predictor(run, dataset)
+    print(f"{run} on {dataset}, after epoch {predictor.epoch} of {predictor.settings.epochs}", file=sys.stderr)
+    for path in images or []:
+        try:
+            print(lines(str(path), predictor.likeliest(read_image(path))))
+        except TinyclfError as error:
+            refuse(str(error))
+    if test:
+        print(predictor.test_split(refuse))
+    if refused:
+        raise TinyclfError(f"{len(refused)} of the files could not be used")
 
 
 @app.command()
@@ -53,9 +132,10 @@ def table(dataset: Dataset = "mini") -> None:
     print(tables.report(dataset))
 
 
-def assignments(parameter: list[str] | None, force: bool) -> dict[str, Any]:
-    """What -p and --force put over the experiments' parameters."""
-    return dict(map(parse, parameter or [])) | ({"force": True} if force else {})
+def assignments(parameter: list[str] | None, force: bool, processes: int = 0) -> dict[str, Any]:
+    """What -p, --force and --processes put over the experiments' parameters."""
+    more = ({"force": True} if force else {}) | ({"processes": processes} if processes else {})
+    return dict(map(parse, parameter or [])) | more
 
 
 def run_each(experiments: list[Experiment]) -> TinyclfError | None:
@@ -64,14 +144,22 @@ def run_each(experiments: list[Experiment]) -> TinyclfError | None:
     for experiment in experiments:
         print(f"{experiment.name}: {experiment.title}", file=sys.stderr)
         try:
-            reports.run(experiment)
+            with interruptible():
+                reports.run(experiment)
         except TinyclfError as error:
             print(f"tinyclf: {experiment.name}: {error}", file=sys.stderr)
             failed.append(experiment.name)
-        except KeyboardInterrupt:
-            print("tinyclf: interrupted; the same command goes on after the last finished epoch", file=sys.stderr)
-            raise typer.Exit(130) from None
     return TinyclfError(f"failed: {', '.join(failed)}") if failed else None
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """End with status 130 and a word, not a traceback, when interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("tinyclf: interrupted; the same command goes on after the last finished epoch", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def main() -> None:

@@ -2,8 +2,23 @@
 
 import torch
 import torch.distributed.nn.functional as collective
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
+
+
+def this_process() -> PartialState:
+    """This process with its device: one of several where `accelerate launch` or `torchrun` started it.
+
+    A GPU where there is one, unless ACCELERATE_USE_CPU says otherwise; else the CPU, which Accelerate wants to be told.
+    """
+    return PartialState(cpu=not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def accelerate() -> Accelerator:
+    """What shares a model, its gradients and results among the processes. Batch norms are the same in all of them."""
+    this_process()
+    return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):

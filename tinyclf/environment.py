@@ -11,11 +11,14 @@ import torch
 from tinyclf import __version__
 from tinyclf.paths import PROJECT
 
-PACKAGES = ("torch", "torchvision", "numpy", "pillow")
+PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "pillow")
 
 
-def describe(device: torch.device) -> dict[str, dict[str, object] | str | None]:
-    """Versions of what decides the numbers, the commit of this repository, and the hardware behind `device`."""
+def describe(device: torch.device, processes: int = 1) -> dict[str, dict[str, object] | str | None]:
+    """Versions of what decides the numbers, the commit of this repository, and the hardware behind `device`.
+
+    processes: how many train; their threads are counted together.
+    """
     return {
         "commit": commit(),
         "versions": {
@@ -27,6 +30,7 @@ def describe(device: torch.device) -> dict[str, dict[str, object] | str | None]:
             "device": device.type,
             "name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
             "cores": os.cpu_count(),
+            "processes": processes,
             "threads": torch.get_num_threads(),
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
             "system": f"{platform.system()} {platform.machine()}",

@@ -68,7 +68,6 @@ class Evaluation:
         return {name: getattr(self, name) for name in ("top1", "top5", "loss", "calibration_error")}
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module,
     batches: Batches,
@@ -81,18 +80,28 @@ def evaluate(
 
     epoch: the one that the model was trained for, to be named in the TinyclfError raised if the loss is not finite.
     """
-    model.eval().to(memory_format=torch.channels_last)
-    name, found = f"epoch {epoch} validation", torch.empty(0)
-    places, count = batches.places(), len(batches.labels)
-    # disable=None: a bar where a terminal can show one, nothing elsewhere
-    for batch in tqdm(batches.epoch(epoch), name, len(batches), leave=False, disable=None):
-        with precisely(precision, batches.device):
-            logits = model(batch.images)
-        if not len(found):  # in one tensor from the first batch on: see `training.train_epoch`
-            found = torch.zeros((count, logits.shape[1]), device=batches.device)
-        found[next(places)] = logits.float()
+    name = f"epoch {epoch} validation"
+    logits = logits_of(model, batches, name, precision)
     if accelerator is not None and batches.parts > 1:
-        found = accelerator.reduce(found)  # zeros wherever another process counts, so that the sum is exact
-    evaluation = Evaluation(found, batches.labels)
+        logits = accelerator.reduce(logits)  # zeros wherever another process counts, so that the sum is exact
+    evaluation = Evaluation(logits, batches.labels)
     refuse_non_finite(evaluation.losses, name, len(batches), batches.batch_size)
     return evaluation
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, batches: Batches, name: str, precision: str) -> Tensor:
+    """The logits of all images, float32 (N, classes), on their device; zeros for another process's part of them.
+
+    name: what a progress bar calls it.
+    """
+    model.eval().to(memory_format=torch.channels_last)
+    logits, places = torch.empty(0), batches.places()
+    # disable=None: a bar where a terminal can show one, nothing elsewhere
+    for batch in tqdm(batches.epoch(), name, len(batches), leave=False, disable=None):
+        with precisely(precision, batches.device):
+            found = model(batch.images)
+        if not len(logits):  # in one tensor from the first batch on: see `training.train_epoch`
+            logits = torch.zeros((len(batches.labels), found.shape[1]), device=batches.device)
+        logits[next(places)] = found.float()
+    return logits

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from papermill import inspect_notebook
 from tinyclf.errors import TinyclfError
 from tinyclf.models import weights_file
 from tinyclf.paths import NOTEBOOKS
-from tinyclf.settings import DATASETS, NAMED_WEIGHTS, Settings, one_of, typed
+from tinyclf.settings import DATASETS, NAMED_WEIGHTS, SEEDS, Settings, in_range, one_of, typed
 
 KEYS = ("title", "notebook", "row", "parameters", *DATASETS)  # of an entry
 
@@ -57,11 +58,17 @@ def read(dataset: str) -> dict[str, Experiment]:
 
 
 def choose(
-    names: list[str], dataset: str, overrides: Mapping[str, Any] | None = None, imagenet: str = ""
+    names: list[str],
+    dataset: str,
+    overrides: Mapping[str, Any] | None = None,
+    imagenet: str = "",
+    seeds: list[int] | None = None,
 ) -> list[Experiment]:
     """The named experiments, or all of them, with `overrides` put over their parameters where they take them.
 
     imagenet: path of a state dict that stands in for the ImageNet weights wherever an experiment asks for those.
+    seeds: those to run each experiment with that takes one; a run with another seed than the experiment's has a name
+    of its own (see `seeded`).
     Raises TinyclfError for an unknown experiment, a parameter that none of them takes, and a value of the wrong type.
     """
     known = read(dataset)
@@ -73,7 +80,26 @@ def choose(
         raise TinyclfError(f"parameter {key}: it is the experiment's own; choose the data set with --dataset")
     for key in overrides or {}:
         one_of("parameter", key, tuple(dict.fromkeys(name for each in accepted.values() for name in each)))
-    return [resolve(each, accepted[each.name], overrides or {}, imagenet) for each in chosen]
+    resolved = [resolve(each, accepted[each.name], overrides or {}, imagenet) for each in chosen]
+    return [run for each in resolved for run in seeded(each, accepted[each.name], seeds or [])]
+
+
+def seeded(experiment: Experiment, accepted: dict[str, Any], seeds: list[int]) -> list[Experiment]:
+    """A run of `experiment` for each of `seeds`: its own seed keeps its name, another one adds `-seed-N` to it."""
+    if not seeds or "seed" not in accepted:
+        return [experiment]
+    runs = []
+    for seed in dict.fromkeys(seeds):
+        in_range("seed", seed, *SEEDS)
+        more = "" if seed == experiment.parameters.get("seed", accepted["seed"]) else f"-seed-{seed}"
+        name, title = experiment.name + more, experiment.title + more.replace("-seed-", ", seed ")
+        runs.append(Experiment(name, title, experiment.notebook, experiment.parameters | {"seed": seed, "run": name}))
+    return runs
+
+
+def family(name: str) -> str:
+    """The experiment that a run belongs to by its name, whatever its seed."""
+    return re.sub(r"-seed-\d+$", "", name)
 
 
 def resolve(

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from tinyclf.dataset import TinyImageNet
-from tinyclf.runs import Record
+from tinyclf.records import Record
 from tinyclf.tables import published_row
 
 COLOURS = {"train": "#0072b2", "val": "#d55e00"}  # Okabe and Ito 2008: told apart by colour-blind readers and in print

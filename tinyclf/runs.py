@@ -1,36 +1,34 @@
 """A run: settings and data in, a folder with its record out. The record is what every table and figure is made from."""
 
-import csv
 import dataclasses
-import datetime
-import io
-import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from tinyclf import checkpoint, environment
-from tinyclf.augment import Augmentation
-from tinyclf.batches import Batches
+from tinyclf import checkpoint, environment, worker
+from tinyclf.batches import train_and_val
+from tinyclf.distributed import this_process
 from tinyclf.errors import TinyclfError
-from tinyclf.files import writable, write
-from tinyclf.models import fingerprint, weights_file
-from tinyclf.packed import Packed
+from tinyclf.evaluation import Evaluation, evaluate
+from tinyclf.files import locked, writable
+from tinyclf.models import fingerprint, resnet18, weights_file
+from tinyclf.packed import Packed, open_packed
 from tinyclf.paths import reports_dir
+from tinyclf.records import Record, write_record
 from tinyclf.settings import Settings
-from tinyclf.training import Epoch, fit
+from tinyclf.training import Epoch, fit, sgd
 
-Record = dict[str, Any]  # what `Run.finish` writes
-STEP = ("epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+CHECKPOINT = "checkpoint.safetensors"
 
 
 class Run:
     """One training run and its folder, `reports/<dataset>/<name>/`.
 
-    The folder holds the checkpoint (git-ignored), and once finished record.json and history.csv. A checkpoint of the
+    The folder holds the checkpoints (git-ignored), and once finished the record (see records.py). A checkpoint of the
     same settings, data and starting weights is continued, also to more epochs; one that differs is never mixed in.
     Raises TinyclfError when the folder cannot be written or holds another run, naming the differences.
     """
@@ -40,10 +38,12 @@ class Run:
         self.name = name or default_name(settings)
         if not re.fullmatch(r"[A-Za-z0-9_][\w.=+-]{0,99}", self.name):
             raise TinyclfError(f"run = {self.name!r}: expected the name of a folder, letters, digits and -_.=+ alone")
+        self.process = this_process()
+        self.device = self.process.device
         self.folder = writable(reports_dir() / settings.dataset / self.name)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.checkpoint = self.folder / "checkpoint.safetensors"
-        start = weights_file(settings.weights)
+        self.checkpoint = self.folder / CHECKPOINT
+        with self.process.main_process_first():
+            start = weights_file(settings.weights)  # made or downloaded by the first, found by the others
         self.about: dict[str, Any] = {
             "settings": dataclasses.asdict(settings) | {"weights": Path(settings.weights).name},
             "data": {
@@ -58,6 +58,7 @@ class Run:
                 "file": start.name if start else None,
                 "sha256": fingerprint(start),
             },
+            "classes": dict(zip(data.classes, data.class_names, strict=True)),
             "environments": [],
             "history": [],
         }
@@ -89,48 +90,57 @@ class Run:
             )
         self.about |= {"environments": before["environments"], "history": before["history"]}
 
-    def fit(self, model: nn.Module) -> list[Epoch]:
-        """Train `model` by the settings, continuing from the checkpoint if there is one; returns the whole history."""
-        data, settings = self.data, self.settings
-        common = {"device": self.device, "normalization": settings.normalization}
-        train = Batches(
-            data.train.images,
-            data.train.labels,
-            settings.batch_size,
-            shuffle=True,
-            augmentation=Augmentation.of(settings),
-            seed=settings.seed,
-            **common,
-        )
-        val = Batches(data.val.images, data.val.labels, settings.batch_size, **common)
-        now = environment.describe(self.device)
-        if len(self.about["history"]) < settings.epochs and now not in self.about["environments"]:
-            self.about["environments"].append(now)
-        if self.fresh:
-            checkpoint.delete(self.checkpoint)
-            self.fresh = False  # so that this, interrupted and called again, goes on
-        return fit(model.to(self.device), train, val, settings, save_to=self.checkpoint, about=self.about)
+    def fit(self, model: nn.Module, processes: int = 1) -> list[Epoch]:
+        """Train `model` by the settings, continuing from the checkpoint if there is one; returns the whole history.
 
-    def finish(self, history: list[Epoch]) -> Record:
-        """Write record.json and history.csv; returns the record."""
-        seconds = sum(row["seconds"] for row in history)
+        processes: how many to train in; more than one are started for it, each with a GPU of its own or its share of
+        the cores. Raises TinyclfError when this run is under way in another process.
+        """
+        busy = f"run {self.name} on {self.data.name} is under way already; wait for it, or give this one another name"
+        with locked(self.folder / ".lock", busy) if self.process.is_main_process else nullcontext() as lock:
+            if self.fresh and self.process.is_main_process:
+                checkpoint.delete(self.checkpoint)
+            self.process.wait_for_everyone()
+            self.fresh = False  # so that this, interrupted and called again, goes on
+            now = environment.describe(self.device, max(processes, self.process.num_processes))
+            if len(self.about["history"]) < self.settings.epochs and now not in self.about["environments"]:
+                self.about["environments"].append(now)
+            if processes == 1:
+                batches = train_and_val(self.data, self.settings, self.process)
+                return fit(model.to(self.device), *batches, self.settings, save_to=self.checkpoint, about=self.about)
+            optimizer = sgd(model, self.settings)
+            if checkpoint.newest(self.checkpoint) is None:
+                checkpoint.save(self.checkpoint, model, optimizer, self.about)
+            worker.launch(self.checkpoint, self.about, processes, lock)
+            saved = checkpoint.newest(self.checkpoint)
+            assert saved is not None
+            checkpoint.restore(saved, model.to(self.device), optimizer)
+            return saved.about["history"]
+
+    def evaluate(self, model: nn.Module) -> Evaluation:
+        """What `model`, after `fit`, is worth on the validation images, in this process alone."""
+        _, val = train_and_val(self.data, self.settings, self.process, alone=True)
+        return evaluate(model, val, self.settings.epochs, precision=self.settings.precision)
+
+    def finish(self, history: list[Epoch], evaluation: Evaluation) -> Record:
+        """Write the record and its tables into the folder; returns the record."""
         ended = self.checkpoint.stat().st_mtime  # not now: a finished run may be shown again years later
-        record = {
-            "run": self.name,
-            **{key: self.about[key] for key in ("settings", "data", "weights", "environments")},
-            "history": history,
-            "result": {"last": history[-1], "best": max(history, key=lambda row: row["val_accuracy"])},
-            "seconds": seconds,
-            "images_per_second": len(history) / sum(1 / row["images_per_second"] for row in history),
-            "finished": datetime.datetime.fromtimestamp(ended, datetime.UTC).isoformat(timespec="seconds"),
-        }
-        table = io.StringIO()
-        writer = csv.DictWriter(table, STEP, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)  # repr of each float: nothing is rounded, and no timing stands among the numbers
-        write(self.folder / "history.csv", table.getvalue())
-        write(self.folder / "record.json", json.dumps(record, indent=2) + "\n")
-        return record
+        return write_record(self.folder, self.name, self.about, history, evaluation, ended)
+
+
+def train_experiment(name: str, parameters: dict[str, Any]) -> None:
+    """Train as an experiment's notebook does, in this process or as one of several, to the record but no page."""
+    if "run" not in parameters:
+        raise TinyclfError(f"{name}: there is nothing to train; `tinyclf run {name}` makes its page")
+    settings = Settings.from_notebook(parameters)
+    data = open_packed(settings.dataset)
+    run = Run(settings, data, parameters["run"], force=parameters.get("force", False))
+    torch.manual_seed(settings.seed)
+    model = resnet18(len(data.classes), settings.weights, settings.stem)
+    history = run.fit(model)
+    if run.process.is_main_process:
+        run.finish(history, run.evaluate(model))
+    run.process.wait_for_everyone()
 
 
 def default_name(settings: Settings) -> str:
@@ -148,14 +158,3 @@ def weights_label(weights: str) -> str:
     """What tables and figures call the starting weights; anything but torchvision's own is called a stand-in."""
     named = {"none": "nothing", "imagenet": "ImageNet", "mini": "ImageNet (stand-in: other drawn classes)"}
     return named.get(weights) or f"ImageNet (stand-in: {Path(weights).name})"
-
-
-def read_records(dataset: str) -> dict[str, Record]:
-    """The records under `reports/<dataset>/`, by name of the run. Raises TinyclfError for an unreadable one."""
-    records = {}
-    for path in sorted((reports_dir() / dataset).glob("*/record.json")):
-        try:
-            records[path.parent.name] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise TinyclfError(f"{path}: not a readable record ({error}); delete it and run again") from error
-    return records

@@ -16,6 +16,7 @@ BATCH_SIZES = {"mini": 20, "tiny-imagenet": 100}  # by data set: as published, a
 DATASETS = tuple(BATCH_SIZES)
 NAMED_WEIGHTS = ("none", "imagenet", "mini")
 STEMS = ("imagenet", "small")
+SEEDS = (0, 2**31 - 1)
 PRECISIONS = ("fp32", "tf32", "bf16")
 # Mean and standard deviation of red, green and blue on the scale 0..1: as torchvision's ImageNet weights expect them,
 # and as they go round for Tiny-ImageNet's training images.
@@ -70,7 +71,7 @@ class Settings:
         in_range("cutmix", self.cutmix, 0, 100)
         one_of("normalization", self.normalization, tuple(NORMALIZATIONS))
         one_of("precision", self.precision, PRECISIONS)
-        in_range("seed", self.seed, 0, 2**31 - 1)
+        in_range("seed", self.seed, *SEEDS)
 
     @classmethod
     def names(cls) -> list[str]:

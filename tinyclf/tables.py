@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tinyclf import experiments
-from tinyclf.runs import Record, read_records
+from tinyclf.records import Record, read_records
 from tinyclf.settings import Settings, one_of
 
 PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "published.toml").read_text())

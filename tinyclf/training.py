@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from torch import nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from tinyclf import checkpoint
 from tinyclf.batches import Batches
-from tinyclf.distributed import shared
+from tinyclf.distributed import accelerate, shared
 from tinyclf.evaluation import evaluate
 from tinyclf.numerics import enough_memory, precisely, refuse_non_finite
 from tinyclf.settings import Settings
@@ -55,7 +55,7 @@ def fit(
     report: called with a line for each epoch.
     Raises TinyclfError when the loss is not finite, naming epoch, step and learning rate, and when memory runs out.
     """
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+    accelerator = accelerate()
     parallel, optimizer = shared(model, accelerator), sgd(model, settings)
     history: list[Epoch] = []
     about, first = about or {}, accelerator.is_main_process

@@ -1,0 +1,5 @@
+"""`python -m tinyclf`, which `accelerate launch -m tinyclf` and `torchrun -m tinyclf` start in every process."""
+
+from tinyclf.cli import main
+
+main()

@@ -1,0 +1,95 @@
+"""What a trained run takes images for: any files, or the test split in the format of the Tiny-ImageNet challenge."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from tinyclf import checkpoint
+from tinyclf.batches import Batches
+from tinyclf.dataset import SIDE, TinyImageNet
+from tinyclf.distributed import this_process
+from tinyclf.errors import TinyclfError
+from tinyclf.evaluation import logits_of
+from tinyclf.files import write
+from tinyclf.models import resnet18
+from tinyclf.packed import source_of
+from tinyclf.paths import reports_dir
+from tinyclf.runs import CHECKPOINT
+from tinyclf.settings import DATASETS, Settings, one_of
+
+TOP = 5
+
+
+class Predictor:
+    """The model of a run, from its checkpoint, with the words of its classes.
+
+    Raises TinyclfError where there is no checkpoint, or none of a finished epoch, with the command that makes one.
+    """
+
+    def __init__(self, run: str, dataset: str) -> None:
+        one_of("dataset", dataset, DATASETS)
+        self.folder = reports_dir() / dataset / run
+        saved = checkpoint.newest(self.folder / CHECKPOINT)
+        if saved is None or not saved.about["history"]:
+            raise TinyclfError(
+                f"run {run!r} has no checkpoint under {self.folder.parent} (checkpoints are not committed): train it "
+                f"first, for an experiment by `tinyclf run {run} --dataset {dataset}`"
+            )
+        self.dataset, self.epoch, self.classes = dataset, len(saved.about["history"]), saved.about["classes"]
+        self.settings = Settings(**saved.about["settings"])
+        self.device = this_process().device
+        self.model = resnet18(len(self.classes), "none", self.settings.stem).to(self.device)
+        self.model.load_state_dict(saved.weights)
+
+    def probabilities(self, images: np.ndarray) -> Tensor:
+        """Of every class for uint8 images (N, 64, 64, 3): float32 (N, classes), on the CPU."""
+        size, normalization = self.settings.batch_size, self.settings.normalization
+        batches = Batches(images, np.zeros(len(images), int), size, self.device, normalization=normalization)
+        return logits_of(self.model, batches, "predicting", self.settings.precision).softmax(1).cpu()
+
+    def likeliest(self, image: np.ndarray) -> list[tuple[float, str, str]]:
+        """The TOP likeliest classes of one uint8 image (64, 64, 3): probability, wnid and words of each."""
+        classes = list(self.classes.items())
+        values, places = self.probabilities(image[None])[0].topk(min(TOP, len(classes)))
+        return [(value, *classes[place]) for value, place in zip(values.tolist(), places.tolist(), strict=True)]
+
+    def test_split(self, refuse: Callable[[str], None]) -> Path:
+        """Write the test split's predictions, a line `test_0.JPEG n0xxxxxxx` for each image, into the run's folder.
+
+        refuse: called with a message for each file that is no image, which gets no line.
+        """
+        path, layout = source_of(self.dataset)
+        split = TinyImageNet(path, "test", layout=layout)
+        images, names = np.empty((len(split), SIDE, SIDE, 3), np.uint8), []
+        for row, (name, _) in enumerate(split.samples):
+            try:
+                images[len(names)] = split.load(row)
+                names.append(PurePosixPath(name).name)
+            except TinyclfError as error:
+                refuse(str(error))
+        wnids = list(self.classes)
+        found = self.probabilities(images[: len(names)]).argmax(1).tolist()
+        predictions = self.folder / "test_predictions.txt"
+        write(predictions, "".join(f"{name} {wnids[place]}\n" for name, place in zip(names, found, strict=True)))
+        return predictions
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as the model sees it: RGB, its middle square resized to 64x64 (bicubic), uint8 (64, 64, 3).
+
+    An image of 64x64 pixels stays as it is. Raises TinyclfError for a file that is no whole image.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            return np.asarray(ImageOps.fit(upright, (SIDE, SIDE), Image.Resampling.BICUBIC))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise TinyclfError(f"{path} is no image that can be read: {error}") from error
+
+
+def lines(name: str, likeliest: Iterable[tuple[float, str, str]]) -> str:
+    """The likeliest classes of an image as text."""
+    return "\n".join([name, *(f"  {value:6.1%}  {wnid}  {words}" for value, wnid, words in likeliest)])

@@ -1,0 +1,80 @@
+"""What a finished run leaves: record.json and its tables. Every table and figure of a page is made from records."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinyclf.errors import TinyclfError
+from tinyclf.files import write
+from tinyclf.paths import reports_dir
+
+if TYPE_CHECKING:  # not imported to draw a table: accelerate and torchmetrics take seconds
+    from tinyclf.evaluation import Evaluation
+    from tinyclf.training import Epoch
+
+Record = dict[str, Any]
+STEP = ("epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+
+
+def write_record(
+    folder: Path, name: str, about: dict[str, Any], history: list[Epoch], evaluation: Evaluation, ended: float
+) -> Record:
+    """Write record.json, history.csv, classes.csv and confusion.csv into `folder`; returns the record.
+
+    about: the run's settings, data, weights, environments and classes; ended: when, in seconds since 1970.
+    """
+    record = {
+        "run": name,
+        **{key: about[key] for key in ("settings", "data", "weights", "environments")},
+        "history": history,
+        "result": {"last": history[-1], "best": max(history, key=lambda row: row["val_accuracy"])},
+        "evaluation": evaluation.summary(),
+        "seconds": sum(row["seconds"] for row in history),
+        "images_per_second": len(history) / sum(1 / row["images_per_second"] for row in history),
+        "finished": datetime.datetime.fromtimestamp(ended, datetime.UTC).isoformat(timespec="seconds"),
+    }
+    # No timing stands among the numbers of the history, so that the same run gives the same file.
+    write_csv(folder / "history.csv", STEP, ([row[key] for key in STEP] for row in history))
+    wnids, confusion = list(about["classes"]), evaluation.confusion.tolist()
+    by_class = zip(about["classes"].items(), confusion, strict=True)
+    write_csv(
+        folder / "classes.csv",
+        ("wnid", "words", "images", "correct"),
+        ([*names, sum(row), row[place]] for place, (names, row) in enumerate(by_class)),
+    )
+    write_csv(
+        folder / "confusion.csv",
+        ("wnid", "taken for", "images"),
+        (
+            [wnids[true], wnids[taken], count]
+            for true, row in enumerate(confusion)
+            for taken, count in enumerate(row)
+            if count and taken != true
+        ),
+    )
+    write(folder / "record.json", json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[list[Any]]) -> None:
+    """Write a table; floats as their repr, which rounds nothing."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([list(header), *rows])
+    write(path, text.getvalue())
+
+
+def read_records(dataset: str) -> dict[str, Record]:
+    """The records under `reports/<dataset>/`, by name of the run. Raises TinyclfError for an unreadable one."""
+    records = {}
+    for path in sorted((reports_dir() / dataset).glob("*/record.json")):
+        try:
+            records[path.parent.name] = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise TinyclfError(f"{path}: not a readable record ({error}); delete it and run again") from error
+    return records

@@ -1,0 +1,88 @@
+"""More processes for a run: started by it (`launch`), and what each of them then does (`main`)."""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tinyclf.batches import train_and_val
+from tinyclf.distributed import this_process
+from tinyclf.errors import TinyclfError
+from tinyclf.models import resnet18
+from tinyclf.packed import open_packed
+from tinyclf.paths import PROJECT
+from tinyclf.settings import Settings
+from tinyclf.training import fit
+
+ERROR = "tinyclf: "  # what the line of a TinyclfError starts with
+
+
+def launch(path: Path, about: dict[str, Any], processes: int, lock: int) -> None:
+    """Train the run that has its checkpoint at `path` to its end in `processes` processes, showing what they print.
+
+    about: the run as `Run` describes it; lock: descriptor of the lock that is to be held as long as any of them lives.
+    Raises TinyclfError when there are fewer GPUs than that (but some), and for whatever stops one of them.
+    """
+    gpus = torch.cuda.device_count()
+    if processes < 1 or 0 < gpus < processes:
+        raise TinyclfError(f"processes = {processes}: expected 1 to {gpus or os.cpu_count()}, one for each GPU or core")
+    described = json.dumps({key: value for key, value in about.items() if key != "history"})
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += ["-m", "tinyclf.worker", str(path), described]
+    threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes)), "PYTHONPATH": python_path()}
+    last: deque[str] = deque(maxlen=20)
+    with subprocess.Popen(
+        command,
+        env=threads | os.environ | threads,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        pass_fds=(lock,),
+        preexec_fn=die_with_parent,
+    ) as launched:
+        try:
+            assert launched.stdout is not None
+            for line in launched.stdout:
+                last.append(line.rstrip())
+                if line.startswith(("epoch ", "continuing ", "the checkpoint ")):
+                    print(line, end="", flush=True)
+        finally:
+            launched.terminate()  # where this one was interrupted; it ends the others
+    if launched.returncode:
+        said = [line.removeprefix(ERROR) for line in last if line.startswith(ERROR)]
+        raise TinyclfError(said[0] if said else "one of the processes ended with an error:\n" + "\n".join(last))
+
+
+def python_path() -> str:
+    """Where the other processes find this package, installed or not."""
+    return os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+
+
+def die_with_parent() -> None:
+    """Have this process ended when the one that started it ends, even by kill -9 (Linux: prctl, PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def main(path: Path, about: dict[str, Any]) -> None:
+    """One of the processes: read the run from its checkpoint and train it to its end."""
+    process, settings = this_process(), Settings(**about["settings"])
+    data = open_packed(settings.dataset)
+    model = resnet18(len(data.classes), "none", settings.stem)  # its weights are the checkpoint's
+    batches = train_and_val(data, settings, process)
+    fit(model, *batches, settings, save_to=path, about=about)
+    process.destroy_process_group()
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    except TinyclfError as error:
+        print(f"{ERROR}{error}", flush=True)
+        sys.exit(1)
