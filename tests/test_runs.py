@@ -11,11 +11,12 @@ from torch import nn
 
 from tinyclf import runs
 from tinyclf.errors import TinyclfError
+from tinyclf.figures import curves
 from tinyclf.packed import Packed, PackedSplit
 from tinyclf.records import read_records
 from tinyclf.runs import Run
 from tinyclf.settings import Settings
-from tinyclf.tables import accuracy_table, curve_table, published_row, report, result_table, stand_ins
+from tinyclf.tables import accuracy_table, by_experiment, curve_table, published_row, report, result_table, stand_ins
 
 SETTINGS = Settings(epochs=2, batch_size=8)
 
@@ -206,6 +207,28 @@ def test_the_table_holds_the_records_numbers_and_says_what_was_not_run(reports):
     assert "`mini` is a stand-in for both" in report("mini")
 
 
+def test_several_seeds_make_a_mean_and_a_deviation_and_a_band(reports):
+    seeds = {0: "baseline-scratch", 1: "baseline-scratch-seed-1", 5: "baseline-scratch-seed-5"}
+    found = [finished(Settings(epochs=2, seed=seed), name) for seed, name in seeds.items()]
+    finished(Settings(epochs=1, seed=7), "baseline-scratch-seed-7")  # shorter: not averaged with the others
+    finished(Settings(epochs=2, seed=8, learning_rate=0.01), "baseline-scratch-seed-8")  # another recipe: neither
+    accuracies = [100 * record["result"]["last"]["val_accuracy"] for record in found]
+    row = accuracy_table("mini").to_dict("records")[0]
+    assert row["experiment"] == "baseline-scratch" and row["seeds"] == "3" and row["epochs"] == "2 of 15"
+    assert row["ours last"] == f"{np.mean(accuracies):.2f} ± {np.std(accuracies, ddof=1):.2f}\u00a0%"
+    (runs,) = by_experiment(read_records("mini")).values()
+    assert [run["settings"]["seed"] for run in runs] == [0, 1, 5]
+    losses = [record["history"][1]["val_loss"] for record in found]
+    expected = f"{np.mean(losses):.3f} ± {np.std(losses, ddof=1):.3f}"
+    assert curve_table("baseline-scratch", runs)["val loss"][2] == expected
+    (band,) = [each.collections for each in curves({"baseline-scratch": runs}).axes[:1]]
+    low, high = band[1].get_paths()[0].get_extents().intervaly  # of the validation loss
+    bands = [[record["history"][epoch]["val_loss"] for record in found] for epoch in (0, 1)]
+    assert low == pytest.approx(min(np.mean(each) - np.std(each, ddof=1) for each in bands))
+    assert high == pytest.approx(max(np.mean(each) + np.std(each, ddof=1) for each in bands))
+    assert not curves({"baseline-scratch": runs[:1]}).axes[0].collections
+
+
 @pytest.mark.parametrize(
     ("weights", "label"),
     [
@@ -237,9 +260,9 @@ def test_the_published_numbers_are_whole():
 
 def test_the_curve_table_puts_the_published_curve_beside_ours(reports):
     record = finished(Settings(epochs=2))
-    table = curve_table("baseline-scratch", record)
+    table = curve_table("baseline-scratch", [record])
     assert list(table.index) == [1, 2]
     assert list(table["val accuracy, published"]) == ["5.50\u00a0%", "9.30\u00a0%"]
     assert list(table["val loss"]) == [f"{row['val_loss']:.3f}" for row in record["history"]]
-    assert "val loss, published" not in curve_table("another run", record)
+    assert "val loss, published" not in curve_table("another run", [record])
     assert list(result_table(record)["epoch"]) == ["2", str(record["result"]["best"]["epoch"])]

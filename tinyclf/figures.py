@@ -11,37 +11,44 @@ from matplotlib.patches import Rectangle
 
 from tinyclf.dataset import TinyImageNet
 from tinyclf.records import Record
-from tinyclf.tables import published_row
+from tinyclf.tables import published_row, shown
 
 COLOURS = {"train": "#0072b2", "val": "#d55e00"}  # Okabe and Ito 2008: told apart by colour-blind readers and in print
 SPLITS = {"train": "training", "val": "validation"}
+VALIDATION = ("val_accuracy", "val_loss")
 PANELS = {"loss": "log loss (nats)", "accuracy": "accuracy (top-1)"}
 
 
-def curves(records: dict[str, Record]) -> Figure:
-    """Log loss and accuracy by epoch, training and validation: a line of two panels for each run, by its name.
+def curves(experiments: dict[str, list[Record]]) -> Figure:
+    """Log loss and accuracy by epoch, training and validation: a line of two panels for each experiment, by its name.
 
-    Under the curves of a run that reproduces a published row, the published ones are dotted.
+    Of several seeds, the mean is drawn in a band of one standard deviation on either side. Under the curves of what
+    reproduces a published row, the published ones are dotted.
     """
-    count = len(records)
+    count = len(experiments)
     figure, panels = plt.subplots(count, 2, figsize=(9, 3.4 * count), squeeze=False, layout="constrained")
-    for (name, record), line in zip(records.items(), panels, strict=True):
+    for (name, runs), line in zip(experiments.items(), panels, strict=True):
         for axes, what in zip(line, PANELS, strict=True):
-            curve(axes, name, record, what)
-        title = f"{name} on {record['settings']['dataset']}, from {record['weights']['label']}"
+            curve(axes, name, runs, what)
+        title = f"{name} on {runs[0]['settings']['dataset']}, from {runs[0]['weights']['label']}{of_seeds(runs)}"
         line[0].set_title(title, fontsize="medium", loc="left")
         line[1].legend(fontsize="small")
     plt.close(figure)  # so that a notebook shows it once, by `show`
     return figure
 
 
-def curve(axes: Axes, name: str, record: Record, what: str) -> None:
+def curve(axes: Axes, name: str, runs: list[Record], what: str) -> None:
     """One panel: `what` is `loss` or `accuracy`."""
-    history, published = record["history"], published_row(name)
+    epochs, published = [row["epoch"] for row in runs[0]["history"]], published_row(name)
     for split, label in SPLITS.items():
         style = {"color": COLOURS[split], "markersize": 3}
         key = f"{split}_{what}"
-        axes.plot([row["epoch"] for row in history], [row[key] for row in history], "o-", label=label, **style)
+        values = np.array([[row[key] for row in run["history"]] for run in runs])
+        mean = values.mean(0)
+        axes.plot(epochs, mean, "o-", label=label, **style)
+        if len(runs) > 1:
+            deviation = values.std(0, ddof=1)
+            axes.fill_between(epochs, mean - deviation, mean + deviation, color=COLOURS[split], alpha=0.25, linewidth=0)
         if published:
             axes.plot(published["curve_epochs"], published[key], ":", label=f"{label}, published", **style)
     axes.set(xlabel="epoch", ylabel=PANELS[what])
@@ -49,15 +56,20 @@ def curve(axes: Axes, name: str, record: Record, what: str) -> None:
     axes.grid(alpha=0.3)
 
 
-def describe(name: str, record: Record) -> str:
-    """A run's curves in words."""
-    first, last = record["history"][0], record["history"][-1]
+def of_seeds(runs: list[Record]) -> str:
+    """How many seeds, where there are several."""
+    return f", {len(runs)} seeds" if len(runs) > 1 else ""
+
+
+def describe(name: str, runs: list[Record]) -> str:
+    """The curves of an experiment in words."""
+    first, last = ([run["history"][place] for run in runs] for place in (0, -1))
+    accuracy, loss = ([shown(key, *(row[key] for row in rows)) for rows in (first, last)] for key in VALIDATION)
     dotted = " The published curves on Tiny-ImageNet are dotted beside them." if published_row(name) else ""
     return (
-        f"Log loss and accuracy of {name} on {record['settings']['dataset']}, starting from "
-        f"{record['weights']['label']}, by epoch: from epoch 1 to "
-        f"{last['epoch']}, validation accuracy goes from {first['val_accuracy']:.1%} to {last['val_accuracy']:.1%}, "
-        f"validation log loss from {first['val_loss']:.2f} to {last['val_loss']:.2f}.{dotted}"
+        f"Log loss and accuracy of {name} on {runs[0]['settings']['dataset']}, starting from "
+        f"{runs[0]['weights']['label']}{of_seeds(runs)}, by epoch: from epoch 1 to {last[0]['epoch']}, validation "
+        f"accuracy goes from {accuracy[0]} to {accuracy[1]}, validation log loss from {loss[0]} to {loss[1]}.{dotted}"
     )
 
 

@@ -13,7 +13,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from tinyclf.errors import TinyclfError
 from tinyclf.experiments import Experiment
-from tinyclf.files import writable, write
+from tinyclf.files import locked, writable, write
 from tinyclf.paths import reports_dir
 
 FAILED = ("failed.ipynb", "failed.html")  # what a run that failed leaves; not committed
@@ -32,6 +32,11 @@ def run(experiment: Experiment) -> None:
     Raises TinyclfError when a cell failed, with its message, or when the pages cannot be written.
     """
     folder = writable(page_folder(experiment))
+    with locked(folder / ".page.lock", f"{experiment.name} is under way already; wait for it"):
+        execute(experiment, folder)
+
+
+def execute(experiment: Experiment, folder: Path) -> None:
     beside = folder / "notebook.partial.ipynb"  # papermill saves it after every cell
     show_progress()
     failure = ""
@@ -48,7 +53,7 @@ def run(experiment: Experiment) -> None:
     except PapermillExecutionError as error:
         failure = error.evalue if error.ename == "TinyclfError" else f"{error.ename}: {error.evalue}"
     except DeadKernelError:
-        failure = "the kernel died: out of memory, or killed"
+        failure = "the kernel died: killed, or out of memory (then try a smaller batch_size)"
         append_note(beside, f"**The run ended here: {failure}.**")
     except OSError as error:
         beside.unlink(missing_ok=True)

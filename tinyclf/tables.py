@@ -1,6 +1,7 @@
 """The accuracy table, made from records and published numbers alone."""
 
 import dataclasses
+import statistics
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,14 @@ from tinyclf.records import Record, read_records
 from tinyclf.settings import Settings, one_of
 
 PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "published.toml").read_text())
-OURS = ("published, same epoch", "ours last", "ours best", "epochs", "starts from", "minutes")
+OURS = ("published, same epoch", "ours last", "ours best", "epochs", "seeds", "starts from", "minutes")
 NOT_RUN = "not run"
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 
 
 def published_row(name: str) -> dict[str, Any] | None:
-    """The published row that an experiment reproduces; None for a run that is none or has none."""
-    row = experiments.entries().get(name, {}).get("row")
+    """The published row that an experiment, or its run of whatever seed, reproduces; None where there is none."""
+    row = experiments.entries().get(experiments.family(name), {}).get("row")
     if row:
         one_of(f"row of {name}", row, tuple(PUBLISHED))
     return PUBLISHED.get(row)
@@ -30,19 +31,39 @@ def published_at(row: dict[str, Any], curve: str, epoch: int) -> float | None:
     return dict(zip(row["curve_epochs"], row[curve], strict=True)).get(epoch)
 
 
+def by_experiment(records: dict[str, Record]) -> dict[str, list[Record]]:
+    """The records of each experiment that was run, in order: one for each seed, alike but for that.
+
+    Of runs that are not alike, those with the experiment's own settings count; then, those of the most epochs.
+    """
+    found: dict[str, list[Record]] = {}
+    for name in experiments.entries():
+        alike: dict[tuple[str, ...], list[Record]] = {}
+        for run, record in records.items():
+            if experiments.family(run) == name:
+                kind = (changes(name, record), record["weights"]["label"], record["data"]["sha256"])
+                alike.setdefault(kind, []).append(record)
+        if alike:
+            runs = alike[min(alike)]  # nothing changed, an empty text, comes first
+            longest = max(len(record["history"]) for record in runs)
+            whole = [record for record in runs if len(record["history"]) == longest]
+            found[name] = sorted(whole, key=lambda record: record["settings"]["seed"])
+    return found
+
+
 def accuracy_table(dataset: str) -> pd.DataFrame:
     """Validation accuracy, top-1: published beside ours, a row for each experiment that has a published row.
 
-    Every number of ours comes from a record under `reports/<dataset>/`; what was not run says so.
+    Every number of ours comes from a record under `reports/<dataset>/`; what was not run says so. Several seeds make a
+    mean and the standard deviation between them.
     """
-    records = read_records(dataset)
+    ours = by_experiment(read_records(dataset))
     rows = []
     for name in experiments.entries():
-        published = published_row(name)
+        published, runs = published_row(name), ours.get(name, [])
         if published:
-            record = records.get(name)
-            changed = changes(name, record) if record else ""
-            rows.append(published_cells(name + changed, published) | our_cells(record, published))
+            changed = changes(name, runs[0]) if runs else ""
+            rows.append(published_cells(name + changed, published) | our_cells(runs, published))
     return pd.DataFrame(rows)
 
 
@@ -53,6 +74,8 @@ def changes(name: str, record: Record) -> str:
     expected = dataclasses.asdict(Settings.from_notebook(experiment))
     if expected["weights"] in ("imagenet", "mini") and settings["weights"] != "none":
         expected["weights"] = settings["weights"]  # a stand-in, and labelled so
+    if record["run"] == f"{name}-seed-{settings['seed']}":
+        expected["seed"] = settings["seed"]
     changed = [f"{key} = {value}" for key, value in settings.items() if key != "epochs" and value != expected.get(key)]
     return f", changed: {', '.join(changed)}" if changed else ""
 
@@ -66,32 +89,36 @@ def published_cells(name: str, published: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def our_cells(record: Record | None, published: dict[str, Any]) -> dict[str, str]:
-    if record is None:
+def our_cells(runs: list[Record], published: dict[str, Any]) -> dict[str, str]:
+    if not runs:
         return dict.fromkeys(OURS, NOT_RUN)
-    last, best = record["result"]["last"], record["result"]["best"]
-    then = published_at(published, "val_accuracy", last["epoch"])
+    last = runs[0]["result"]["last"]["epoch"]
+    then = published_at(published, "val_accuracy", last)
     cells = (
         "" if then is None else percent(then),
-        percent(last["val_accuracy"]),
-        percent(best["val_accuracy"]),
-        f"{last['epoch']} of {published['epochs']}",
-        record["weights"]["label"],
-        f"{record['seconds'] / 60:.1f}",
+        *(shown("accuracy", *(run["result"][which]["val_accuracy"] for run in runs)) for which in ("last", "best")),
+        f"{last} of {published['epochs']}",
+        str(len(runs)),
+        runs[0]["weights"]["label"],
+        f"{statistics.mean(run['seconds'] for run in runs) / 60:.1f}",
     )
     return dict(zip(OURS, cells, strict=True))
 
 
-def curve_table(name: str, record: Record) -> pd.DataFrame:
-    """One run's history, beside the published curve where there is one: text, losses in nats."""
-    epochs, row = record["history"], published_row(name)
+def curve_table(name: str, runs: list[Record]) -> pd.DataFrame:
+    """The history of one run, or of one for each of several seeds, beside the published curve where there is one.
+
+    Text; losses in nats; of several seeds mean and standard deviation.
+    """
+    epochs, row = list(zip(*(run["history"] for run in runs), strict=True)), published_row(name)
     columns = {}
     for key in CURVES:
-        columns[key.replace("_", " ")] = [shown(key, epoch[key]) for epoch in epochs]
+        columns[key.replace("_", " ")] = [shown(key, *(run[key] for run in epoch)) for epoch in epochs]
         if row:
-            read_off = (published_at(row, key, epoch["epoch"]) for epoch in epochs)
-            columns[f"{key.replace('_', ' ')}, published"] = [shown(key, value) for value in read_off]
-    return pd.DataFrame(columns, index=pd.Index([epoch["epoch"] for epoch in epochs], name="epoch"))
+            read_off = [published_at(row, key, epoch[0]["epoch"]) for epoch in epochs]
+            texts = ["" if value is None else shown(key, value) for value in read_off]
+            columns[f"{key.replace('_', ' ')}, published"] = texts
+    return pd.DataFrame(columns, index=pd.Index([epoch[0]["epoch"] for epoch in epochs], name="epoch"))
 
 
 def result_table(record: Record) -> pd.DataFrame:
@@ -104,11 +131,12 @@ def result_table(record: Record) -> pd.DataFrame:
     return pd.DataFrame.from_dict(cells, orient="index")
 
 
-def shown(key: str, value: float | None) -> str:
-    """A value of a history as text: accuracies in per cent, losses with three digits, nothing for None."""
-    if value is None:
-        return ""
-    return percent(value) if "accuracy" in key else f"{value:.3f}"
+def shown(key: str, *values: float) -> str:
+    """A value of a history as text, or mean and deviation of several: accuracies in per cent, losses in nats."""
+    mean = statistics.mean(values)
+    if "accuracy" not in key:
+        return f"{mean:.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+    return percent(mean, more=f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else "")
 
 
 def provenance(record: Record) -> pd.DataFrame:
@@ -129,6 +157,8 @@ def provenance(record: Record) -> pd.DataFrame:
         facts[f"commit{then}"] = environment["commit"] or "not a git checkout"
         facts[f"versions{then}"] = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
         facts[f"hardware{then}"] = f"{hardware['device']}: {hardware['name']}, {hardware['threads']} threads"
+        if hardware.get("processes", 1) > 1:
+            facts[f"hardware{then}"] += f" in {hardware['processes']} processes"
     return pd.DataFrame(facts.items(), columns=["run", record["run"]])
 
 
@@ -137,6 +167,7 @@ def report(dataset: str) -> str:
     sentences = [
         "Validation accuracy, top-1. The best epoch is chosen on the split that it is reported on; the last is not.",
         "Published, same epoch, is the published curve at our last epoch, read off a figure.",
+        "Of several seeds the table gives mean and standard deviation, and the mean of the minutes.",
     ]
     notes = stand_ins(dataset, read_records(dataset), "../..")
     return "\n\n".join([markdown(accuracy_table(dataset)), *sentences, *notes])
@@ -164,5 +195,5 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def percent(value: float, digits: int = 2) -> str:
-    return f"{100 * value:.{digits}f}\u00a0%"  # a space that does not break
+def percent(value: float, digits: int = 2, more: str = "") -> str:
+    return f"{100 * value:.{digits}f}{more}\u00a0%"  # a space that does not break
