@@ -72,8 +72,9 @@ class Predictor:
                 refuse(str(error))
         wnids = list(self.classes)
         found = self.probabilities(images[: len(names)]).argmax(1).tolist()
+        rows = sorted(zip(names, found, strict=True), key=lambda row: (len(row[0]), row[0]))  # test_2 before test_10
         predictions = self.folder / "test_predictions.txt"
-        write(predictions, "".join(f"{name} {wnids[place]}\n" for name, place in zip(names, found, strict=True)))
+        write(predictions, "".join(f"{name} {wnids[place]}\n" for name, place in rows))
         return predictions
 
 

@@ -1,0 +1,178 @@
+"""Real processes that are killed, interrupted or started twice: nothing is lost, and every history ends the same."""
+
+import contextlib
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tinyclf import checkpoint
+from tinyclf.errors import TinyclfError
+from tinyclf.packed import Packed, PackedSplit
+from tinyclf.runs import CHECKPOINT, Run
+from tinyclf.settings import Settings
+
+EPOCHS = 6
+SETTINGS = Settings(epochs=EPOCHS, batch_size=8, crop_padding=4, cutmix=1.0)
+
+
+def child(reports, patch=None, pause=0.0):
+    """A process that trains; `patch` changes what it does."""
+    os.environ["TINYCLF_REPORTS"] = str(reports)
+    torch.set_num_threads(1)
+    if patch:
+        patch()
+    train(pause)
+
+
+def train(pause=0.0):
+    """A short run; each step pauses for some seconds."""
+    rng = np.random.default_rng(0)
+    splits = [
+        PackedSplit(rng.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8), rng.integers(0, 4, count))
+        for count in (40, 12)
+    ]
+    run = Run(SETTINGS, Packed("mini", list("abcd"), ["ant", "bee", "cat", "dog"], "print", *splits), "short")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 8, 8), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(1024, 4))
+    model.register_forward_pre_hook(lambda module, inputs: time.sleep(pause))
+    run.finish(run.fit(model), run.evaluate(model))
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Starts processes that have imported everything already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tinyclf.runs"])
+    return context
+
+
+def finished(processes, reports, *args):
+    """Run to the end; returns the bytes of the history."""
+    process = processes.Process(target=child, args=(reports, *args))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    return (reports / "mini/short/history.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(processes, tmp_path_factory):
+    """The history of a run that nobody disturbs, and the seconds that it takes."""
+    finished(processes, tmp_path_factory.mktemp("first"))  # the first process of all waits for the imports
+    started = time.perf_counter()
+    history = finished(processes, tmp_path_factory.mktemp("whole"))
+    assert history.count(b"\n") == 1 + EPOCHS
+    return history, time.perf_counter() - started
+
+
+def test_killed_at_20_random_moments_and_restarted_every_history_ends_the_same(processes, tmp_path, uninterrupted):
+    history, seconds = uninterrupted
+    draw, reached = random.Random(0), []
+    for number in range(20):
+        reports = tmp_path / str(number)
+        process = processes.Process(target=child, args=(reports,))
+        process.start()
+        time.sleep(draw.uniform(0, seconds))
+        process.kill()
+        process.join()
+        saved = checkpoint.newest(reports / "mini/short" / CHECKPOINT)
+        reached.append(len(saved.about["history"]) if saved else -1)
+        assert finished(processes, reports) == history
+    assert len(set(reached)) > 2, f"killed at epochs {reached}: the moments were not spread over the run"
+
+
+def die_within_write():
+    """Die by kill -9 with half of the third checkpoint written."""
+    write, count = checkpoint.save_file, []
+
+    def half(tensors, path, metadata):
+        count.append(1)
+        write(tensors, path, metadata=metadata)
+        if len(count) == 3:
+            os.truncate(path, os.path.getsize(path) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoint.save_file = half
+
+
+def die_between_renames():
+    """Die by kill -9 when the second checkpoint was set aside and the third is not yet in its place."""
+    rename, count = os.replace, []
+
+    def replace(source, target):
+        count.append(Path(source).name)
+        if count.count("checkpoint.partial") == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(source, target)
+
+    checkpoint.os.replace = replace
+
+
+@pytest.mark.parametrize("die", [die_within_write, die_between_renames])
+def test_killed_while_a_checkpoint_is_written_a_run_goes_on_from_the_one_before(
+    processes, tmp_path, uninterrupted, die
+):
+    process = processes.Process(target=child, args=(tmp_path, die))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    saved = checkpoint.newest(tmp_path / "mini/short" / CHECKPOINT)
+    assert len(saved.about["history"]) == 1
+    assert finished(processes, tmp_path) == uninterrupted[0]
+
+
+def test_a_damaged_checkpoint_costs_one_epoch_and_no_bit(processes, tmp_path, uninterrupted):
+    finished(processes, tmp_path)
+    newest = tmp_path / "mini/short" / CHECKPOINT
+    damaged = bytearray(newest.read_bytes())
+    damaged[-5] ^= 4
+    newest.write_bytes(damaged)
+    (tmp_path / "mini/short/history.csv").unlink()
+    assert finished(processes, tmp_path) == uninterrupted[0]
+    assert len(checkpoint.read(newest).about["history"]) == EPOCHS
+
+
+def test_a_second_process_of_the_same_run_is_refused_until_the_first_ends(processes, tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
+    process = processes.Process(target=child, args=(tmp_path, None, 0.05))
+    process.start()
+    lock = tmp_path / "mini/short/.lock"
+    wait_for(lock)
+    with pytest.raises(TinyclfError, match=rf"run short on mini is under way already.*\(process {process.pid}\)"):
+        train()
+    process.kill()
+    process.join()
+    train()  # a lock ends with its process
+    assert not lock.exists()
+
+
+def wait_for(path, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path} after {seconds} s"
+        time.sleep(0.01)
+
+
+def test_an_interrupt_leaves_a_usable_checkpoint_and_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "tinyclf", "train", "baseline-scratch", "-p", "epochs=1"]
+    environment = os.environ | {"TINYCLF_REPORTS": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        path = tmp_path / "mini/baseline-scratch" / CHECKPOINT
+        with contextlib.ExitStack() as stack:
+            stack.callback(process.kill)
+            wait_for(path)  # the one before the first epoch
+            process.send_signal(signal.SIGINT)
+            stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "interrupted; the same command goes on" in stderr and "Traceback" not in stderr
+    assert checkpoint.read(path).about["history"] == []

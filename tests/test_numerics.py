@@ -1,0 +1,45 @@
+"""A step that goes wrong says what to do."""
+
+import pytest
+import torch
+
+from tinyclf.errors import TinyclfError
+from tinyclf.numerics import enough_memory, precisely, refuse_non_finite
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_says_which_batch_size_to_try(error):
+    with pytest.raises(TinyclfError, match=r"batches of 100 images: try batch_size = 50"), enough_memory(100):
+        raise error
+
+
+def test_a_cpu_that_cannot_allocate_is_recognised():
+    with pytest.raises(TinyclfError, match="out of memory"), enough_memory(100):
+        torch.empty(2**60)
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match="shapes"), enough_memory(100):
+        raise RuntimeError("shapes do not match")
+
+
+def test_the_first_loss_that_is_not_finite_is_named_by_its_step():
+    losses = torch.tensor([1.0, 2.0, 3.0, float("inf"), float("nan")])
+    with pytest.raises(TinyclfError, match=r"became inf at epoch 2 training step 4 of 9, learning rate 0\.01: "):
+        refuse_non_finite(losses, "epoch 2 training", 9, rate=0.01)
+    with pytest.raises(TinyclfError, match=r"at validation step 2 of 3: "):
+        refuse_non_finite(losses, "validation", 3, each=2)
+    refuse_non_finite(losses[:3], "validation", 3)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+def test_low_precision_is_refused_on_a_cpu(precision):
+    with pytest.raises(TinyclfError, match="needs a CUDA GPU"), precisely(precision, torch.device("cpu")):
+        pass

@@ -1,0 +1,110 @@
+"""Predictions of a run: those of its model, in words and in the challenge's format; what is no image is named."""
+
+import subprocess
+import sys
+from pathlib import PurePosixPath
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tinyclf import predict
+from tinyclf.dataset import TinyImageNet
+from tinyclf.errors import TinyclfError
+from tinyclf.models import resnet18
+from tinyclf.packed import open_packed, source_of
+from tinyclf.predict import Predictor, read_image
+from tinyclf.runs import Run
+from tinyclf.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """Reports with one finished run on mini, of one epoch of few images."""
+    folder = tmp_path_factory.mktemp("reports")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINYCLF_REPORTS", str(folder))
+        torch.manual_seed(0)
+        model, run = resnet18(10), Run(Settings(epochs=1, batch_size=100), open_packed("mini"), "short")
+        run.finish(run.fit(model), run.evaluate(model))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def use(reports, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(reports))
+
+
+def test_the_probabilities_are_the_models_own_for_files_as_for_arrays():
+    predictor, data = Predictor("short", "mini"), open_packed("mini")
+    with torch.no_grad():
+        images = torch.from_numpy(np.array(data.val.images[:3])).permute(0, 3, 1, 2) / 255
+        expected = predictor.model.eval()(images).softmax(1)
+    torch.testing.assert_close(predictor.probabilities(data.val.images[:3]), expected, rtol=1e-3, atol=1e-5)
+    likeliest = predictor.likeliest(np.array(data.val.images[0]))
+    assert [value for value, _, _ in likeliest] == pytest.approx(
+        expected[0].sort(descending=True)[0][:5].tolist(), 1e-3
+    )
+    place = int(expected[0].argmax())
+    assert likeliest[0][1:] == (data.classes[place], data.class_names[place])
+
+
+def test_images_of_any_size_and_kind_become_64x64(tmp_path):
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    small.save(tmp_path / "same.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "same.png"), np.asarray(small))
+    wide = Image.new("RGB", (400, 200), "red")
+    wide.paste("blue", (100, 0, 300, 200))  # the middle square
+    wide.save(tmp_path / "wide.png")
+    assert (read_image(tmp_path / "wide.png")[:, 4:-4] == (0, 0, 255)).all()  # bicubic looks past the edges
+    for mode in ("L", "RGBA", "P", "CMYK"):
+        path = tmp_path / f"{mode}.tiff"
+        small.convert(mode).save(path)
+        assert read_image(path).shape == (64, 64, 3)
+
+
+def cli(*arguments):
+    command = [sys.executable, "-m", "tinyclf", "predict", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_command_names_what_is_no_image_and_goes_on(tmp_path):
+    path, layout = source_of("mini")
+    TinyImageNet(path, "test", layout=layout).load(0).save(tmp_path / "good.png")
+    (tmp_path / "bad.jpg").write_text("no image")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:500])
+    names = ["bad.jpg", "missing.jpg", "cut.png", "good.png"]
+    done = cli(*(tmp_path / name for name in names), tmp_path, "--run", "short")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    for name in names[:3]:
+        assert f"{tmp_path / name} is no image that can be read" in done.stderr
+    assert "4 of the files could not be used" in done.stderr
+    name, *rows = done.stdout.splitlines()
+    assert name == str(tmp_path / "good.png") and len(rows) == 5
+    assert sum(float(row.split("%")[0]) for row in rows) <= 100.1
+
+
+def test_the_test_split_is_written_in_the_challenges_format(monkeypatch, reports):
+    load, refused = TinyImageNet.load, []
+
+    def damaged(self, index):
+        if index == 3:
+            raise TinyclfError(f"{PurePosixPath(self.samples[index][0]).name} is damaged")
+        return load(self, index)
+
+    monkeypatch.setattr(predict.TinyImageNet, "load", damaged)
+    predictor = Predictor("short", "mini")
+    path = predictor.test_split(refused.append)
+    assert refused == ["test_11.JPEG is damaged"] and path.parent == reports / "mini" / "short"
+    lines = [line.split(" ") for line in path.read_text().splitlines()]
+    assert [name for name, _ in lines] == [f"test_{number}.JPEG" for number in range(100) if number != 11]
+    split = TinyImageNet(source_of("mini")[0], "test", layout=source_of("mini")[1])
+    for row in (0, 1, 2, 50, 99):
+        name = split.samples[row][0].rsplit("/", 1)[1]
+        assert predictor.likeliest(np.asarray(load(split, row)))[0][1] == dict(lines)[name]
+
+
+def test_a_run_without_a_checkpoint_is_refused_with_the_command_that_makes_one():
+    with pytest.raises(TinyclfError, match=r"train it .*`tinyclf run baseline-scratch --dataset mini`"):
+        Predictor("baseline-scratch", "mini")
