@@ -4,10 +4,11 @@ import dataclasses
 
 import nbformat
 import pytest
+from typer.testing import CliRunner
 
-from tinyclf import experiments
+from tinyclf import cli, experiments
 from tinyclf.errors import TinyclfError
-from tinyclf.experiments import choose, notebook_parameters, parse
+from tinyclf.experiments import choose, family, notebook_parameters, parse
 from tinyclf.paths import NOTEBOOKS
 from tinyclf.settings import DATASETS, Settings
 
@@ -117,3 +118,31 @@ def test_an_assignment_on_the_command_line_is_read_as_python_writes_values(text,
 def test_what_is_no_assignment_is_refused(text):
     with pytest.raises(TinyclfError, match="expected NAME=VALUE"):
         parse(text)
+
+
+def test_each_seed_is_a_run_of_its_own_with_a_name_of_its_own():
+    runs = choose(["baseline-scratch", "data"], "mini", {"epochs": 1}, seeds=[0, 1, 2, 1])
+    names = [run.name for run in runs]
+    assert names == ["baseline-scratch", "baseline-scratch-seed-1", "baseline-scratch-seed-2", "data"]
+    assert [run.parameters["seed"] for run in runs[:3]] == [0, 1, 2]
+    assert [run.parameters["run"] for run in runs[:3]] == names[:3]
+    assert {family(name) for name in names[:3]} == {"baseline-scratch"}
+    with pytest.raises(TinyclfError, match="seed = -1: expected"):
+        choose(["baseline-scratch"], "mini", seeds=[-1])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--seeds", "0", "1", "2", "baseline-scratch"],
+        ["baseline-scratch", "--seeds", "0", "1", "2", "--dataset", "mini"],
+        ["--seeds", "0", "--seeds", "1", "baseline-scratch", "--seeds", "2"],
+    ],
+)
+def test_the_command_line_takes_seeds_one_after_another(arguments, monkeypatch):
+    ran = []
+    monkeypatch.setattr(cli, "run_each", lambda experiments: ran.extend(experiments))
+    done = CliRunner().invoke(cli.app, ["run", *arguments, "--processes", "2"])
+    assert done.exit_code == 0, done.output
+    assert [run.parameters["seed"] for run in ran] == [0, 1, 2]
+    assert {run.parameters["processes"] for run in ran} == {2}

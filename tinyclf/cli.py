@@ -85,11 +85,13 @@ def train(
 
     In several processes: accelerate launch --num_processes 2 -m tinyclf train NAMES, or torchrun likewise.
     """
+    from tinyclf.distributed import this_process
     from tinyclf.runs import train_experiment  # here, as accelerate and torchmetrics take seconds to import
 
     with interruptible():
         for experiment in choose(names, dataset, assignments(parameter, force), imagenet, seeds):
             train_experiment(experiment.name, experiment.parameters)
+        this_process().destroy_process_group()
 
 
 @app.command()

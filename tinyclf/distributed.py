@@ -1,10 +1,12 @@
 """Several processes on one run, by Accelerate: each takes a part of every batch, the result is that of one process."""
 
+from typing import Any
+
 import torch
-import torch.distributed.nn.functional as collective
-from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
+from torch.distributed import all_reduce
 
 
 def this_process() -> PartialState:
@@ -16,9 +18,25 @@ def this_process() -> PartialState:
 
 
 def accelerate() -> Accelerator:
-    """What shares a model, its gradients and results among the processes. Batch norms are the same in all of them."""
+    """What shares a model, its gradients and its results among the processes."""
     this_process()
-    return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+    return Accelerator()
+
+
+class Total(torch.autograd.Function):
+    """The sum of a tensor over all processes, in each of them; so is its gradient."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor) -> Tensor:
+        values = values.clone()
+        all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        all_reduce(gradient)
+        return gradient
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):
@@ -28,11 +46,12 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(input)
         over = (0, 2, 3)
-        sums = torch.cat([input.sum(over), input.new_tensor([input.numel() / max(1, input.shape[1])])])
-        *_, count = sums = collective.all_reduce(sums)
+        values = input.new_tensor([input.numel() / self.num_features])  # of each channel, in this process
+        sums = Total.apply(torch.cat([input.sum(over), values]))
+        count = sums[-1]
         mean = sums[:-1] / count
         centred = input - mean[:, None, None]
-        variance = collective.all_reduce(centred.square().sum(over)) / count
+        variance = Total.apply(centred.square().sum(over)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)

@@ -37,7 +37,7 @@ def launch(path: Path, about: dict[str, Any], processes: int, lock: int) -> None
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["-m", "tinyclf.worker", str(path), described]
     threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes)), "PYTHONPATH": python_path()}
-    last: deque[str] = deque(maxlen=20)
+    errors, last = [], deque[str](maxlen=20)
     with subprocess.Popen(
         command,
         env=threads | os.environ | threads,
@@ -51,13 +51,14 @@ def launch(path: Path, about: dict[str, Any], processes: int, lock: int) -> None
             assert launched.stdout is not None
             for line in launched.stdout:
                 last.append(line.rstrip())
+                if line.startswith(ERROR):
+                    errors.append(line.removeprefix(ERROR).rstrip())
                 if line.startswith(("epoch ", "continuing ", "the checkpoint ")):
                     print(line, end="", flush=True)
         finally:
             launched.terminate()  # where this one was interrupted; it ends the others
     if launched.returncode:
-        said = [line.removeprefix(ERROR) for line in last if line.startswith(ERROR)]
-        raise TinyclfError(said[0] if said else "one of the processes ended with an error:\n" + "\n".join(last))
+        raise TinyclfError(errors[0] if errors else "one of the processes ended with an error:\n" + "\n".join(last))
 
 
 def python_path() -> str:
