@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from tinyclf import cli, reports
 from tinyclf.errors import TinyclfError
 from tinyclf.experiments import Experiment
+from tinyclf.files import locked
 from tinyclf.paths import NOTEBOOKS
+from tinyclf.runs import train_experiment
 
 FIGURE = """
 import matplotlib.pyplot as plt
@@ -109,6 +112,14 @@ def test_an_interrupt_leaves_the_pages_of_an_earlier_run(tmp_path, folder, monke
     assert {path.name: path.read_bytes() for path in (folder / "mini" / "good").iterdir()} == before
 
 
+def test_two_pages_of_one_experiment_are_not_made_at_once(tmp_path, folder):
+    place = folder / "mini" / "good"
+    with locked(place / ".page.lock"), pytest.raises(TinyclfError, match=rf"under way already.*process {os.getpid()}"):
+        reports.run(experiment(tmp_path, "good", FIGURE))
+    reports.run(experiment(tmp_path, "good", FIGURE))
+    assert sorted(path.name for path in place.iterdir()) == ["index.html", "notebook.ipynb"]
+
+
 def test_an_error_that_nobody_foresaw_keeps_its_traceback(tmp_path, folder):
     with pytest.raises(TinyclfError, match="ZeroDivisionError"):
         reports.run(experiment(tmp_path, "bad", "1 / 0"))
@@ -134,6 +145,9 @@ def test_plain_papermill_runs_the_baseline_from_any_folder(tmp_path, folder):
     assert record["settings"]["epochs"] == len(record["history"]) == 1
     assert (tmp_path / "out.ipynb").is_file()
     assert "epoch  1/1  lr 1e-03" in done.stderr  # a line for each epoch in the log
+    train_experiment("from Python", {"dataset": "mini", "epochs": 1, "run": "from-python"})
+    histories = [(folder / "mini" / run / "history.csv").read_bytes() for run in ("from-papermill", "from-python")]
+    assert histories[0] == histories[1]  # to the last bit
 
 
 def test_plain_papermill_with_a_slip_in_a_parameters_name_stops_at_once(tmp_path, folder):

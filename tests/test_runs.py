@@ -19,6 +19,7 @@ from tinyclf.settings import Settings
 from tinyclf.tables import accuracy_table, by_experiment, curve_table, published_row, report, result_table, stand_ins
 
 SETTINGS = Settings(epochs=2, batch_size=8)
+WORDS = ["ant", "bee", "cat", "dog"]
 
 
 def data(seed=0):
@@ -28,7 +29,7 @@ def data(seed=0):
         images = rng.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
         return PackedSplit(images, rng.integers(0, 4, count))
 
-    return Packed("mini", list("abcd"), ["ant", "bee", "cat", "dog"], f"fingerprint {seed}", split(20), split(12))
+    return Packed("mini", list("abcd"), WORDS, f"fingerprint {seed}", split(20), split(12))
 
 
 def model():
@@ -60,8 +61,18 @@ def test_the_record_holds_what_the_run_was(reports):
     (environment,) = record["environments"]
     assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
     assert environment["hardware"]["device"] in ("cpu", "cuda")
-    with open(folder / "history.csv") as file:
-        rows = list(csv.DictReader(file))
+    assert record["evaluation"]["top1"] == record["history"][-1]["val_accuracy"]
+    tables = {
+        name: list(csv.DictReader((folder / f"{name}.csv").read_text().splitlines()))
+        for name in ("history", "classes", "confusion")
+    }
+    assert [(row["wnid"], row["words"]) for row in tables["classes"]] == list(zip("abcd", WORDS, strict=True))
+    assert sum(int(row["images"]) for row in tables["classes"]) == 12
+    right = sum(int(row["correct"]) for row in tables["classes"])
+    assert right == 12 * record["evaluation"]["top1"]
+    assert right + sum(int(row["images"]) for row in tables["confusion"]) == 12
+    assert all(row["wnid"] != row["taken for"] for row in tables["confusion"])
+    rows = tables["history"]
     assert [float(row["val_loss"]) for row in rows] == [row["val_loss"] for row in record["history"]]
 
 
@@ -85,6 +96,27 @@ def test_a_run_is_continued_to_more_epochs(reports):
     longer = finished(Settings(epochs=3, batch_size=8))
     whole = finished(Settings(epochs=3, batch_size=8), "whole")
     assert [row["val_loss"] for row in longer["history"]] == [row["val_loss"] for row in whole["history"]]
+
+
+def test_a_run_continued_under_other_versions_lists_all_of_them(reports, monkeypatch):
+    finished()
+    describe = runs.environment.describe
+    newer = {"versions": {"torch": "99"}}
+    monkeypatch.setattr(runs.environment, "describe", lambda *args: describe(*args) | newer)
+    finished(Settings(epochs=3, batch_size=8))
+    record = finished(Settings(epochs=4, batch_size=8))
+    assert [each["versions"]["torch"] for each in record["environments"]] == [torch.__version__.split("+")[0], "99"]
+
+
+def test_a_setting_newer_than_a_run_had_its_default_then(reports, monkeypatch):
+    older = {name: value for name, value in dataclasses.asdict(SETTINGS).items() if name != "cutmix"}
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.dataclasses, "asdict", lambda settings: older)
+        before = finished()
+    assert "cutmix" not in before["settings"]
+    assert finished(Settings(epochs=3, batch_size=8))["history"][:2] == before["history"]
+    with pytest.raises(TinyclfError, match=r"cutmix: 0\.0 there, 1\.0 here"):
+        finished(Settings(epochs=3, batch_size=8, cutmix=1.0))
 
 
 def test_forced_a_run_leaves_what_was_there_until_it_has_something_better(reports, monkeypatch):

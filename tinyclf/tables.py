@@ -131,6 +131,18 @@ def result_table(record: Record) -> pd.DataFrame:
     return pd.DataFrame.from_dict(cells, orient="index")
 
 
+def evaluation_table(record: Record) -> pd.DataFrame:
+    """What the model of the last epoch is worth on the validation images, as text; the loss in nats."""
+    values = record["evaluation"]
+    cells = {
+        "top-1 accuracy": percent(values["top1"]),
+        "top-5 accuracy": percent(values["top5"]),
+        "loss": f"{values['loss']:.3f}",
+        "expected calibration error": percent(values["calibration_error"]),
+    }
+    return pd.DataFrame({"validation": cells})
+
+
 def shown(key: str, *values: float) -> str:
     """A value of a history as text, or mean and deviation of several: accuracies in per cent, losses in nats."""
     mean = statistics.mean(values)
