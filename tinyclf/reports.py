@@ -60,6 +60,7 @@ def execute(experiment: Experiment, folder: Path) -> None:
         raise TinyclfError(f"cannot write {beside}: {error.strerror}") from error
     except KeyboardInterrupt:
         beside.unlink(missing_ok=True)  # the pages of an earlier run stay
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # or the cell's end appears as a traceback on exit
         raise
     if failure:
         publish(beside, experiment, *FAILED)
