@@ -117,9 +117,7 @@ def test_an_error_in_one_of_the_processes_is_the_runs_own(tmp_path, monkeypatch)
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
     model = resnet18(10)
     nn.init.constant_(model.fc.bias, math.nan)
-    with pytest.raises(
-        TinyclfError, match=r"the loss became nan at epoch 1 training step 1 of 20, learning rate"
-    ):
+    with pytest.raises(TinyclfError, match=r"the loss became nan at epoch 1 training step 1 of 20, learning rate"):
         Run(Settings(epochs=1), open_packed("mini"), "nan").fit(model, processes=2)
 
 

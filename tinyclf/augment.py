@@ -74,14 +74,15 @@ class Augmentation:
     def move(self, images: Tensor, draws: Draws, places: Tensor) -> Tensor:
         """Pad with black, crop and mirror uint8 images (B, H, W, 3), drawn for `places`, int64 (B,), of the epoch."""
         if draws.corner is not None:
-            room, (count, height, width, _) = self.crop_padding, images.shape
-            top, left = draws.corner[places].T[:, :, None]
-            rows, columns = (torch.arange(length, device=images.device) for length in (height, width))
-            image = torch.arange(count, device=images.device)[:, None, None]
-            padded = pad(images, (0, 0, room, room, room, room))
-            images = padded[image, (top + rows)[:, :, None], (left + columns)[:, None, :]]
+            room, (count, height, width, channels) = self.crop_padding, images.shape
+            padded = pad(images, (0, 0, room, room, room, room)).flatten(2)
+            windows = padded.unfold(1, height, 1).unfold(2, width * channels, channels)  # a view: by image, top, left
+            image, (top, left) = torch.arange(count, device=images.device), draws.corner[places].T
+            images = windows[image, top, left].view(images.shape)
         if draws.mirrored is not None:
-            images = torch.where(draws.mirrored[places][:, None, None, None], images.flip(2), images)
+            # Whole images are chosen, which takes a CPU a quarter of the time of choosing pixel by pixel.
+            chosen = torch.arange(len(images), device=images.device) + len(images) * draws.mirrored[places]
+            images = torch.cat([images, images.flip(2)]).index_select(0, chosen)
         return images
 
 
