@@ -109,6 +109,13 @@ def test_killed_between_the_two_renames_the_one_before_is_used(path):
     assert checkpoint.newest(path) is None
 
 
+def test_one_without_a_checksum_is_not_trusted(path):
+    path.parent.mkdir()
+    checkpoint.save_file({"model.weight": torch.zeros(2)}, path, metadata={"about": "{}"})
+    with pytest.raises(TinyclfError, match="it has no checksum"):
+        checkpoint.newest(path)
+
+
 @pytest.mark.parametrize("fails", ["save_file", "os.fsync"])
 def test_a_full_disk_leaves_the_last_good_ones(path, monkeypatch, fails):
     two(path)

@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from tinyclf.augment import Augmentation
 from tinyclf.batches import Batches
+from tinyclf.errors import TinyclfError
 from tinyclf.evaluation import BINS, Evaluation, evaluate
 
 COUNT, CLASSES = 500, 7
@@ -50,6 +52,19 @@ def test_the_calibration_error_is_that_computed_bin_by_bin(made):
 
 def test_fewer_than_five_classes_are_all_among_the_five_likeliest():
     assert Evaluation(torch.randn(9, 3), torch.arange(9) % 3).top5 == 1.0
+
+
+def test_logits_within_0_and_1_are_not_taken_for_probabilities():
+    logits = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+    confidence = logits.softmax(1).max(1).values.mean().item()
+    assert Evaluation(logits, torch.tensor([0, 1])).calibration_error == pytest.approx(1 - confidence, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", [{"shuffle": True}, {"augmentation": Augmentation(flip=True)}])
+def test_shuffled_or_augmented_images_are_refused(kind):
+    batches = Batches(np.zeros((4, 64, 64, 3), np.uint8), np.arange(4), 2, **kind)
+    with pytest.raises(TinyclfError, match="not shuffled nor augmented"):
+        evaluate(nn.Flatten(), batches)
 
 
 def test_one_pass_sees_each_image_once_whatever_the_batch():

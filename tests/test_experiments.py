@@ -127,6 +127,8 @@ def test_each_seed_is_a_run_of_its_own_with_a_name_of_its_own():
     assert [run.parameters["seed"] for run in runs[:3]] == [0, 1, 2]
     assert [run.parameters["run"] for run in runs[:3]] == names[:3]
     assert {family(name) for name in names[:3]} == {"baseline-scratch"}
+    with pytest.raises(TinyclfError, match="given twice"):
+        choose(["baseline-scratch"], "mini", {"seed": 1}, seeds=[1, 2])
     with pytest.raises(TinyclfError, match="seed = -1: expected"):
         choose(["baseline-scratch"], "mini", seeds=[-1])
 
@@ -146,3 +148,4 @@ def test_the_command_line_takes_seeds_one_after_another(arguments, monkeypatch):
     assert done.exit_code == 0, done.output
     assert [run.parameters["seed"] for run in ran] == [0, 1, 2]
     assert {run.parameters["processes"] for run in ran} == {2}
+    assert CliRunner().invoke(cli.app, ["run", "baseline-scratch", "--seeds"]).exit_code == 2  # of none

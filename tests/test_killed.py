@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -118,6 +119,42 @@ def die_between_renames():
     checkpoint.os.replace = replace
 
 
+def fill_the_disk():
+    """From the third checkpoint on, no file may grow beyond half of one: the system refuses, as a full disk would."""
+    write, count = checkpoint.save_file, []
+
+    def limited(tensors, path, metadata):
+        count.append(1)
+        if len(count) == 3:
+            half = os.path.getsize(path.with_suffix(".safetensors")) // 2
+            resource.setrlimit(resource.RLIMIT_FSIZE, (half, resource.RLIM_INFINITY))
+        write(tensors, path, metadata=metadata)
+
+    checkpoint.save_file = limited
+
+
+def test_a_disk_that_is_full_ends_the_run_with_the_last_checkpoint_usable(processes, tmp_path, uninterrupted, capfd):
+    process = processes.Process(target=child, args=(tmp_path, fill_the_disk))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 1
+    assert len(checkpoint.read(tmp_path / "mini/short" / CHECKPOINT).about["history"]) == 1
+    assert not list(tmp_path.rglob("*.partial"))
+    assert finished(processes, tmp_path) == uninterrupted[0]
+
+
+def die_in_the_next_rename():
+    """Die by kill -9 when a checkpoint is about to be renamed into its place."""
+    rename = os.replace
+
+    def replace(source, target):
+        if Path(target).name == CHECKPOINT:
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(source, target)
+
+    checkpoint.os.replace = replace
+
+
 @pytest.mark.parametrize("die", [die_within_write, die_between_renames])
 def test_killed_while_a_checkpoint_is_written_a_run_goes_on_from_the_one_before(
     processes, tmp_path, uninterrupted, die
@@ -128,6 +165,17 @@ def test_killed_while_a_checkpoint_is_written_a_run_goes_on_from_the_one_before(
     assert process.exitcode == -signal.SIGKILL
     saved = checkpoint.newest(tmp_path / "mini/short" / CHECKPOINT)
     assert len(saved.about["history"]) == 1
+    assert finished(processes, tmp_path) == uninterrupted[0]
+
+
+def test_after_a_damaged_checkpoint_the_good_one_is_never_pushed_out(processes, tmp_path, uninterrupted):
+    finished(processes, tmp_path)
+    newest = tmp_path / "mini/short" / CHECKPOINT
+    newest.write_bytes(b"damaged")
+    process = processes.Process(target=child, args=(tmp_path, die_in_the_next_rename))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
     assert finished(processes, tmp_path) == uninterrupted[0]
 
 

@@ -64,6 +64,12 @@ def test_images_of_any_size_and_kind_become_64x64(tmp_path):
         assert read_image(path).shape == (64, 64, 3)
 
 
+def test_16_bits_of_grey_are_scaled_not_cut_off(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint16)
+    Image.fromarray(grey * 257).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png")[..., 0], grey)
+
+
 def cli(*arguments):
     command = [sys.executable, "-m", "tinyclf", "predict", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)

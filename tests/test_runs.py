@@ -169,6 +169,23 @@ def test_a_run_of_other_settings_is_refused_by_naming_the_difference(reports, ch
     assert read_records("mini")["baseline-scratch"] == before
 
 
+def test_what_another_process_did_meanwhile_is_neither_mixed_nor_dropped(reports):
+    other = dataclasses.replace(SETTINGS, learning_rate=0.01)
+    late, same = Run(other, data(), "baseline-scratch"), Run(SETTINGS, data(), "baseline-scratch")
+    before = finished()  # both were made when there was nothing yet
+    with pytest.raises(TinyclfError, match=r"learning_rate: 0\.001 there, 0\.01 here"):
+        late.fit(model())
+    assert same.fit(model()) == before["history"]
+    assert read_records("mini")["baseline-scratch"] == before
+
+
+@pytest.mark.parametrize("processes", [0, -1, 1000])
+def test_more_processes_than_there_can_be_are_refused_before_anything_is_written(reports, processes):
+    with pytest.raises(TinyclfError, match=rf"processes = {processes}: expected 1 to"):
+        Run(SETTINGS, data(), "baseline-scratch").fit(model(), processes)
+    assert not list(reports.rglob("*.safetensors"))
+
+
 def test_a_run_on_other_data_is_refused(reports):
     finished()
     with pytest.raises(TinyclfError, match="data: fingerprint 0 there, fingerprint 1 here"):

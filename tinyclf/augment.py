@@ -98,5 +98,6 @@ def mix(images: Tensor, others: Tensor, draws: Draws, places: Tensor) -> tuple[T
     inside = ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None, :]
     within = draws.weight[places][:, None, None]
     own = torch.where(inside, within, torch.ones_like(within))
+    mixed = ((bottom - top) * (right - left))[:, 0] / (height * width)
     # Two products and a sum, not `lerp`: a GPU would fuse that and round it in another way than a CPU.
-    return images * own[:, None] + others * (1 - own)[:, None], own.mean((1, 2))
+    return images * own[:, None] + others * (1 - own)[:, None], 1 - mixed * (1 - within[:, 0, 0])

@@ -15,7 +15,7 @@ from tinyclf.packed import Packed
 from tinyclf.settings import NORMALIZATIONS, Settings
 
 NOTHING = Augmentation()
-KEPT = 100  # batches read from a memory map before its pages are given back, which bounds the memory that it takes
+KEPT = 10_000  # images read from a memory map before its pages are given back, which bounds the memory that it takes
 
 
 class Batch(NamedTuple):
@@ -32,6 +32,7 @@ class Batches:
     images: uint8 (N, H, W, 3), an array or a memory map. A CPU reads it batch by batch; on any other device it resides
     as it is. labels: int64 (N,). With `shuffle`, every epoch has an order of its own; `augmentation` draws for every
     image of every epoch. normalization: a name of NORMALIZATIONS, whose mean is subtracted and deviation divided by.
+    classes: how many there are, by default as many as the labels tell.
     part, parts: of several processes, each takes one contiguous part of every batch, which may be empty in the last.
     """
 
@@ -46,12 +47,13 @@ class Batches:
         augmentation: Augmentation = NOTHING,
         normalization: str = "none",
         seed: int = 0,
+        classes: int = 0,
         part: int = 0,
         parts: int = 1,
     ) -> None:
         self.batch_size, self.device, self.shuffle, self.seed = batch_size, torch.device(device), shuffle, seed
         self.augmentation, self.part, self.parts = augmentation, part, parts
-        self.side, self.classes = images.shape[1], int(labels.max()) + 1
+        self.side, self.classes = images.shape[1], classes or int(labels.max()) + 1
         self.labels = torch.from_numpy(np.array(labels, dtype=np.int64)).to(self.device)
         self.images = images if self.device.type == "cpu" else resident(images, self.device)
         # As tensors of the device: a GPU divides by a number of the host's by multiplying with its reciprocal, and
@@ -75,8 +77,9 @@ class Batches:
         rows = torch.from_numpy(order).to(self.device)
         draws = self.augmentation.draw(self.seed, epoch, count, self.batch_size, self.side).on(self.device)
         for step, places in enumerate(self.places()):
-            if step % KEPT == 0 and isinstance(self.images, np.memmap) and isinstance(self.images.base, mmap.mmap):
-                self.images.base.madvise(mmap.MADV_DONTNEED)  # they stay in the system's cache
+            mapped = self.images.base if isinstance(self.images, np.memmap) else None
+            if isinstance(mapped, mmap.mmap) and step * self.batch_size % KEPT < self.batch_size:
+                mapped.madvise(mmap.MADV_DONTNEED)  # they stay in the system's cache
             images, labels = self.pixels(rows, draws, places), self.labels[rows[places]]
             targets = labels
             if draws.partner is not None:
@@ -104,19 +107,32 @@ class Batches:
         return scaled
 
 
-def train_and_val(
-    data: Packed, settings: Settings, process: PartialState, *, alone: bool = False
-) -> tuple[Batches, Batches]:
-    """The batches of both splits for `process`: its part of each of them, or all where it works `alone`."""
+def train_batches(data: Packed, settings: Settings, process: PartialState) -> Batches:
+    """The training batches of a run for `process`, its part of each of them."""
+    return Batches(
+        data.train.images,
+        data.train.labels,
+        settings.batch_size,
+        process.device,
+        shuffle=True,
+        augmentation=Augmentation.of(settings),
+        normalization=settings.normalization,
+        seed=settings.seed,
+        classes=len(data.classes),
+        part=process.process_index,
+        parts=process.num_processes,
+    )
+
+
+def val_batches(data: Packed, settings: Settings, process: PartialState, *, alone: bool = False) -> Batches:
+    """The validation batches of a run for `process`: its part of each of them, or all where it works `alone`."""
     part = {} if alone else {"part": process.process_index, "parts": process.num_processes}
-    common = {"device": process.device, "normalization": settings.normalization, **part}
-    drawn = {"shuffle": True, "augmentation": Augmentation.of(settings), "seed": settings.seed}
-    train, val, size = data.train, data.val, settings.batch_size
-    return Batches(train.images, train.labels, size, **drawn, **common), Batches(val.images, val.labels, size, **common)
+    kind = {"normalization": settings.normalization, "classes": len(data.classes), **part}
+    return Batches(data.val.images, data.val.labels, settings.batch_size, process.device, **kind)
 
 
 def resident(images: np.ndarray, device: torch.device, step: int = 5000) -> Tensor:
-    """`images` as they are, uint8, on `device`; copied in steps, so that the host never holds all of them."""
+    """`images` as they are, uint8, on `device`; copied in steps, so that the host holds no copy of them all."""
     there = torch.empty(images.shape, dtype=torch.uint8, device=device)
     for start in range(0, len(images), step):
         there[start : start + step] = torch.from_numpy(np.array(images[start : start + step])).to(device)

@@ -41,14 +41,16 @@ def previous(path: Path) -> Path:
     return path.with_suffix(".previous.safetensors")
 
 
-def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, about: dict[str, Any]) -> None:
+def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None, about: dict[str, Any]) -> None:
     """Write weights, momenta and `about`; whatever happens meanwhile, a whole checkpoint stays at `path` or before it.
 
     Raises TinyclfError when it cannot be written, with the old ones as they were.
     """
     tensors = {f"model.{name}": value.cpu().contiguous() for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
-        momentum = optimizer.state[parameter].get("momentum_buffer")  # none before the first step, nor without momentum
+        momentum = optimizer and optimizer.state[parameter].get(
+            "momentum_buffer"
+        )  # none before the first step, nor without momentum
         if momentum is not None:
             tensors[f"momentum.{name}"] = momentum.cpu().contiguous()
     text, beside = json.dumps(about), path.with_suffix(".partial")
@@ -81,6 +83,8 @@ def read(path: Path) -> Saved:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
             metadata = file.metadata()
+        if "sha256" not in metadata:
+            raise ValueError("it has no checksum, as those of tinyclf before November 2026")
         if digest(metadata["about"], tensors) != metadata["sha256"]:
             raise ValueError("its content is not what was written")
         return Saved(path, json.loads(metadata["about"]), tensors)
@@ -108,15 +112,17 @@ def newest(path: Path, report: Callable[[str], None] = print) -> Saved | None:
     return None
 
 
-def restore(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put weights and momenta in place. Raises TinyclfError where they do not fit `model`."""
+def restore(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    """Put weights and, given an optimizer, momenta in place. Raises TinyclfError where they do not fit `model`."""
     try:
         model.load_state_dict(saved.weights)
     except RuntimeError as error:
         raise TinyclfError(f"the checkpoint {saved.path} is of another model: {error}") from error
     for name, parameter in model.named_parameters():
         momentum = saved.tensors.get(f"momentum.{name}")
-        if momentum is not None:  # in the memory layout of its parameter, as a fused step takes for granted
+        if (
+            optimizer and momentum is not None
+        ):  # in the memory layout of its parameter, as a fused step takes for granted
             optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).detach().copy_(momentum)
 
 

@@ -25,7 +25,9 @@ Parameters = Annotated[
 Imagenet = Annotated[str, typer.Option(metavar="PATH", help="state dict that stands in for the ImageNet weights")]
 Force = Annotated[bool, typer.Option(help="start over, dropping what a run of that name left")]
 Seeds = Annotated[list[int] | None, typer.Option(metavar="N...", help="run each experiment with each of these seeds")]
-Processes = Annotated[int, typer.Option(min=0, help="train in so many processes, each with a GPU or core of its own")]
+Processes = Annotated[
+    int | None, typer.Option(min=1, help="train in so many processes, each with a GPU or core of its own")
+]
 
 
 class ManySeeds(TyperCommand):
@@ -33,10 +35,9 @@ class ManySeeds(TyperCommand):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         spread: list[str] = []
-        after_seeds = False
         for arg in args:
-            after_seeds = arg == "--seeds" or (after_seeds and arg.isdecimal())
-            spread += ["--seeds", arg] if after_seeds and arg != "--seeds" else [] if after_seeds else [arg]
+            after_a_seed = len(spread) > 1 and spread[-2] == "--seeds" and spread[-1].isdecimal()
+            spread += ["--seeds", arg] if after_a_seed and arg.isdecimal() else [arg]
         return super().parse_args(ctx, spread)
 
 
@@ -48,7 +49,7 @@ def run(
     imagenet: Imagenet = "",
     force: Force = False,
     seeds: Seeds = None,
-    processes: Processes = 0,
+    processes: Processes = None,
 ) -> None:
     """Run experiments of notebooks/experiments.toml, each to its page under reports/."""
     if failed := run_each(choose(names, dataset, assignments(parameter, force, processes), imagenet, seeds)):
@@ -62,7 +63,7 @@ def report(
     imagenet: Imagenet = "",
     force: Force = False,
     seeds: Seeds = None,
-    processes: Processes = 0,
+    processes: Processes = None,
 ) -> None:
     """Run all experiments, the summary last, and print the accuracy table and the path of its page."""
     failed = run_each(choose([], dataset, assignments(parameter, force, processes), imagenet, seeds))
@@ -134,7 +135,7 @@ def table(dataset: Dataset = "mini") -> None:
     print(tables.report(dataset))
 
 
-def assignments(parameter: list[str] | None, force: bool, processes: int = 0) -> dict[str, Any]:
+def assignments(parameter: list[str] | None, force: bool, processes: int | None = None) -> dict[str, Any]:
     """What -p, --force and --processes put over the experiments' parameters."""
     more = ({"force": True} if force else {}) | ({"processes": processes} if processes else {})
     return dict(map(parse, parameter or [])) | more

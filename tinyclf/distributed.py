@@ -20,7 +20,7 @@ def this_process() -> PartialState:
 def accelerate() -> Accelerator:
     """What shares a model, its gradients and its results among the processes."""
     this_process()
-    return Accelerator()
+    return Accelerator(mixed_precision="no")  # precision is a setting of the run, not of the launcher
 
 
 class Total(torch.autograd.Function):
@@ -63,7 +63,8 @@ class SyncedBatchNorm(nn.BatchNorm2d):
 def shared(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     """`model`, on the accelerator's device, for training in all its processes: batch norms and gradients are theirs.
 
-    Its parameters are those of `model` itself, whose batch norms are replaced in place where there are several.
+    Its parameters are those of `model` itself, whose batch norms are replaced in place where there are several. (On
+    several GPUs, torch's batch norm over all of them waits for the host in each layer.)
     """
     model.to(accelerator.device, memory_format=torch.channels_last)
     if accelerator.num_processes == 1:

@@ -17,7 +17,7 @@ PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "pillow")
 def describe(device: torch.device, processes: int = 1) -> dict[str, dict[str, object] | str | None]:
     """Versions of what decides the numbers, the commit of this repository, and the hardware behind `device`.
 
-    processes: how many train; their threads are counted together.
+    processes: how many train on this machine, sharing the threads of this process if they are yet to be started.
     """
     return {
         "commit": commit(),

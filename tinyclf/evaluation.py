@@ -11,7 +11,9 @@ from torchmetrics.functional.classification import (
 )
 from tqdm import tqdm
 
+from tinyclf.augment import Augmentation
 from tinyclf.batches import Batches
+from tinyclf.errors import TinyclfError
 from tinyclf.numerics import precisely, refuse_non_finite
 
 BINS = 15  # of confidence, in the calibration error: as usual since Guo et al. 2017, arXiv:1706.04599
@@ -50,7 +52,7 @@ class Evaluation:
     @property
     def calibration_error(self) -> float:
         """Expected calibration error (l1) over BINS bins of equal width: 0 where confidence equals accuracy."""
-        return multiclass_calibration_error(self.logits, self.labels, self.classes, BINS).item()
+        return multiclass_calibration_error(self.logits.softmax(1), self.labels, self.classes, BINS).item()
 
     @property
     def confusion(self) -> Tensor:
@@ -93,8 +95,10 @@ def evaluate(
 def logits_of(model: nn.Module, batches: Batches, name: str, precision: str) -> Tensor:
     """The logits of all images, float32 (N, classes), on their device; zeros for another process's part of them.
 
-    name: what a progress bar calls it.
+    name: what a progress bar calls it. Raises TinyclfError for batches that are shuffled or augmented.
     """
+    if batches.shuffle or batches.augmentation != Augmentation():
+        raise TinyclfError("evaluation takes images in their order and as they are, not shuffled nor augmented")
     model.eval().to(memory_format=torch.channels_last)
     logits, places = torch.empty(0), batches.places()
     # disable=None: a bar where a terminal can show one, nothing elsewhere

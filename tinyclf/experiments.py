@@ -76,6 +76,8 @@ def choose(
         one_of("experiment", name, tuple(known))
     chosen = [known[name] for name in names or known]
     accepted = {experiment.name: notebook_parameters(experiment.notebook) for experiment in chosen}
+    if seeds and "seed" in (overrides or {}):
+        raise TinyclfError("parameter seed: given twice, as a parameter and among the seeds")
     for key in {"dataset", "run"} & (overrides or {}).keys():
         raise TinyclfError(f"parameter {key}: it is the experiment's own; choose the data set with --dataset")
     for key in overrides or {}:

@@ -26,7 +26,7 @@ def writable(folder: Path) -> Path:
 
 def write(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    beside = path.with_name(path.name + ".partial")
+    beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         beside.write_text(text)
         os.replace(beside, path)
@@ -58,9 +58,13 @@ def locked(path: Path, busy: str = "") -> Iterator[int]:
                 raise TinyclfError(f"{busy} (process {file.read().strip() or 'unknown'})") from error
             if os.fstat(file.fileno()).st_nlink == 0:
                 continue  # while this one waited, the one before removed the file
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
+            try:
+                file.truncate(0)
+                file.write(f"{os.getpid()}\n")
+                file.flush()
+            except OSError as error:
+                path.unlink(missing_ok=True)
+                raise TinyclfError(f"cannot write {path} ({error.strerror}): is the disk full?") from error
             try:
                 yield file.fileno()
             finally:

@@ -8,6 +8,14 @@ from torch import Tensor
 
 from tinyclf.errors import TinyclfError
 
+# How a CPU, cuDNN and cuBLAS say it
+NO_MEMORY = ("can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def possible(precision: str, device: torch.device) -> str:
+    """`precision` where `device` can do it, else fp32: for using a model, not for training it."""
+    return precision if device.type == "cuda" else "fp32"
+
 
 @contextmanager
 def precisely(precision: str, device: torch.device) -> Iterator[None]:
@@ -41,7 +49,9 @@ def enough_memory(batch_size: int) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        known = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+        known = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+            each in str(error) for each in NO_MEMORY
+        )
         if not known:
             raise
         raise TinyclfError(

@@ -15,6 +15,7 @@ from tinyclf.errors import TinyclfError
 from tinyclf.evaluation import logits_of
 from tinyclf.files import write
 from tinyclf.models import resnet18
+from tinyclf.numerics import possible
 from tinyclf.packed import source_of
 from tinyclf.paths import reports_dir
 from tinyclf.runs import CHECKPOINT
@@ -48,7 +49,11 @@ class Predictor:
         """Of every class for uint8 images (N, 64, 64, 3): float32 (N, classes), on the CPU."""
         size, normalization = self.settings.batch_size, self.settings.normalization
         batches = Batches(images, np.zeros(len(images), int), size, self.device, normalization=normalization)
-        return logits_of(self.model, batches, "predicting", self.settings.precision).softmax(1).cpu()
+        return (
+            logits_of(self.model, batches, "predicting", possible(self.settings.precision, self.device))
+            .softmax(1)
+            .cpu()
+        )
 
     def likeliest(self, image: np.ndarray) -> list[tuple[float, str, str]]:
         """The TOP likeliest classes of one uint8 image (64, 64, 3): probability, wnid and words of each."""
@@ -70,6 +75,8 @@ class Predictor:
                 names.append(PurePosixPath(name).name)
             except TinyclfError as error:
                 refuse(str(error))
+        if not names:
+            raise TinyclfError(f"there is no image that can be read among the {len(split):,} of the test split")
         wnids = list(self.classes)
         found = self.probabilities(images[: len(names)]).argmax(1).tolist()
         rows = sorted(zip(names, found, strict=True), key=lambda row: (len(row[0]), row[0]))  # test_2 before test_10
@@ -85,9 +92,12 @@ def read_image(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16 bits of grey, which PIL would cut off at 255
+                upright = Image.fromarray((np.asarray(upright) / 257).astype(np.uint8))
+            upright = upright.convert("RGB")
             return np.asarray(ImageOps.fit(upright, (SIDE, SIDE), Image.Resampling.BICUBIC))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # the ways in which PIL gives up on a file are many
         raise TinyclfError(f"{path} is no image that can be read: {error}") from error
 
 

@@ -42,11 +42,12 @@ def write_record(
     # No timing stands among the numbers of the history, so that the same run gives the same file.
     write_csv(folder / "history.csv", STEP, ([row[key] for key in STEP] for row in history))
     wnids, confusion = list(about["classes"]), evaluation.confusion.tolist()
+    accuracy = evaluation.class_accuracy.tolist()
     by_class = zip(about["classes"].items(), confusion, strict=True)
     write_csv(
         folder / "classes.csv",
-        ("wnid", "words", "images", "correct"),
-        ([*names, sum(row), row[place]] for place, (names, row) in enumerate(by_class)),
+        ("wnid", "words", "images", "correct", "accuracy"),
+        ([*names, sum(row), row[place], accuracy[place]] for place, (names, row) in enumerate(by_class)),
     )
     write_csv(
         folder / "confusion.csv",

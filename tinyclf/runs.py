@@ -1,6 +1,7 @@
 """A run: settings and data in, a folder with its record out. The record is what every table and figure is made from."""
 
 import dataclasses
+import os
 import re
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,17 +11,18 @@ import torch
 from torch import nn
 
 from tinyclf import checkpoint, environment, worker
-from tinyclf.batches import train_and_val
+from tinyclf.batches import train_batches, val_batches
 from tinyclf.distributed import this_process
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluation import Evaluation, evaluate
 from tinyclf.files import locked, writable
 from tinyclf.models import fingerprint, resnet18, weights_file
+from tinyclf.numerics import enough_memory, possible
 from tinyclf.packed import Packed, open_packed
 from tinyclf.paths import reports_dir
 from tinyclf.records import Record, write_record
 from tinyclf.settings import Settings
-from tinyclf.training import Epoch, fit, sgd
+from tinyclf.training import Epoch, fit, silent
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -62,11 +64,17 @@ class Run:
             "environments": [],
             "history": [],
         }
-        self.fresh = force  # what is there stays until training starts
-        if not force and (saved := checkpoint.newest(self.checkpoint)):
-            self.fresh = not saved.about["history"]  # of a run that finished no epoch nothing is lost
-            if not self.fresh:
-                self._continue(saved.about)
+        self.force, self.started = force, False
+        self._look()
+
+    def _look(self) -> None:
+        """Take over what a checkpoint says of the run so far. What is to be dropped stays until training starts."""
+        saved = None if self.force else checkpoint.newest(self.checkpoint, report=silent)
+        # Of a run that finished no epoch nothing is lost. But within this process its model is no longer what it was at
+        # the start, which the checkpoint still knows.
+        self.fresh = saved is None or not (saved.about["history"] or self.started)
+        if saved and not self.fresh:
+            self._continue(saved.about)
 
     def _continue(self, before: dict[str, Any]) -> None:
         done = len(before["history"])
@@ -94,33 +102,48 @@ class Run:
         """Train `model` by the settings, continuing from the checkpoint if there is one; returns the whole history.
 
         processes: how many to train in; more than one are started for it, each with a GPU of its own or its share of
-        the cores. Raises TinyclfError when this run is under way in another process.
+        the cores. Raises TinyclfError when there are not so many, when this run is under way in another process, and
+        when another one took its folder since this one was made.
         """
+        self._check(processes)
         busy = f"run {self.name} on {self.data.name} is under way already; wait for it, or give this one another name"
         with locked(self.folder / ".lock", busy) if self.process.is_main_process else nullcontext() as lock:
+            self._look()  # again, as nobody else changes it now
             if self.fresh and self.process.is_main_process:
                 checkpoint.delete(self.checkpoint)
             self.process.wait_for_everyone()
-            self.fresh = False  # so that this, interrupted and called again, goes on
+            self.force, self.started = False, True  # so that this, interrupted and called again, goes on
+            missing = len(self.about["history"]) < self.settings.epochs
             now = environment.describe(self.device, max(processes, self.process.num_processes))
-            if len(self.about["history"]) < self.settings.epochs and now not in self.about["environments"]:
+            if missing and now not in self.about["environments"]:
                 self.about["environments"].append(now)
-            if processes == 1:
-                batches = train_and_val(self.data, self.settings, self.process)
-                return fit(model.to(self.device), *batches, self.settings, save_to=self.checkpoint, about=self.about)
-            optimizer = sgd(model, self.settings)
-            if checkpoint.newest(self.checkpoint) is None:
-                checkpoint.save(self.checkpoint, model, optimizer, self.about)
-            worker.launch(self.checkpoint, self.about, processes, lock)
-            saved = checkpoint.newest(self.checkpoint)
-            assert saved is not None
-            checkpoint.restore(saved, model.to(self.device), optimizer)
-            return saved.about["history"]
+            if processes > 1 and missing:
+                if checkpoint.newest(self.checkpoint, report=silent) is None:
+                    checkpoint.save(self.checkpoint, model, None, self.about)
+                worker.launch(self.checkpoint, self.about, processes, lock)
+                saved = checkpoint.newest(self.checkpoint)
+                assert saved is not None
+                checkpoint.restore(saved, model.to(self.device), None)
+                return saved.about["history"]
+            with enough_memory(self.settings.batch_size):
+                kind = (self.data, self.settings, self.process)
+                train, val = train_batches(*kind), val_batches(*kind)
+                return fit(model, train, val, self.settings, save_to=self.checkpoint, about=self.about)
+
+    def _check(self, processes: int) -> None:
+        """Raise TinyclfError unless this machine has a GPU or a core for each of so many processes."""
+        most = torch.cuda.device_count() if self.device.type == "cuda" else os.cpu_count() or 1
+        if processes > 1 and self.process.num_processes > 1:
+            raise TinyclfError(f"processes = {processes}: this is one of several processes already, let them be 1")
+        if not 1 <= processes <= most:
+            raise TinyclfError(f"processes = {processes}: expected 1 to {most}, as many as there are GPUs, else cores")
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         """What `model`, after `fit`, is worth on the validation images, in this process alone."""
-        _, val = train_and_val(self.data, self.settings, self.process, alone=True)
-        return evaluate(model, val, self.settings.epochs, precision=self.settings.precision)
+        with enough_memory(self.settings.batch_size):
+            val = val_batches(self.data, self.settings, self.process, alone=True)
+            precision = possible(self.settings.precision, self.device)
+            return evaluate(model.to(self.device), val, self.settings.epochs, precision=precision)
 
     def finish(self, history: list[Epoch], evaluation: Evaluation) -> Record:
         """Write the record and its tables into the folder; returns the record."""
@@ -137,7 +160,7 @@ def train_experiment(name: str, parameters: dict[str, Any]) -> None:
     run = Run(settings, data, parameters["run"], force=parameters.get("force", False))
     torch.manual_seed(settings.seed)
     model = resnet18(len(data.classes), settings.weights, settings.stem)
-    history = run.fit(model)
+    history = run.fit(model, parameters.get("processes", 1))
     if run.process.is_main_process:
         run.finish(history, run.evaluate(model))
     run.process.wait_for_everyone()

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from tinyclf import checkpoint
 from tinyclf.batches import Batches
 from tinyclf.distributed import accelerate, shared
+from tinyclf.errors import TinyclfError
 from tinyclf.evaluation import evaluate
 from tinyclf.numerics import enough_memory, precisely, refuse_non_finite
 from tinyclf.settings import Settings
@@ -65,8 +66,11 @@ def fit(
     if saved:
         history = saved.about["history"]
         checkpoint.restore(saved, model, optimizer)
+        if first and saved.path != save_to:
+            save_to.unlink(missing_ok=True)  # damaged, and not to be kept in place of the good one before it
     elif save_to and first:
         checkpoint.save(save_to, model, optimizer, about | {"history": []})
+    refuse_other_starts(accelerator, len(history))
     if history:
         what = "continuing after" if len(history) < settings.epochs else "nothing to train: this run reached"
         report(f"{what} epoch {len(history)} of {settings.epochs}, as {save_to.name} holds it")
@@ -100,8 +104,18 @@ def fit(
     return history
 
 
+def refuse_other_starts(accelerator: Accelerator, epochs: int) -> None:
+    """Raise TinyclfError unless all processes found so many epochs in the checkpoint."""
+    if accelerator.num_processes > 1:
+        found = accelerator.gather(torch.tensor([epochs], device=accelerator.device)).tolist()
+        if len(set(found)) > 1:
+            raise TinyclfError(
+                f"the processes do not see the same checkpoint: epoch {found} of it; let them share the reports folder"
+            )
+
+
 def silent(line: str) -> None:
-    """What processes other than the first report."""
+    """Report nothing, as processes other than the first do."""
 
 
 def train_epoch(

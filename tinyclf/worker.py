@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tinyclf.batches import train_and_val
+from tinyclf.batches import train_batches, val_batches
 from tinyclf.distributed import this_process
 from tinyclf.errors import TinyclfError
 from tinyclf.models import resnet18
@@ -27,20 +27,17 @@ ERROR = "tinyclf: "  # what the line of a TinyclfError starts with
 def launch(path: Path, about: dict[str, Any], processes: int, lock: int) -> None:
     """Train the run that has its checkpoint at `path` to its end in `processes` processes, showing what they print.
 
-    about: the run as `Run` describes it; lock: descriptor of the lock that is to be held as long as any of them lives.
-    Raises TinyclfError when there are fewer GPUs than that (but some), and for whatever stops one of them.
+    about: the run as `Run` describes it; lock: descriptor of the lock that is to be held as long as their launcher
+    lives. Raises TinyclfError for whatever stops one of them.
     """
-    gpus = torch.cuda.device_count()
-    if processes < 1 or 0 < gpus < processes:
-        raise TinyclfError(f"processes = {processes}: expected 1 to {gpus or os.cpu_count()}, one for each GPU or core")
     described = json.dumps({key: value for key, value in about.items() if key != "history"})
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["-m", "tinyclf.worker", str(path), described]
     threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes)), "PYTHONPATH": python_path()}
-    errors, last = [], deque[str](maxlen=20)
+    errors, last = [], deque[str](maxlen=200)
     with subprocess.Popen(
         command,
-        env=threads | os.environ | threads,
+        env=os.environ | threads,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -57,8 +54,11 @@ def launch(path: Path, about: dict[str, Any], processes: int, lock: int) -> None
                     print(line, end="", flush=True)
         finally:
             launched.terminate()  # where this one was interrupted; it ends the others
+            launched.wait()
     if launched.returncode:
-        raise TinyclfError(errors[0] if errors else "one of the processes ended with an error:\n" + "\n".join(last))
+        start = next((place for place, line in enumerate(last) if "Traceback" in line), len(last) - 20)
+        said = "\n".join(list(last)[max(0, start) :][:40])
+        raise TinyclfError(errors[0] if errors else f"one of the processes ended with an error:\n{said}")
 
 
 def python_path() -> str:
@@ -67,17 +67,20 @@ def python_path() -> str:
 
 
 def die_with_parent() -> None:
-    """Have this process ended when the one that started it ends, even by kill -9 (Linux: prctl, PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    """Have this process killed when the one that started it ends, even by kill -9 (Linux: prctl, PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def main(path: Path, about: dict[str, Any]) -> None:
     """One of the processes: read the run from its checkpoint and train it to its end."""
+    die_with_parent()
     process, settings = this_process(), Settings(**about["settings"])
     data = open_packed(settings.dataset)
+    if data.fingerprint != about["data"]["sha256"]:
+        raise TinyclfError(f"{data.name} is not the data of this run, which has the sha256 {about['data']['sha256']}")
     model = resnet18(len(data.classes), "none", settings.stem)  # its weights are the checkpoint's
-    batches = train_and_val(data, settings, process)
-    fit(model, *batches, settings, save_to=path, about=about)
+    train, val = train_batches(data, settings, process), val_batches(data, settings, process)
+    fit(model, train, val, settings, save_to=path, about=about)
     process.destroy_process_group()
 
 
