@@ -48,9 +48,8 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None, 
     """
     tensors = {f"model.{name}": value.cpu().contiguous() for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
-        momentum = optimizer and optimizer.state[parameter].get(
-            "momentum_buffer"
-        )  # none before the first step, nor without momentum
+        # There is none before the first step, nor in SGD without momentum
+        momentum = optimizer and optimizer.state[parameter].get("momentum_buffer")
         if momentum is not None:
             tensors[f"momentum.{name}"] = momentum.cpu().contiguous()
     text, beside = json.dumps(about), path.with_suffix(".partial")
@@ -120,9 +119,7 @@ def restore(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer | N
         raise TinyclfError(f"the checkpoint {saved.path} is of another model: {error}") from error
     for name, parameter in model.named_parameters():
         momentum = saved.tensors.get(f"momentum.{name}")
-        if (
-            optimizer and momentum is not None
-        ):  # in the memory layout of its parameter, as a fused step takes for granted
+        if optimizer and momentum is not None:  # in its parameter's memory layout, as a fused step takes for granted
             optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).detach().copy_(momentum)
 
 

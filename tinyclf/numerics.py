@@ -49,10 +49,8 @@ def enough_memory(batch_size: int) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        known = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
-            each in str(error) for each in NO_MEMORY
-        )
-        if not known:
+        by_kind = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if not by_kind and not any(each in str(error) for each in NO_MEMORY):
             raise
         raise TinyclfError(
             f"out of memory with batches of {batch_size} images: try batch_size = {max(2, batch_size // 2)}"
