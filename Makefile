@@ -18,7 +18,7 @@ $(shell rm -f $(READY))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test lint lab lock clean
+.PHONY: help setup report test bench lint lab lock clean
 
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,9 @@ test: $(READY)  ## run every test, and every notebook with its default parameter
 	@reports=$$(mktemp -d) && trap 'rm -rf "$$reports"' EXIT && trap 'exit 130' INT TERM && \
 	TINYCLF_REPORTS="$$reports" $(BIN)/python -m pytest --nbval-lax tests notebooks
 
+bench: $(READY) build/bench/.ready  ## measure loader, training, evaluation and memory beside other ways (8 minutes)
+	$(BIN)/tinyclf bench $(if $(filter file,$(origin DATASET)),,--dataset "$(DATASET)")
+
 lint: $(READY)  ## check the style of code and notebooks with ruff
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -46,6 +49,9 @@ lock: $(READY)  ## write requirements.txt anew with the newest versions that pyp
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra dev --upgrade \
 		--no-config --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 		pyproject.toml --output-file requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-deps --upgrade \
+		--no-config --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+		--constraints requirements.txt benchmarks/requirements.in --output-file benchmarks/requirements.txt
 
 clean:  ## remove .venv and what tools left behind; data and reports stay
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
@@ -65,3 +71,10 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@echo "$(CURDIR)" > $@
+
+# timm and fastai lie beside .venv, not in it, and are looked into last. Where they cannot be fetched the benchmark does
+# without them, and says so.
+build/bench/.ready: benchmarks/requirements.txt $(READY)
+	@rm -rf $(@D) && mkdir -p $(@D)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --target $(@D) -r $< && touch $@ || \
+		echo "timm and fastai could not be installed: going on without them" >&2

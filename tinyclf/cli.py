@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 from tinyclf import reports, tables
 from tinyclf.errors import TinyclfError
 from tinyclf.experiments import Experiment, choose, parse
-from tinyclf.paths import reports_dir
+from tinyclf.paths import PROJECT, reports_dir
 from tinyclf.settings import DATASETS, one_of
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -126,6 +126,23 @@ def predict(
         print(predictor.test_split(refuse))
     if refused:
         raise TinyclfError(f"{len(refused)} of the files could not be used")
+
+
+@app.command()
+def bench(
+    dataset: Annotated[str, typer.Option(help="mini or tiny-imagenet; by default the latter where it is found")] = "",
+    seconds: Annotated[float, typer.Option(min=0, help="of rounds for each measure; training gets twice as many")] = 45,
+    only: Annotated[list[str] | None, typer.Option(metavar="MEASURE", help="this measure alone; repeatable")] = None,
+) -> None:
+    """Measure loader, training, evaluation and memory beside other ways and the limit; print the table of ratios."""
+    folder = PROJECT / "benchmarks"
+    if not (folder / "bench.py").is_file():
+        raise TinyclfError(f"no {folder}: the benchmark is part of the project's checkout, not of an installed package")
+    one_of("dataset", dataset, ("", *DATASETS))
+    sys.path.insert(0, str(folder))
+    import bench
+
+    print(bench.main(dataset, seconds, only).read_text())
 
 
 @app.command()

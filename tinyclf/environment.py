@@ -38,12 +38,15 @@ def describe(device: torch.device, processes: int = 1) -> dict[str, dict[str, ob
     }
 
 
-def commit() -> str | None:
-    """The commit this code is at, `-dirty` where files of it were changed since; None outside a git checkout."""
+def commit(*folders: str) -> str | None:
+    """The commit this code is at, `-dirty` where files of it were changed since; None outside a git checkout.
+
+    folders: those whose files count; by default the ones that decide a run's numbers.
+    """
     git = ["git", "-C", str(PROJECT)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = [*git, "status", "--porcelain", "--untracked-files=no", "--", "tinyclf", "notebooks"]
+        changed = [*git, "status", "--porcelain", "--untracked-files=no", "--", *(folders or ("tinyclf", "notebooks"))]
         return head + ("-dirty" if subprocess.run(changed, capture_output=True, check=True).stdout else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,0 +1,284 @@
+"""Who is measured: tinyclf, the published way, timm's loader, fastai's Learner, and the limit, a bare step.
+
+Each loads, trains and evaluates ResNet18 in batches of 100 in fp32, mirroring training images at random, until a watch
+has seen enough.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure import BATCH, Watch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import Compose, RandomHorizontalFlip, ToTensor
+
+from tinyclf.augment import Augmentation
+from tinyclf.batches import Batch, Batches
+from tinyclf.dataset import SIDE, TinyImageNet
+from tinyclf.evaluation import evaluate
+from tinyclf.models import resnet18
+from tinyclf.numerics import precisely
+from tinyclf.packed import PackedSplit, open_packed, source_of
+from tinyclf.settings import Settings
+from tinyclf.training import sgd, train_epoch
+
+RECIPE = Settings(batch_size=BATCH)
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set as arrays, whole, and as `folder/<split>/<wnid>/*.JPEG`, a sample of it for who reads files."""
+
+    folder: Path
+    arrays: dict[str, PackedSplit]
+    classes: int
+
+
+def write_sample(dataset: str, folder: Path, count: int) -> None:
+    """Write `count` images of each split to `folder`, evenly spread over it, as they lie in the set, whether folder or
+    zip. Of a smaller set, images are repeated, and `<split>.npy` holds the rows of the array that was scaled up so.
+    """
+    source, layout = source_of(dataset)
+    for split in SPLITS:
+        images = TinyImageNet(source, split, layout=layout)
+        rows = np.arange(count) * len(images) // count
+        for place, row in enumerate(rows):
+            name, target = images.samples[row]
+            path = folder / split / images.classes[target] / f"{place:06d}.JPEG"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(images.source.read(name))
+        if count > len(images):
+            np.save(folder / f"{split}.npy", getattr(open_packed(dataset), split).images[rows])
+            np.save(folder / f"{split}_labels.npy", np.array(images.targets)[rows])
+
+
+def open_data(dataset: str, folder: Path) -> Data:
+    """The data set, with the sample that `write_sample` left in `folder`; all of it in the system's cache."""
+    packed = open_packed(dataset)
+    arrays = {split: getattr(packed, split) for split in SPLITS}
+    for split in SPLITS:
+        if (scaled := folder / f"{split}.npy").is_file():
+            labels = np.load(folder / f"{split}_labels.npy")
+            arrays[split] = PackedSplit(np.load(scaled, mmap_mode="r"), labels)
+        with open(arrays[split].images.filename, "rb") as file:  # so that none waits for the disk
+            while file.read(2**24):
+                pass
+    return Data(folder, arrays, len(packed.classes))
+
+
+class Way:
+    """A way to load, train and evaluate, with a model of its own; here, plain PyTorch as the published project's."""
+
+    def __init__(self, data: Data, device: torch.device) -> None:
+        self.data, self.device = data, device
+        torch.manual_seed(0)
+        self.model = resnet18(data.classes).to(device)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), RECIPE.learning_rate, RECIPE.momentum)
+
+    def batches(self, split: str, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
+        """The batches of one epoch: images float32 (B, 3, 64, 64) in 0..1, and labels int64 (B,)."""
+        raise NotImplementedError
+
+    def on_device(self, watch: Watch, split: str, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in watch.around(self.batches(split, workers)):
+            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+    def load(self, watch: Watch, workers: int) -> None:
+        for _ in self.on_device(watch, "train", workers):
+            pass
+
+    def train(self, watch: Watch, workers: int) -> None:
+        self.model.train()
+        total, correct = 0.0, 0
+        for images, labels in self.on_device(watch, "train", workers):
+            self.optimizer.zero_grad()
+            logits = self.model(images)
+            loss = cross_entropy(logits, labels)
+            loss.backward()
+            self.optimizer.step()
+            total += loss.item() * len(labels)
+            correct += (logits.argmax(1) == labels).sum().item()
+
+    @torch.no_grad()
+    def evaluate(self, watch: Watch, workers: int) -> None:
+        self.model.eval()
+        total, correct = 0.0, 0
+        for images, labels in self.on_device(watch, "val", workers):
+            logits = self.model(images)
+            total += cross_entropy(logits, labels).item() * len(labels)
+            correct += (logits.argmax(1) == labels).sum().item()
+
+
+class Published(Way):
+    """torchvision's ImageFolder and PyTorch's DataLoader."""
+
+    def batches(self, split: str, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
+        train, cuda = split == "train", self.device.type == "cuda"
+        transform = Compose([RandomHorizontalFlip(), ToTensor()]) if train else ToTensor()
+        images = ImageFolder(self.data.folder / split, transform)
+        return DataLoader(images, BATCH, shuffle=train, num_workers=workers, pin_memory=cuda)
+
+
+class Timm(Way):
+    """timm's loader with its own defaults (among them its prefetcher), but for the augmentation."""
+
+    def batches(self, split: str, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
+        from timm.data import ImageDataset, create_loader
+
+        return create_loader(
+            ImageDataset(str(self.data.folder / split)), (3, SIDE, SIDE), BATCH, is_training=split == "train",
+            num_workers=workers, device=self.device, pin_memory=self.device.type == "cuda", persistent_workers=False,
+            scale=(1, 1), ratio=(1, 1), color_jitter=None, crop_pct=1.0, mean=(0, 0, 0), std=(1, 1, 1),
+        )  # fmt: skip
+
+
+class Fastai(Way):
+    """fastai's data loaders and Learner, with its own SGD."""
+
+    def __init__(self, data: Data, device: torch.device) -> None:
+        from fastai.learner import Learner
+        from fastai.optimizer import SGD
+        from fastai.vision.augment import FlipItem
+        from fastai.vision.data import ImageDataLoaders
+
+        super().__init__(data, device)
+        self.loaders = cache(
+            lambda workers: ImageDataLoaders.from_folder(
+                data.folder, "train", "val", bs=BATCH, item_tfms=FlipItem(), num_workers=workers, device=device
+            )
+        )
+        opt = partial(SGD, mom=RECIPE.momentum)
+        self.learner = Learner(self.loaders(0), self.model, cross_entropy, opt, RECIPE.learning_rate)
+
+    def batches(self, split: str, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
+        return self.loaders(workers)[SPLITS.index(split)]
+
+    def stop(self, watch: Watch) -> object:
+        """The callback that ends a fit or a validation when the watch has seen enough."""
+        from fastai.callback.core import Callback, CancelFitException, CancelValidException
+
+        class Stop(Callback):
+            def before_batch(self) -> None:
+                if watch.tick():
+                    raise CancelFitException if self.training else CancelValidException
+
+        return Stop()
+
+    def train(self, watch: Watch, workers: int) -> None:
+        self.learner.dls = self.loaders(workers)
+        with self.learner.no_logging():
+            self.learner.fit(1, cbs=self.stop(watch))
+
+    def evaluate(self, watch: Watch, workers: int) -> None:
+        self.learner.dls = self.loaders(workers)
+        self.learner.validate(cbs=self.stop(watch))
+
+
+class WatchedBatches(Batches):
+    """tinyclf's batches, of which an epoch ends when the watch has seen enough."""
+
+    watch: Watch
+
+    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
+        return self.watch.around(super().epoch(epoch))
+
+
+class Tinyclf(Way):
+    """tinyclf's own loader, training epoch and evaluation, on the whole set."""
+
+    def __init__(self, data: Data, device: torch.device) -> None:
+        super().__init__(data, device)
+        self.model.to(memory_format=torch.channels_last)
+        self.optimizer = sgd(self.model, RECIPE)
+        train, val = (data.arrays[split] for split in SPLITS)
+        augmentation = Augmentation.of(RECIPE)
+        self.split = {
+            "train": WatchedBatches(train.images, train.labels, BATCH, device, shuffle=True, augmentation=augmentation),
+            "val": WatchedBatches(val.images, val.labels, BATCH, device),
+        }
+        self.epoch = 0
+
+    def watched(self, split: str, watch: Watch) -> WatchedBatches:
+        self.epoch += 1
+        self.split[split].watch = watch
+        return self.split[split]
+
+    def load(self, watch: Watch, workers: int) -> None:
+        for _ in self.watched("train", watch).epoch(self.epoch):
+            pass
+
+    def train(self, watch: Watch, workers: int) -> None:
+        train_epoch(self.model, self.watched("train", watch), self.optimizer, self.epoch)
+
+    def evaluate(self, watch: Watch, workers: int) -> None:
+        evaluate(self.model, self.watched("val", watch))
+
+
+class Limit(Way):
+    """The bare step as tinyclf does it, or with another choice, on one batch that stays where it is."""
+
+    def __init__(
+        self,
+        data: Data,
+        device: torch.device,
+        *,
+        layout: torch.memory_format = torch.channels_last,
+        fused: bool = True,
+        compiled: bool = False,
+        precision: str = "fp32",
+    ) -> None:
+        super().__init__(data, device)
+        self.model.to(memory_format=layout)
+        self.forward: nn.Module = torch.compile(self.model) if compiled else self.model  # type: ignore[assignment]
+        rate, momentum = RECIPE.learning_rate, RECIPE.momentum
+        self.optimizer = torch.optim.SGD(self.model.parameters(), rate, momentum, fused=fused)
+        self.precision = precision
+        train = data.arrays["train"]
+        images, labels, _ = next(Batches(train.images[:BATCH], train.labels[:BATCH], BATCH, device).epoch())
+        self.batch = images.contiguous(memory_format=layout), labels
+
+    def batches(self, split: str, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
+        return itertools.repeat(self.batch)
+
+    def train(self, watch: Watch, workers: int) -> None:
+        self.model.train()
+        for images, labels in watch.around(self.batches("train", workers)):
+            self.optimizer.zero_grad()
+            with precisely(self.precision, self.device):
+                (cross_entropy(self.forward(images), labels, reduction="sum") / len(labels)).backward()
+            self.optimizer.step()
+
+    @torch.no_grad()
+    def evaluate(self, watch: Watch, workers: int) -> None:
+        self.model.eval()
+        for images, _ in watch.around(self.batches("val", workers)):
+            with precisely(self.precision, self.device):
+                self.forward(images)
+
+
+WAYS: dict[str, type[Way]] = {
+    "tinyclf": Tinyclf, "limit": Limit, "published": Published, "timm": Timm, "fastai": Fastai,
+}  # fmt: skip
+
+
+def whole_job(name: str, dataset: str, folder: Path, workers: int) -> None:
+    """What the memory of a contestant is measured of: some steps of training and of evaluation.
+
+    Between them tinyclf, which holds its data set as arrays, loads every image of it; what others take does not depend
+    on how many images there are.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    way = WAYS[name](open_data(dataset, folder), device)
+    way.train(Watch(10, 1, device), workers)
+    if isinstance(way, Tinyclf):
+        train = way.split["train"]
+        way.load(Watch(len(train), 0, device), workers)
+    way.evaluate(Watch(10, 1, device), workers)

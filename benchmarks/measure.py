@@ -1,0 +1,142 @@
+"""The measuring: a stopwatch between batches, rounds in which everyone takes a turn, and a process's peak memory."""
+
+import gc
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tinyclf.errors import TinyclfError
+from tinyclf.numerics import precisely
+
+BATCH = 100  # images, as published
+MIB = 2**20
+
+Row = dict[str, Any]  # one line of the CSV
+
+
+class Watch:
+    """Times `steps` steps, each with the loading of its batch, after `skip` steps that are not counted."""
+
+    def __init__(self, steps: int, skip: int, device: torch.device) -> None:
+        self.steps, self.skip, self.device = steps, skip, device
+        self.begun = 0  # steps
+        self.times: list[float] = []  # seconds: where the first counted step began, and where the last one ended
+
+    def tick(self) -> bool:
+        """To be called where a step begins, its batch at hand. True once enough steps were timed."""
+        if self.begun in (self.skip, self.skip + self.steps):
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self.times.append(time.perf_counter())
+        self.begun += 1
+        return self.begun > self.skip + self.steps
+
+    def around(self, batches: Iterable) -> Iterator:
+        """`batches`, until enough steps were timed. Whoever asks for the next one has done the step before."""
+        for batch in batches:
+            if self.tick():
+                return
+            yield batch
+
+    @property
+    def seconds(self) -> float:
+        """What the counted steps took. Raises TinyclfError where the batches ended before them."""
+        if len(self.times) < 2:
+            raise TinyclfError(f"{self.begun} batches are too few to time {self.skip} + {self.steps} steps")
+        return self.times[1] - self.times[0]
+
+
+Turn = Callable[[Watch, int], None]  # does steps with so many worker processes, until the watch has enough
+
+
+def rounds(
+    measure: str,
+    turns: dict[str, tuple[Turn, tuple[int, ...]]],
+    *,
+    steps: int,
+    seconds: float,
+    device: torch.device,
+    always: tuple[str, ...] = (),
+    fill: bool = False,
+    least: int = 3,
+) -> list[Row]:
+    """Let everyone take short turns, one after the other, for about `seconds` but at least `least` rounds.
+
+    turns: by name, what is measured, and the numbers of worker processes to choose from: each is tried in a turn of
+    half the length before the rounds, and the fastest stays. Every other round goes backwards, so that none gains by
+    its place.
+    always: who takes part in every round, by default all; the others do in every third one.
+    fill: skip what workers may have fetched before the clock starts, as they do while a loader alone is measured; of
+    a training or an evaluation, whose workers wait for it, the queue is as full then as later on.
+    """
+
+    def turn(name: str, workers: int, steps: int) -> float:
+        watch = Watch(steps, 1 + (2 * workers if fill else min(workers, 1)), device)
+        with precisely("fp32", device):
+            turns[name][0](watch, workers)
+        if multiprocessing.active_children():  # a traceback may keep an iterator, and with it its workers
+            gc.collect()
+        assert not multiprocessing.active_children(), f"{name} left workers behind"
+        return watch.seconds
+
+    best = {}
+    for name, (_, numbers) in turns.items():
+        turn(name, 0, 1)  # whatever is made on first use, a compiled model among it
+        best[name] = min(numbers, key=lambda each: turn(name, each, max(1, steps // 2))) if numbers[1:] else numbers[0]
+    rows: list[Row] = []
+    end, number = time.perf_counter() + seconds, 0
+    while number < least or time.perf_counter() < end:
+        for name in list(turns)[:: -1 if number % 2 else 1]:
+            if number % 3 == 0 or name in (always or turns):
+                rate = steps * BATCH / turn(name, best[name], steps)
+                about = {"measure": measure, "contestant": name, "workers": best[name], "round": number}
+                rows.append(about | {"value": rate, "unit": "images/s"})
+        number += 1
+    return rows
+
+
+def peak_memory(job: Callable[..., None], *arguments: Any) -> float:
+    """MiB that `job(*arguments)` takes at most, run in a fresh process: its peak resident memory.
+
+    With workers it is, where that is more, the highest sum of their and its own proportional set sizes, sampled ten
+    times a second. Raises TinyclfError where the process failed.
+    """
+    spawn = multiprocessing.get_context("spawn")  # a fork would begin with all that this process holds
+    ours, theirs = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=measured, args=(theirs, job, arguments))
+    process.start()
+    peak = 0.0
+    while process.is_alive():
+        peak = max(peak, proportional(process.pid))
+        time.sleep(0.1)
+    if process.exitcode:
+        raise TinyclfError(f"the process whose memory is measured ended with status {process.exitcode}")
+    return max(peak, ours.recv())
+
+
+def measured(pipe: Any, job: Callable[..., None], arguments: tuple) -> None:
+    """Runs in the process of its own: the job, then its peak resident memory in MiB into the pipe."""
+    job(*arguments)
+    with suppress(OSError):  # Linux: what getrusage says there began as the peak of the process that started this one
+        return pipe.send(kilobytes(Path("/proc/self/status"), "VmHWM:") / 1024)
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (MIB if sys.platform == "darwin" else 1024))
+
+
+def proportional(pid: int | None) -> float:
+    """MiB of a process and its children now, memory that they share counted once; 0 where the system does not say."""
+    with suppress(OSError):
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return kilobytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") / 1024 + sum(proportional(int(c)) for c in children)
+    return 0.0
+
+
+def kilobytes(file: Path, key: str) -> int:
+    """The number that a file of /proc gives in kB; 0 where it has no such line, as of a process that ended."""
+    return next((int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(key)), 0)

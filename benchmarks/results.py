@@ -1,0 +1,145 @@
+"""From the rounds, the lines of the CSV, to ratios, verdicts, the Markdown page and the plot."""
+
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from tinyclf.tables import markdown
+
+MEMORY = "memory"
+AGAINST = {  # what is measured: whose rate the others' are divided by
+    "loader, one core": "published",
+    "loader, all cores": "published",
+    "training": "limit",
+    "evaluation": "limit",
+    "choices": "channels_last, fused, eager, fp32",
+}
+MEANING = {
+    "loader, one core": "The loader alone, with one thread and no workers, as a multiple of the published way.",
+    "loader, all cores": "The loader alone, with every thread, or with the number of workers that came out fastest.",
+    "training": "Training, as a share of the limit: a bare step (forward, cross-entropy, backward, SGD) on one batch.",
+    "evaluation": "Evaluation, as a share of the limit: a bare forward pass on one batch.",
+    "choices": "The bare training step with other choices than tinyclf's.",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What tinyclf is to reach in one measure: a ratio at least, or of memory, a number of GB at most."""
+
+    measure: str
+    wanted: float
+
+    @property
+    def text(self) -> str:
+        if self.measure == MEMORY:
+            return f"training on the whole set under {self.wanted:g} GB"
+        return f"{self.measure} at least {self.wanted:g} x {AGAINST[self.measure]}"
+
+    def verdict(self, measured: float | None) -> str:
+        """`reached` or `short`; `not measured` without a figure."""
+        if measured is None:
+            return "not measured"
+        return "reached" if (measured < self.wanted if self.measure == MEMORY else measured >= self.wanted) else "short"
+
+
+def targets(device: str) -> list[Target]:
+    """The targets, which differ between CPU and GPU."""
+    training = 0.97 if device == "cpu" else 0.90
+    wanted = (("loader, one core", 8), ("training", training), ("evaluation", 0.97), (MEMORY, 2.5))
+    return [Target(*each) for each in wanted]
+
+
+def ratios(frame: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """By contestant: the median of its ratios, each within one round, their quartiles, and its median rate.
+
+    Columns: `ratio`, `low`, `high`, `rate` (images/s), `workers`, `rounds`.
+    """
+    rows = frame[frame.measure == measure]
+    rates = rows.pivot(index="round", columns="contestant", values="value")[list(rows.contestant.unique())]
+    each = rates.div(rates[AGAINST[measure]], axis=0)
+    return pd.DataFrame(
+        {
+            "ratio": each.median(),
+            "low": each.quantile(0.25),
+            "high": each.quantile(0.75),
+            "rate": rates.median(),
+            "workers": rows.groupby("contestant").workers.first(),
+            "rounds": each.count(),
+        }
+    ).loc[rates.columns]
+
+
+def gigabytes(frame: pd.DataFrame) -> pd.Series:
+    """Peak memory of each contestant whose memory was measured, in GB (10^9 bytes)."""
+    return frame[frame.measure == MEMORY].set_index("contestant").value * 2**20 / 1e9
+
+
+def figure_of(frame: pd.DataFrame, measure: str) -> float | None:
+    """What the target of `measure` looks at: tinyclf's median ratio, or its GB. None where it was not measured."""
+    if measure not in set(frame.measure):
+        return None
+    return float(gigabytes(frame)["tinyclf"] if measure == MEMORY else ratios(frame, measure).ratio["tinyclf"])
+
+
+def page(frame: pd.DataFrame, title: str, about: dict[str, str], missing: dict[str, str], device: str) -> str:
+    """The tables in Markdown. about: what it ran on, by name; missing: who was not measured, and why."""
+    lines = []
+    for target in targets(device):
+        measured = figure_of(frame, target.measure)
+        shown = "" if measured is None else f"{measured:.3g}"
+        lines.append({"target": target.text, "measured": shown, "verdict": target.verdict(measured)})
+    parts = [f"# {title}", *(f"- {name}: {text}" for name, text in about.items()), ""]
+    parts += [markdown(pd.DataFrame(lines)), ""]
+    for measure in (each for each in AGAINST if each in set(frame.measure)):
+        rows = [
+            {
+                "contestant": name,
+                f"ratio to {AGAINST[measure]}": f"{row.ratio:.3g}",
+                "quartiles": f"{row.low:.3g} to {row.high:.3g}",
+                "images/s": f"{row.rate:,.0f}",
+                "workers": f"{row.workers:.0f}",
+                "rounds": f"{row.rounds:.0f}",
+            }
+            for name, row in ratios(frame, measure).iterrows()
+        ]
+        parts += [f"## {measure.capitalize()}", "", MEANING[measure], "", markdown(pd.DataFrame(rows)), ""]
+    if MEMORY in set(frame.measure):
+        rows = [{"contestant": name, "peak, GB": f"{value:.2f}"} for name, value in gigabytes(frame).items()]
+        text = (
+            "Each in a process of its own that trains and evaluates: its peak resident memory, or where workers add to "
+            "it, the highest sum of proportional set sizes. tinyclf's also reads every image of the set once."
+        )
+        parts += ["## Memory", "", text, "", markdown(pd.DataFrame(rows)), ""]
+    parts += [f"Not measured: {name}, {reason}\n" for name, reason in missing.items()]
+    parts.append(
+        "Contestants take turns of a few steps in one process; a ratio is the median over the rounds of the ratios "
+        "within each, which the quartiles are of, too. Workers run during their own turn alone; the clock starts "
+        "once they are up and work steadily. Files are read from the system's cache."
+    )
+    return "\n".join(parts) + "\n"
+
+
+def plot(frame: pd.DataFrame, title: str, device: str) -> Figure:
+    """A panel for each measure: ratios with their quartiles, or GB; the target dashed."""
+    tables = {each: ratios(frame, each) for each in AGAINST if each in set(frame.measure)}
+    if MEMORY in set(frame.measure):
+        tables[MEMORY] = gigabytes(frame).to_frame("ratio").assign(low=lambda t: t.ratio, high=lambda t: t.ratio)
+    heights = [len(table) + 1.5 for table in tables.values()]
+    figure, panels = plt.subplots(len(tables), 1, figsize=(8, sum(heights) * 0.4 + 0.5), height_ratios=heights,
+                                  squeeze=False, layout="constrained")  # fmt: skip
+    wanted = {target.measure: target.wanted for target in targets(device)}
+    for axes, (measure, table) in zip(panels[:, 0], tables.items(), strict=True):
+        spread = [table.ratio - table.low, table.high - table.ratio]
+        axes.barh(table.index, table.ratio, xerr=spread, height=0.6, color="#0072b2", ecolor="#d55e00", capsize=3)
+        axes.invert_yaxis()
+        axes.set_title(measure, fontsize="medium", loc="left")
+        axes.set_xlabel("GB" if measure == MEMORY else f"images/s, ratio to {AGAINST[measure]}", fontsize="small")
+        axes.grid(axis="x", alpha=0.3)
+        if measure in wanted:
+            axes.axvline(wanted[measure], color="black", linestyle="--", linewidth=1)
+    figure.suptitle(title)
+    plt.close(figure)
+    return figure

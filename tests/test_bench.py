@@ -1,0 +1,135 @@
+"""The benchmark: everyone does the same work on the same pixels, and the table says what was measured."""
+
+import re
+import sys
+import time
+
+import bench
+import contestants
+import measure
+import numpy as np
+import pandas as pd
+import pytest
+import results
+import torch
+from contestants import WAYS, Data, Limit, Published, Tinyclf
+from measure import Watch, peak_memory, rounds
+from torch import nn
+
+from tinyclf import paths
+from tinyclf.cli import bench as bench_command
+from tinyclf.errors import TinyclfError
+from tinyclf.packed import pack
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def data(drawn_set, tmp_path, monkeypatch) -> Data:
+    """The small drawn set, in batches of 4 images: 48 and 12 images, of which 24 each are the sample."""
+    monkeypatch.setattr(contestants, "source_of", lambda name: (drawn_set.folder, drawn_set.layout))
+    monkeypatch.setattr(contestants, "open_packed", lambda name: pack(drawn_set.folder, drawn_set.layout, name))
+    for module in (contestants, measure):
+        monkeypatch.setattr(module, "BATCH", 4)
+    contestants.write_sample("small", tmp_path / "sample", 24)
+    return contestants.open_data("small", tmp_path / "sample")
+
+
+@pytest.mark.parametrize(("split", "row_of_place"), [("train", lambda place: place * 2), ("val", lambda place: place)])
+def test_all_see_the_same_pixels(data, split, row_of_place):
+    """ImageFolder with ToTensor is the oracle. Val has fewer images than the sample, so that it is scaled up."""
+    published = Published(data, CPU).batches(split, 0).dataset
+    batches = Tinyclf(data, CPU).split[split]
+    batches.shuffle, batches.augmentation, batches.watch = False, contestants.Augmentation(), Watch(1000, 0, CPU)
+    ours = torch.cat([images for images, *_ in batches.epoch()])
+    for path, label in published.samples:
+        row = row_of_place(int(path.rsplit("/")[-1].split(".")[0]))
+        assert label == batches.labels[row]
+        assert torch.equal(ours[row], contestants.ToTensor()(published.loader(path)))
+
+
+def test_a_watch_times_whole_steps_and_only_those_it_counts():
+    """A step here takes 20 ms, and the first, not counted, 200 ms."""
+    watch = Watch(5, 1, CPU)
+    done = [time.sleep(0.02 if step else 0.2) for step in watch.around(range(100))]
+    assert len(done) == 6 and 0.1 <= watch.seconds < 0.2
+    short = Watch(5, 1, CPU)
+    assert len(list(short.around(range(6)))) == 6
+    with pytest.raises(TinyclfError, match=r"6 batches are too few to time 1 \+ 5 steps"):
+        _ = short.seconds
+
+
+def test_all_take_their_turns_and_the_table_says_what_the_csv_does(data, tmp_path, monkeypatch):
+    small = lambda classes: nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten(), nn.Linear(256, classes))  # noqa: E731
+    monkeypatch.setattr(contestants, "resnet18", small)
+    rows = []
+    ways = {name: WAYS[name](data, CPU) for name in ("tinyclf", "limit", "published")}
+    numbers = {"tinyclf": (0,), "limit": (0,), "published": (0, 1)}
+    for name, what in {"loader, one core": "load", "training": "train", "evaluation": "evaluate"}.items():
+        turns = {way: (getattr(ways[way], what), numbers[way]) for way in ways if (what, way) != ("load", "limit")}
+        rows += rounds(name, turns, steps=1, seconds=0, device=CPU, always=("tinyclf", results.AGAINST[name]))
+    rows.append(
+        {"measure": "memory", "contestant": "tinyclf", "workers": 0, "round": 0, "value": 2000.0, "unit": "MiB"}
+    )
+    pd.DataFrame(rows).to_csv(tmp_path / "rounds.csv", index=False)
+    frame = pd.read_csv(tmp_path / "rounds.csv")
+    text = results.page(frame, "Benchmark", {"machine": "this"}, {"timm": "as it is not here"}, "cpu")
+    assert "- machine: this" in text and "Not measured: timm, as it is not here" in text
+
+    rate = {(row["measure"], row["contestant"], row["round"]): row["value"] for row in rows}
+    for measured, against in (("loader, one core", "published"), ("training", "limit"), ("evaluation", "limit")):
+        ratios = [rate[measured, "tinyclf", k] / rate[measured, against, k] for k in range(3)]
+        low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+        section = text.split(f"## {measured.capitalize()}\n")[1].split("##")[0]
+        assert f"| tinyclf | {median:.3g} | {low:.3g} to {high:.3g} |" in section
+        assert re.search(rf"\| {measured} at least .* \| {median:.3g} \| (reached|short) \|", text)
+    assert ("training", "published", 0) in rate and ("training", "published", 1) not in rate  # every third round
+    assert "under 2.5 GB | 2.1 | reached |" in text and "| tinyclf | 2.10 |" in text
+    assert len(results.plot(frame, "Benchmark", "cpu").axes) == 4
+
+
+def test_a_verdict_can_be_each_of_the_three():
+    training = {device: results.targets(device)[1] for device in ("cpu", "cuda")}
+    memory = results.targets("cpu")[3]
+    assert [training["cpu"].verdict(ratio) for ratio in (0.97, 0.969, None)] == ["reached", "short", "not measured"]
+    assert [training["cuda"].verdict(ratio) for ratio in (0.90, 0.89)] == ["reached", "short"]
+    assert [memory.verdict(gigabytes) for gigabytes in (2.49, 2.5)] == ["reached", "short"]
+
+
+def test_the_bare_step_trains_whatever_the_choices(data):
+    """One step of each choice from the same weights gives the same weights; so the choices are about speed alone."""
+    after = []
+    for choice in ({}, {"fused": False}, {"layout": torch.contiguous_format}):
+        limit = Limit(data, CPU, **choice)
+        before = limit.model.fc.weight.clone()
+        limit.train(Watch(1, 0, CPU), 0)
+        assert not torch.equal(before, limit.model.fc.weight)
+        after.append(limit.model.fc.weight.detach())
+    assert torch.equal(after[0], after[1])
+    torch.testing.assert_close(after[0], after[2], rtol=1e-4, atol=1e-6)
+
+
+def test_memory_is_that_of_the_job_not_of_who_asks():
+    mebibyte = 2**17  # numbers of 8 bytes
+    held = np.ones(1000 * mebibyte)
+    little, much = peak_memory(np.ones, 1), peak_memory(np.ones, 500 * mebibyte)
+    assert little < 900 and abs(much - little - 500) < 50, held.nbytes
+    with pytest.raises(TinyclfError, match="ended with status 1"):
+        peak_memory(np.ones, -1)
+
+
+def test_wrong_names_and_a_missing_folder_are_refused(monkeypatch, tmp_path):
+    with pytest.raises(TinyclfError, match="did you mean training"):
+        bench.main("mini", only=["trainig"])
+    monkeypatch.setattr("tinyclf.cli.PROJECT", tmp_path)
+    with pytest.raises(TinyclfError, match="part of the project's checkout"):
+        bench_command()
+
+
+def test_who_is_not_installed_is_named(data, monkeypatch):
+    monkeypatch.setattr(bench, "WAYS", {"limit": Limit, "timm": contestants.Timm, "fastai": contestants.Fastai})
+    for name in ("timm", "timm.data", "fastai", "fastai.learner"):
+        monkeypatch.setitem(sys.modules, name, None)
+    ways, missing = bench.entered(data, CPU)
+    assert list(ways) == ["limit"] and list(missing) == ["timm", "fastai"]
+    assert paths.PROJECT / "build" / "bench" == bench.EXTRA
