@@ -28,6 +28,7 @@ plt.close(figure)
 show(figure, 'an empty "figure" & <no> more')
 print("value", value)
 """
+VALUE = 'print("value", value)'
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +58,7 @@ def test_a_page_is_self_contained_with_code_folded_and_pictures_described(tmp_pa
 
 
 def test_an_executed_notebook_names_no_path_of_this_machine(tmp_path, folder):
-    one = experiment(tmp_path, "good", FIGURE + "\nprint(weights)")
+    one = experiment(tmp_path, "good", "print(value, weights)")
     weights = {"weights": str(tmp_path / "some.pth")}
     reports.run(dataclasses.replace(one, parameters=one.parameters | weights))
     executed = folder / "mini" / "good" / "notebook.ipynb"
@@ -69,7 +70,7 @@ def test_an_executed_notebook_names_no_path_of_this_machine(tmp_path, folder):
 def test_one_that_fails_leaves_its_page_and_the_others_still_run(tmp_path, folder, capsys):
     message = "the <b>data</b> is not there"
     code = f"from tinyclf.errors import TinyclfError\nraise TinyclfError({message!r})"
-    failed = cli.run_each([experiment(tmp_path, "bad", code), experiment(tmp_path, "good", FIGURE)])
+    failed = cli.run_each([experiment(tmp_path, "bad", code), experiment(tmp_path, "good", VALUE)])
     assert isinstance(failed, TinyclfError) and str(failed) == "failed: bad"
     assert f"tinyclf: bad: {message}" in capsys.readouterr().err
     page = (folder / "mini" / "bad" / "failed.html").read_text()
@@ -91,13 +92,13 @@ def test_the_pages_of_an_earlier_run_outlive_one_that_fails(tmp_path, folder):
 
 def test_a_kernel_that_dies_leaves_its_page_and_the_others_still_run(tmp_path, folder):
     die = experiment(tmp_path, "dead", "import os\nos.kill(os.getpid(), 9)")
-    assert str(cli.run_each([die, experiment(tmp_path, "good", FIGURE)])) == "failed: dead"
+    assert str(cli.run_each([die, experiment(tmp_path, "good", VALUE)])) == "failed: dead"
     assert "The run ended here: the kernel died" in (folder / "mini" / "dead" / "failed.html").read_text()
     assert (folder / "mini" / "good" / "index.html").is_file()
 
 
 def test_an_interrupt_leaves_the_pages_of_an_earlier_run(tmp_path, folder, monkeypatch):
-    one = experiment(tmp_path, "good", FIGURE)
+    one = experiment(tmp_path, "good", VALUE)
     reports.run(one)
     before = {path.name: path.read_bytes() for path in (folder / "mini" / "good").iterdir()}
 
@@ -115,8 +116,8 @@ def test_an_interrupt_leaves_the_pages_of_an_earlier_run(tmp_path, folder, monke
 def test_two_pages_of_one_experiment_are_not_made_at_once(tmp_path, folder):
     place = folder / "mini" / "good"
     with locked(place / ".page.lock"), pytest.raises(TinyclfError, match=rf"under way already.*process {os.getpid()}"):
-        reports.run(experiment(tmp_path, "good", FIGURE))
-    reports.run(experiment(tmp_path, "good", FIGURE))
+        reports.run(experiment(tmp_path, "good", VALUE))
+    reports.run(experiment(tmp_path, "good", VALUE))
     assert sorted(path.name for path in place.iterdir()) == ["index.html", "notebook.ipynb"]
 
 
