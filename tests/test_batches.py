@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tinyclf.augment import Augmentation
-from tinyclf.batches import Batches
+from tinyclf.batches import Batches, resident
 
 COUNT = 23
 FLIP = Augmentation(flip=True)
@@ -57,6 +57,16 @@ def test_each_image_is_mirrored_or_not_by_a_draw_of_its_own(images):
     assert 0.4 < draws.mean() < 0.6
     assert draws.any(axis=0).all() and not draws.all(axis=0).any()  # no image always, none never
     assert all(0 < epoch.sum() < COUNT for epoch in draws)  # not one draw for all
+
+
+def test_images_that_reside_on_a_device_give_the_same_batches(images):
+    """On a CPU here, in the place of a GPU: the same code, and the same draws."""
+    kind = {"shuffle": True, "augmentation": Augmentation(flip=True, crop_padding=4, mixup=0.2, cutmix=1.0)}
+    mapped, there = Batches(images, LABELS, 6, **kind), Batches(images, LABELS, 6, **kind)
+    there.images = resident(images, torch.device("cpu"), step=7)
+    assert torch.equal(there.images, torch.from_numpy(images))
+    for one, other in zip(mapped.epoch(2), there.epoch(2), strict=True):
+        assert all(map(torch.equal, one, other))
 
 
 def test_an_epoch_does_not_depend_on_what_was_drawn_before(images):

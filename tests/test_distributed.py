@@ -95,7 +95,7 @@ def test_history_and_validation_count_every_image_exactly_once(results):
             assert one[key] == two[key] == other[key]
 
 
-def test_a_run_starts_its_processes_itself_and_goes_on_in_one(tmp_path, monkeypatch, capsys):
+def test_a_run_starts_its_processes_itself_and_goes_on_under_accelerate_and_in_one(tmp_path, monkeypatch, capsys):
     data, records = open_packed("mini"), {}
     for name, processes in (("one", 1), ("two", 2)):
         monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
@@ -107,10 +107,18 @@ def test_a_run_starts_its_processes_itself_and_goes_on_in_one(tmp_path, monkeypa
     one, two = records["one"], records["two"]
     assert two["history"][0]["train_loss"] == pytest.approx(one["history"][0]["train_loss"], abs=0.02)
     assert two["evaluation"]["top1"] == two["history"][0]["val_accuracy"]  # the model came back from the processes
-    run = Run(Settings(epochs=2, batch_size=100), data, "two")
+
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "-m", "tinyclf"]
+    recipe = ["train", "baseline-scratch", "-p", "batch_size=100", "-p", "epochs=2"]
+    os.rename(tmp_path / "mini" / "two", tmp_path / "mini" / "baseline-scratch")
+    done = subprocess.run([*launcher, *recipe], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "continuing after epoch 1 of 2" in done.stdout and done.stdout.count("epoch  2/2") == 1
+
+    run = Run(Settings(epochs=3, batch_size=100), data, "baseline-scratch")
     record = run.finish(run.fit(model), run.evaluate(model))
     assert [each["hardware"]["processes"] for each in record["environments"]] == [2, 1]
-    assert [row["epoch"] for row in record["history"]] == [1, 2] and record["history"][0] == two["history"][0]
+    assert [row["epoch"] for row in record["history"]] == [1, 2, 3] and record["history"][0] == two["history"][0]
 
 
 def test_an_error_in_one_of_the_processes_is_the_runs_own(tmp_path, monkeypatch):

@@ -98,7 +98,8 @@ class Batches:
     def pixels(self, rows: Tensor, draws: Draws, places: Tensor) -> Tensor:
         """The images at `places`, moved as drawn, scaled to 0..1 and normalised: float32 (B, 3, H, W)."""
         chosen = rows[places]
-        images = torch.from_numpy(self.images[chosen.numpy()]) if self.device.type == "cpu" else self.images[chosen]
+        there = isinstance(self.images, Tensor)
+        images = self.images[chosen] if there else torch.from_numpy(self.images[chosen.numpy()])
         # NHWC in memory is already what torch calls channels last
         scaled = self.augmentation.move(images, draws, places).permute(0, 3, 1, 2).to(torch.float32).div_(self.white)
         if self.statistics:
