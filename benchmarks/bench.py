@@ -97,7 +97,7 @@ def measure_all(
             number = workers.get(name, 0 if name == "tinyclf" else min(several[-1], 2))
             peak = peak_memory(contestants.whole_job, name, dataset, sample, number)
             about = {"measure": MEMORY, "contestant": name, "workers": number, "round": 0}
-            rows.append(about | {"value": peak, "unit": "MiB"})
+            rows.append(about | {"value": peak, "unit": "MiB", "others": 0.0})
     return rows, missing
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import multiprocessing
+import os
 import resource
 import sys
 import time
@@ -75,9 +76,11 @@ def rounds(
     always: who takes part in every round, by default all; the others do in every third one.
     fill: skip what workers may have fetched before the clock starts, as they do while a loader alone is measured; of
     a training or an evaluation, whose workers wait for it, the queue is as full then as later on.
+    Each row says in `others` how many cores other processes kept busy meanwhile.
     """
 
     def turn(name: str, workers: int, steps: int) -> float:
+        """Seconds of so many steps."""
         watch = Watch(steps, 1 + (2 * workers if fill else min(workers, 1)), device)
         with precisely("fp32", device):
             turns[name][0](watch, workers)
@@ -95,11 +98,21 @@ def rounds(
     while number < least or time.perf_counter() < end:
         for name in list(turns)[:: -1 if number % 2 else 1]:
             if number % 3 == 0 or name in (always or turns):
+                others, start = others_seconds(), time.perf_counter()
                 rate = steps * BATCH / turn(name, best[name], steps)
+                others = (others_seconds() - others) / (time.perf_counter() - start)
                 about = {"measure": measure, "contestant": name, "workers": best[name], "round": number}
-                rows.append(about | {"value": rate, "unit": "images/s"})
+                rows.append(about | {"value": rate, "unit": "images/s", "others": round(others, 2)})
         number += 1
     return rows
+
+
+def others_seconds() -> float:
+    """CPU seconds, since the machine started, of all but this process and its former children; 0 if not on Linux."""
+    with suppress(OSError):
+        user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split()[1:9])
+        return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
+    return 0.0
 
 
 def peak_memory(job: Callable[..., None], *arguments: Any) -> float:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from tinyclf.tables import markdown
 
 MEMORY = "memory"
+CALM = 0.25  # cores that other processes may keep busy without disturbing a turn
 AGAINST = {  # what is measured: whose rate the others' are divided by
     "loader, one core": "published",
     "loader, all cores": "published",
@@ -55,21 +56,30 @@ def targets(device: str) -> list[Target]:
 def ratios(frame: pd.DataFrame, measure: str) -> pd.DataFrame:
     """By contestant: the median of its ratios, each within one round, their quartiles, and its median rate.
 
-    Columns: `ratio`, `low`, `high`, `rate` (images/s), `workers`, `rounds`.
+    Rounds in which other processes took more than CALM of a core from it, or from whom it is compared with, are left
+    out where at least three remain. Columns: `ratio`, `low`, `high`, `rate` (images/s), `workers`,
+    and how many rounds were `used`, undisturbed (`calm`) and all (`rounds`).
     """
     rows = frame[frame.measure == measure]
-    rates = rows.pivot(index="round", columns="contestant", values="value")[list(rows.contestant.unique())]
+    names = list(rows.contestant.unique())
+    rates, others = (
+        rows.pivot(index="round", columns="contestant", values=each)[names] for each in ("value", "others")
+    )
     each = rates.div(rates[AGAINST[measure]], axis=0)
+    calm = each[(others <= CALM).mul(others[AGAINST[measure]] <= CALM, axis=0)]
+    used = pd.DataFrame({name: (calm if calm[name].count() >= 3 else each)[name] for name in names})
     return pd.DataFrame(
         {
-            "ratio": each.median(),
-            "low": each.quantile(0.25),
-            "high": each.quantile(0.75),
-            "rate": rates.median(),
+            "ratio": used.median(),
+            "low": used.quantile(0.25),
+            "high": used.quantile(0.75),
+            "rate": rates[used.notna()].median(),
             "workers": rows.groupby("contestant").workers.first(),
+            "used": used.count(),
+            "calm": calm.count(),
             "rounds": each.count(),
         }
-    ).loc[rates.columns]
+    ).loc[names]
 
 
 def gigabytes(frame: pd.DataFrame) -> pd.Series:
@@ -101,7 +111,7 @@ def page(frame: pd.DataFrame, title: str, about: dict[str, str], missing: dict[s
                 "quartiles": f"{row.low:.3g} to {row.high:.3g}",
                 "images/s": f"{row.rate:,.0f}",
                 "workers": f"{row.workers:.0f}",
-                "rounds": f"{row.rounds:.0f}",
+                "rounds": f"{row.used:.0f} of {row.rounds:.0f}" + ("" if row.used == row.calm else ", disturbed"),
             }
             for name, row in ratios(frame, measure).iterrows()
         ]
@@ -116,8 +126,10 @@ def page(frame: pd.DataFrame, title: str, about: dict[str, str], missing: dict[s
     parts += [f"Not measured: {name}, {reason}\n" for name, reason in missing.items()]
     parts.append(
         "Contestants take turns of a few steps in one process; a ratio is the median over the rounds of the ratios "
-        "within each, which the quartiles are of, too. Workers run during their own turn alone; the clock starts "
-        "once they are up and work steadily. Files are read from the system's cache."
+        "within each, which the quartiles are of, too. Rounds in which other processes kept more than "
+        f"{CALM:g} cores busy are left out where at least three remain; else all count, marked as disturbed. Workers "
+        "run during their own turn alone; the clock starts once they are up and work steadily. Files are read from the "
+        "system's cache."
     )
     return "\n".join(parts) + "\n"
 

@@ -1,6 +1,7 @@
 """The benchmark: everyone does the same work on the same pixels, and the table says what was measured."""
 
 import re
+import subprocess
 import sys
 import time
 
@@ -86,6 +87,31 @@ def test_all_take_their_turns_and_the_table_says_what_the_csv_does(data, tmp_pat
     assert ("training", "published", 0) in rate and ("training", "published", 1) not in rate  # every third round
     assert "under 2.5 GB | 2.1 | reached |" in text and "| tinyclf | 2.10 |" in text
     assert len(results.plot(frame, "Benchmark", "cpu").axes) == 4
+
+
+@pytest.mark.parametrize(("disturbed", "ratio", "shown"), [(2, 0.5, "3 of 5"), (3, 0.75, "5 of 5, disturbed")])
+def test_disturbed_rounds_are_left_out_while_enough_remain(disturbed, ratio, shown):
+    """Ours takes twice as long in calm rounds; in disturbed ones the limit is hit harder than ours."""
+    rows = []
+    for number in range(5):
+        others, rates = (1.0, (75, 100)) if number < disturbed else (0.1, (50, 100))
+        for name, rate in zip(("tinyclf", "limit"), rates, strict=True):
+            row = {"measure": "training", "contestant": name, "workers": 0, "round": number, "unit": "images/s"}
+            rows.append(row | {"value": rate, "others": others if name == "limit" else 0.0})
+    frame = pd.DataFrame(rows)
+    assert results.figure_of(frame, "training") == ratio
+    assert f"| 0 | {shown} |" in results.page(frame, "", {}, {}, "cpu").split("| tinyclf |")[1].splitlines()[0]
+
+
+def test_others_are_counted_but_not_this_process_nor_its_children():
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    before, start = measure.others_seconds(), time.perf_counter()
+    time.sleep(1)
+    seen = (measure.others_seconds() - before) / (time.perf_counter() - start)
+    other.kill()
+    other.wait()  # from here on it counts as this process's own
+    assert seen > 0.4
+    assert before <= measure.others_seconds() < before + seen  # what is its own is taken off again
 
 
 def test_a_verdict_can_be_each_of_the_three():
