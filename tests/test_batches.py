@@ -6,6 +6,7 @@ import torch
 
 from tinyclf.augment import Augmentation
 from tinyclf.batches import Batches, resident
+from tinyclf.errors import TinyclfError
 
 COUNT = 23
 FLIP = Augmentation(flip=True)
@@ -63,10 +64,26 @@ def test_images_that_reside_on_a_device_give_the_same_batches(images):
     """On a CPU here, in the place of a GPU: the same code, and the same draws."""
     kind = {"shuffle": True, "augmentation": Augmentation(flip=True, crop_padding=4, mixup=0.2, cutmix=1.0)}
     mapped, there = Batches(images, LABELS, 6, **kind), Batches(images, LABELS, 6, **kind)
-    there.images = resident(images, torch.device("cpu"), step=7)
-    assert torch.equal(there.images, torch.from_numpy(images))
+    copied = resident(images, torch.device("cpu"), step=7)
+    assert torch.equal(copied, torch.from_numpy(images))
+    there.images = copied.__getitem__
     for one, other in zip(mapped.epoch(2), there.epoch(2), strict=True):
         assert all(map(torch.equal, one, other))
+
+
+def test_a_memory_map_gives_the_same_batches_as_its_array_whole_or_in_part(images, tmp_path):
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    for part in (slice(None), slice(5, 20)):
+        kind = (LABELS[part] - LABELS[part].min(), 6)
+        ours, plain = Batches(mapped[part], *kind, shuffle=True), Batches(images[part], *kind, shuffle=True)
+        for one, other in zip(ours.epoch(1), plain.epoch(1), strict=True):
+            assert all(map(torch.equal, one, other))
+    batches = Batches(mapped, LABELS, COUNT)
+    with open(tmp_path / "images.npy", "r+b") as file:
+        file.truncate(images.nbytes - 1)
+    with pytest.raises(TinyclfError, match=r"images\.npy was cut short"):
+        list(batches.epoch())
 
 
 def test_an_epoch_does_not_depend_on_what_was_drawn_before(images):
