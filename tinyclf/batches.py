@@ -32,8 +32,8 @@ class Batches:
     """Batches of one split, on `device`. The last one is short when `batch_size` does not divide N.
 
     images: uint8 (N, H, W, 3), an array or a memory map. For a CPU it is read batch by batch; on any other device it
-    resides as it is. labels: int64 (N,). With `shuffle`, every epoch has an order of its own; `augmentation` draws for every
-    image of every epoch. normalization: a name of NORMALIZATIONS, whose mean is subtracted and deviation divided by.
+    resides as it is. labels: int64 (N,). With `shuffle`, every epoch has an order of its own; `augmentation` draws for
+    every image of every epoch. normalization: a name of NORMALIZATIONS, whose mean is subtracted and deviation divided by.
     classes: how many there are, by default as many as the labels tell.
     part, parts: of several processes, each takes one contiguous part of every batch, which may be empty in the last.
     """
@@ -96,14 +96,9 @@ class Batches:
 
     def pixels(self, rows: Tensor, draws: Draws, places: Tensor) -> Tensor:
         """The images at `places`, moved as drawn, scaled to 0..1 and normalised: float32 (B, 3, H, W)."""
-        chosen = rows[places]
+        images = self.augmentation.move(self.images(rows[places]), draws, places)
         # NHWC in memory is already what torch calls channels last
-        scaled = (
-            self.augmentation.move(self.images(chosen), draws, places)
-            .permute(0, 3, 1, 2)
-            .to(torch.float32)
-            .div_(self.white)
-        )
+        scaled = images.permute(0, 3, 1, 2).to(torch.float32).div_(self.white)
         if self.statistics:
             mean, deviation = self.statistics
             scaled.sub_(mean).div_(deviation)
@@ -146,7 +141,7 @@ def read_rows(images: np.ndarray) -> Callable[[Tensor], Tensor]:
 
     def read(places: Tensor) -> Tensor:
         rows = np.empty((len(places), *images.shape[1:]), images.dtype)
-        for row, place in zip(rows.reshape(-1, size), places.tolist(), strict=True):
+        for row, place in zip(rows.reshape(len(rows), size), places.tolist(), strict=True):
             if os.preadv(file, [row], images.offset + place * size) != size:
                 raise TinyclfError(
                     f"{images.filename} was cut short while it was read: delete its folder, to pack again"
