@@ -33,7 +33,7 @@ class Batches:
 
     images: uint8 (N, H, W, 3), an array or a memory map. For a CPU it is read batch by batch; on any other device it
     resides as it is. labels: int64 (N,). With `shuffle`, every epoch has an order of its own; `augmentation` draws for
-    every image of every epoch. normalization: a name of NORMALIZATIONS, whose mean is subtracted and deviation divided by.
+    every image of every epoch. normalization: a name of NORMALIZATIONS: mean to subtract, deviation to divide by.
     classes: how many there are, by default as many as the labels tell.
     part, parts: of several processes, each takes one contiguous part of every batch, which may be empty in the last.
     """
