@@ -84,7 +84,8 @@ def train(
 ) -> None:
     """Train experiments to their records, without notebook and page.
 
-    In several processes: accelerate launch --num_processes 2 -m tinyclf train NAMES, or torchrun likewise.
+    In several processes: accelerate launch --multi_gpu --num_processes 2 -m tinyclf train NAMES (also without a GPU:
+    the flag says that there are several), or torchrun --nproc-per-node 2 -m tinyclf train NAMES.
     """
     from tinyclf.distributed import this_process
     from tinyclf.runs import train_experiment  # here, as accelerate and torchmetrics take seconds to import
