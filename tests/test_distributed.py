@@ -95,6 +95,7 @@ def test_history_and_validation_count_every_image_exactly_once(results):
             assert one[key] == two[key] == other[key]
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a core for each of two processes")
 def test_a_run_starts_its_processes_itself_and_goes_on_under_accelerate_and_in_one(tmp_path, monkeypatch, capsys):
     data, records = open_packed("mini"), {}
     for name, processes in (("one", 1), ("two", 2)):
@@ -124,6 +125,7 @@ def test_a_run_starts_its_processes_itself_and_goes_on_under_accelerate_and_in_o
     assert [row["epoch"] for row in record["history"]] == [1, 2, 3] and record["history"][0] == two["history"][0]
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a core for each of two processes")
 def test_an_error_in_one_of_the_processes_is_the_runs_own(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
     model = resnet18(10)
