@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from measure import BATCH, Watch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -237,7 +237,7 @@ class Limit(Way):
     ) -> None:
         super().__init__(data, device)
         self.model.to(memory_format=layout)
-        self.forward: nn.Module = torch.compile(self.model) if compiled else self.model  # type: ignore[assignment]
+        self.forward = torch.compile(self.model) if compiled else self.model
         rate, momentum = RECIPE.learning_rate, RECIPE.momentum
         self.optimizer = torch.optim.SGD(self.model.parameters(), rate, momentum, fused=fused)
         self.precision = precision

@@ -61,7 +61,9 @@ def test_a_watch_times_whole_steps_and_only_those_it_counts():
 
 
 def test_all_take_their_turns_and_the_table_says_what_the_csv_does(data, tmp_path, monkeypatch):
-    small = lambda classes: nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten(), nn.Linear(256, classes))  # noqa: E731
+    def small(classes):
+        return nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten(), nn.Linear(256, classes))
+
     monkeypatch.setattr(contestants, "resnet18", small)
     rows = []
     ways = {name: WAYS[name](data, CPU) for name in ("tinyclf", "limit", "published")}

@@ -98,8 +98,8 @@ def train(
 
 @app.command()
 def predict(
+    run: Annotated[str, typer.Option(help="the run whose model predicts")],
     images: Annotated[list[Path] | None, typer.Argument(help="image files of any size")] = None,
-    run: Annotated[str, typer.Option(help="the run whose model predicts")] = "baseline-imagenet",
     dataset: Dataset = "mini",
     test: Annotated[
         bool, typer.Option("--test", help="write the test split's predictions into the run's folder")
@@ -120,9 +120,11 @@ def predict(
     print(f"{run} on {dataset}, after epoch {predictor.epoch} of {predictor.settings.epochs}", file=sys.stderr)
     for path in images or []:
         try:
-            print(lines(str(path), predictor.likeliest(read_image(path))))
+            image = read_image(path)
         except TinyclfError as error:
             refuse(str(error))
+        else:
+            print(lines(str(path), predictor.likeliest(image)))
     if test:
         print(predictor.test_split(refuse))
     if refused:

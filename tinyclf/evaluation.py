@@ -1,5 +1,7 @@
 """What a model is worth on a split, from one pass over it: accuracy, loss, calibration and confusions."""
 
+from functools import cached_property
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -11,8 +13,7 @@ from torchmetrics.functional.classification import (
 )
 from tqdm import tqdm
 
-from tinyclf.augment import Augmentation
-from tinyclf.batches import Batches
+from tinyclf.batches import NOTHING, Batches
 from tinyclf.errors import TinyclfError
 from tinyclf.numerics import precisely, refuse_non_finite
 
@@ -54,7 +55,7 @@ class Evaluation:
         """Expected calibration error (l1) over BINS bins of equal width: 0 where confidence equals accuracy."""
         return multiclass_calibration_error(self.logits.softmax(1), self.labels, self.classes, BINS).item()
 
-    @property
+    @cached_property
     def confusion(self) -> Tensor:
         """How many images of each class were taken for which: int64 (classes, classes), the true ones in rows."""
         return multiclass_confusion_matrix(self.logits, self.labels, self.classes, validate_args=False)
@@ -97,7 +98,7 @@ def logits_of(model: nn.Module, batches: Batches, name: str, precision: str) -> 
 
     name: what a progress bar calls it. Raises TinyclfError for batches that are shuffled or augmented.
     """
-    if batches.shuffle or batches.augmentation != Augmentation():
+    if batches.shuffle or batches.augmentation != NOTHING:
         raise TinyclfError("evaluation takes images in their order and as they are, not shuffled nor augmented")
     model.eval().to(memory_format=torch.channels_last)
     logits, places = torch.empty(0), batches.places()

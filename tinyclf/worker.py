@@ -52,9 +52,10 @@ def launch(path: Path, about: dict[str, Any], processes: int, lock: int) -> None
                     errors.append(line.removeprefix(ERROR).rstrip())
                 if line.startswith(("epoch ", "continuing ", "the checkpoint ")):
                     print(line, end="", flush=True)
-        finally:
-            launched.terminate()  # where this one was interrupted; it ends the others
+        except BaseException:  # interrupted, most likely: none of the others may outlive the lock
+            launched.terminate()
             launched.wait()
+            raise
     if launched.returncode:
         start = next((place for place, line in enumerate(last) if "Traceback" in line), len(last) - 20)
         said = "\n".join(list(last)[max(0, start) :][:40])
