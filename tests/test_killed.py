@@ -19,7 +19,8 @@ from torch import nn
 from tinyclf import checkpoint
 from tinyclf.errors import TinyclfError
 from tinyclf.packed import Packed, PackedSplit
-from tinyclf.runs import CHECKPOINT, Run
+from tinyclf.parents import CHECKPOINT
+from tinyclf.runs import Run
 from tinyclf.settings import Settings
 
 EPOCHS = 6

@@ -15,6 +15,7 @@ from torch.nn.functional import one_hot
 from tinyclf.augment import ORDER, Augmentation, Draws, mix, random
 from tinyclf.errors import TinyclfError
 from tinyclf.packed import Packed
+from tinyclf.resize import resize
 from tinyclf.settings import NORMALIZATIONS, Settings
 
 NOTHING = Augmentation()
@@ -33,7 +34,8 @@ class Batches:
 
     images: uint8 (N, H, W, 3), an array or a memory map. For a CPU it is read batch by batch; on any other device it
     resides as it is. labels: int64 (N,). With `shuffle`, every epoch has an order of its own; `augmentation` draws for
-    every image of every epoch. normalization: a name of NORMALIZATIONS: mean to subtract, deviation to divide by.
+    every image of every epoch. input_size: side of the images given out, by default as they are; others are resized.
+    normalization: a name of NORMALIZATIONS: mean to subtract, deviation to divide by.
     classes: how many there are, by default as many as the labels tell.
     part, parts: of several processes, each takes one contiguous part of every batch, which may be empty in the last.
     """
@@ -47,6 +49,7 @@ class Batches:
         *,
         shuffle: bool = False,
         augmentation: Augmentation = NOTHING,
+        input_size: int = 0,
         normalization: str = "none",
         seed: int = 0,
         classes: int = 0,
@@ -55,7 +58,8 @@ class Batches:
     ) -> None:
         self.batch_size, self.device, self.shuffle, self.seed = batch_size, torch.device(device), shuffle, seed
         self.augmentation, self.part, self.parts = augmentation, part, parts
-        self.side, self.classes = images.shape[1], classes or int(labels.max()) + 1
+        self.input_size = input_size or images.shape[1]
+        self.classes = classes or int(labels.max()) + 1
         self.labels = torch.from_numpy(np.array(labels, dtype=np.int64)).to(self.device)
         self.images = read_rows(images) if self.device.type == "cpu" else resident(images, self.device).__getitem__
         # As tensors of the device: a GPU divides by a number of the host's by multiplying with its reciprocal, and
@@ -77,7 +81,7 @@ class Batches:
         count = len(self.labels)
         order = random(self.seed, epoch, ORDER).permutation(count) if self.shuffle else np.arange(count)
         rows = torch.from_numpy(order).to(self.device)
-        draws = self.augmentation.draw(self.seed, epoch, count, self.batch_size, self.side).on(self.device)
+        draws = self.augmentation.draw(self.seed, epoch, count, self.batch_size, self.input_size).on(self.device)
         for places in self.places():
             images, labels = self.pixels(rows, draws, places), self.labels[rows[places]]
             targets = labels
@@ -95,8 +99,8 @@ class Batches:
             yield batch.tensor_split(self.parts)[self.part]
 
     def pixels(self, rows: Tensor, draws: Draws, places: Tensor) -> Tensor:
-        """The images at `places`, moved as drawn, scaled to 0..1 and normalised: float32 (B, 3, H, W)."""
-        images = self.augmentation.move(self.images(rows[places]), draws, places)
+        """The images at `places`, moved as drawn, resized, scaled to 0..1 and normalised: float32 (B, 3, H, W)."""
+        images = resize(self.augmentation.move(self.images(rows[places]), draws, places), self.input_size)
         # NHWC in memory is already what torch calls channels last
         scaled = images.permute(0, 3, 1, 2).to(torch.float32).div_(self.white)
         if self.statistics:
@@ -114,6 +118,7 @@ def train_batches(data: Packed, settings: Settings, process: PartialState) -> Ba
         process.device,
         shuffle=True,
         augmentation=Augmentation.of(settings),
+        input_size=settings.input_size,
         normalization=settings.normalization,
         seed=settings.seed,
         classes=len(data.classes),
@@ -125,8 +130,8 @@ def train_batches(data: Packed, settings: Settings, process: PartialState) -> Ba
 def val_batches(data: Packed, settings: Settings, process: PartialState, *, alone: bool = False) -> Batches:
     """The validation batches of a run for `process`: its part of each of them, or all where it works `alone`."""
     part = {} if alone else {"part": process.process_index, "parts": process.num_processes}
-    kind = {"normalization": settings.normalization, "classes": len(data.classes), **part}
-    return Batches(data.val.images, data.val.labels, settings.batch_size, process.device, **kind)
+    kind = {"input_size": settings.input_size, "normalization": settings.normalization, "classes": len(data.classes)}
+    return Batches(data.val.images, data.val.labels, settings.batch_size, process.device, **kind, **part)
 
 
 def read_rows(images: np.ndarray) -> Callable[[Tensor], Tensor]:

@@ -54,8 +54,18 @@ def commit(*folders: str) -> str | None:
 
 def cpu_name() -> str:
     """The processor's name as Linux gives it, else as Python does."""
+    return cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> set[str]:
+    """What the processor can do, in Linux's words; empty where it does not say."""
+    return set((cpu_info("flags") or cpu_info("Features")).split())
+
+
+def cpu_info(key: str) -> str:
+    """The first line of Linux's description of the processor that starts with `key`; empty where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")

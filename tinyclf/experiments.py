@@ -4,7 +4,7 @@ import ast
 import dataclasses
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from papermill import inspect_notebook
 from tinyclf.errors import TinyclfError
 from tinyclf.models import weights_file
 from tinyclf.paths import NOTEBOOKS
-from tinyclf.settings import DATASETS, NAMED_WEIGHTS, SEEDS, Settings, in_range, one_of, typed
+from tinyclf.settings import DATASETS, NAMED_WEIGHTS, SEEDS, Settings, in_range, one_of, parent_of, typed
 
-KEYS = ("title", "notebook", "row", "parameters", *DATASETS)  # of an entry
+KEYS = ("title", "notebook", "row", "datasets", "parameters", *DATASETS)  # of an entry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Experiment:
     title: str
     notebook: Path
     parameters: dict[str, Any]  # what the notebook is run with, `dataset` and `run` included
+    needed: bool = False  # not asked for, but another one starts from it: to be run unless it has finished
 
 
 def entries() -> dict[str, dict[str, Any]]:
@@ -54,6 +55,7 @@ def read(dataset: str) -> dict[str, Experiment]:
             {"dataset": dataset} | entry.get("parameters", {}) | entry.get(dataset, {}),
         )
         for name, entry in entries().items()
+        if dataset in entry.get("datasets", DATASETS)
     }
 
 
@@ -66,6 +68,8 @@ def choose(
 ) -> list[Experiment]:
     """The named experiments, or all of them, with `overrides` put over their parameters where they take them.
 
+    One that starts from another comes after it. Where that other one was not named, it is put before it as `needed`,
+    with its own parameters; of the overrides it takes `processes` alone.
     imagenet: path of a state dict that stands in for the ImageNet weights wherever an experiment asks for those.
     seeds: those to run each experiment with that takes one; a run with another seed than the experiment's has a name
     of its own (see `seeded`).
@@ -83,11 +87,40 @@ def choose(
     for key in overrides or {}:
         one_of("parameter", key, tuple(dict.fromkeys(name for each in accepted.values() for name in each)))
     resolved = [resolve(each, accepted[each.name], overrides or {}, imagenet) for each in chosen]
-    return [run for each in resolved for run in seeded(each, accepted[each.name], seeds or [])]
+    runs = {run.name: run for each in resolved for run in seeded(each, accepted[each.name], seeds or [])}
+    speed = {key: value for key, value in (overrides or {}).items() if key == "processes"}
+    ordered: dict[str, Experiment] = {}
+    for run in runs.values():
+        for each in reversed([run, *ancestors(run, runs, known, speed, imagenet)]):
+            ordered.setdefault(each.name, each)
+    return list(ordered.values())
+
+
+def ancestors(
+    run: Experiment, runs: dict[str, Experiment], known: dict[str, Experiment], overrides: dict[str, Any], imagenet: str
+) -> Iterator[Experiment]:
+    """What `run` starts from, and what that starts from, as far as they are experiments; from `runs` if among them."""
+    seen = [run.name]
+    while (name := parent_of(run.parameters.get("weights", ""))) and family(name) in known:
+        if name in seen:
+            raise TinyclfError(f"{' from '.join([*seen, name])}: a run cannot start from itself; give other weights")
+        seen.append(name)
+        if name in runs:
+            run = runs[name]
+        else:
+            parent, seed = known[family(name)], name.removeprefix(family(name)).removeprefix("-seed-")
+            accepted = notebook_parameters(parent.notebook)
+            resolved = resolve(parent, accepted, overrides, imagenet)
+            (run,) = seeded(resolved, accepted, [int(seed)] if seed else [])
+            run = dataclasses.replace(run, needed=True)
+        yield run
 
 
 def seeded(experiment: Experiment, accepted: dict[str, Any], seeds: list[int]) -> list[Experiment]:
-    """A run of `experiment` for each of `seeds`: its own seed keeps its name, another one adds `-seed-N` to it."""
+    """A run of `experiment` for each of `seeds`: its own seed keeps its name, another one adds `-seed-N` to it.
+
+    One that starts from another run starts from that one's run of the same seed.
+    """
     if not seeds or "seed" not in accepted:
         return [experiment]
     runs = []
@@ -95,7 +128,10 @@ def seeded(experiment: Experiment, accepted: dict[str, Any], seeds: list[int]) -
         in_range("seed", seed, *SEEDS)
         more = "" if seed == experiment.parameters.get("seed", accepted["seed"]) else f"-seed-{seed}"
         name, title = experiment.name + more, experiment.title + more.replace("-seed-", ", seed ")
-        runs.append(Experiment(name, title, experiment.notebook, experiment.parameters | {"seed": seed, "run": name}))
+        parameters = experiment.parameters | {"seed": seed, "run": name}
+        if parent_of(weights := parameters.get("weights", "")):
+            parameters["weights"] = weights + more
+        runs.append(dataclasses.replace(experiment, name=name, title=title, parameters=parameters))
     return runs
 
 
@@ -117,7 +153,7 @@ def resolve(
         one_of(f"parameter of {experiment.name}", key, tuple(accepted))
         values[key] = typed(key, value, accepted[key])
     settings = Settings(**{key: value for key, value in values.items() if key in Settings.names()})
-    if settings.weights not in NAMED_WEIGHTS:
+    if not settings.parent and settings.weights not in NAMED_WEIGHTS:
         weights_file(settings.weights)  # rather missed now than after the runs before
     return dataclasses.replace(experiment, parameters=values)
 

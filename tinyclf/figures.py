@@ -49,7 +49,7 @@ def curve(axes: Axes, name: str, runs: list[Record], what: str) -> None:
         if len(runs) > 1:
             deviation = values.std(0, ddof=1)
             axes.fill_between(epochs, mean - deviation, mean + deviation, color=COLOURS[split], alpha=0.25, linewidth=0)
-        if published:
+        if published and key in published:
             axes.plot(published["curve_epochs"], published[key], ":", label=f"{label}, published", **style)
     axes.set(xlabel="epoch", ylabel=PANELS[what])
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -65,7 +65,8 @@ def describe(name: str, runs: list[Record]) -> str:
     """The curves of an experiment in words."""
     first, last = ([run["history"][place] for run in runs] for place in (0, -1))
     accuracy, loss = ([shown(key, *(row[key] for row in rows)) for rows in (first, last)] for key in VALIDATION)
-    dotted = " The published curves on Tiny-ImageNet are dotted beside them." if published_row(name) else ""
+    published = "curve_epochs" in (published_row(name) or {})
+    dotted = " The published curves on Tiny-ImageNet are dotted beside them." if published else ""
     return (
         f"Log loss and accuracy of {name} on {runs[0]['settings']['dataset']}, starting from "
         f"{runs[0]['weights']['label']}{of_seeds(runs)}, by epoch: from epoch 1 to {last[0]['epoch']}, validation "
@@ -89,6 +90,20 @@ def samples(split: TinyImageNet, count: int = 12, columns: int = 6) -> tuple[Fig
         axes.set_title(word, fontsize="small")
     plt.close(figure)
     return figure, f"Sample images with their bounding boxes, one each of these classes: {', '.join(words)}."
+
+
+def before_and_after(image: np.ndarray, enlarged: np.ndarray) -> tuple[Figure, str]:
+    """An image and what resizing made of it, uint8 (H, W, 3), each pixel as large in the one as in the other."""
+    sizes = [pixels.shape[0] for pixels in (image, enlarged)]
+    figure, panels = plt.subplots(1, 2, figsize=(9, 6), width_ratios=sizes, layout="constrained")
+    for axes, pixels, size in zip(panels, (image, enlarged), sizes, strict=True):
+        axes.imshow(pixels, interpolation="none")
+        axes.set_title(f"{size}x{size}", fontsize="medium")
+        axes.set_anchor("N")
+        axes.axis("off")
+    plt.close(figure)
+    text = "An image before and after it was resized from {0}x{0} to {1}x{1} pixels, drawn to scale.".format(*sizes)
+    return figure, text
 
 
 def show(figure: Figure, text: str) -> None:

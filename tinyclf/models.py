@@ -11,8 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tinyclf import parents
 from tinyclf.errors import TinyclfError
-from tinyclf.settings import NAMED_WEIGHTS, STEMS, one_of
+from tinyclf.settings import NAMED_WEIGHTS, OTHER_WEIGHTS, STEMS, Settings, one_of
 
 IMAGENET = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
 IMAGENET_CLASSES = 1000
@@ -40,6 +41,23 @@ def resnet18(num_classes: int, weights: str = "none", stem: str = "imagenet") ->
     return model
 
 
+def starting_model(settings: Settings, classes: list[str]) -> nn.Module:
+    """The model that a run of `settings` starts from, its fresh weights drawn from their seed.
+
+    classes: of the data, in order. From a parent's model (weights = run:NAME), everything is taken over but a stem and
+    a head that `settings.adapt` lets be others. Raises TinyclfError as `resnet18` and `parents.parent` do.
+    """
+    torch.manual_seed(settings.seed)
+    parent = parents.parent(settings, classes)
+    if parent is None:
+        return resnet18(len(classes), settings.weights, settings.stem)
+    model = resnet18(len(classes), "none", settings.stem)
+    before = Settings(**parent.about["settings"])
+    afresh = ("conv1.",) * (before.stem != settings.stem) + ("fc.",) * (list(parent.about["classes"]) != classes)
+    load_pretrained(model, parent.weights, settings.weights, afresh)
+    return model
+
+
 def weights_file(weights: str) -> Path | None:
     """The file behind `weights`, downloaded or made if need be; None for `none`. Raises TinyclfError."""
     if weights == "none":
@@ -52,7 +70,7 @@ def weights_file(weights: str) -> Path | None:
         return standin.weights_file()
     path = Path(weights).expanduser()
     if path.suffix not in (".pth", ".safetensors"):
-        one_of("weights", weights, NAMED_WEIGHTS, "or the path of a .pth or .safetensors file")
+        one_of("weights", weights, NAMED_WEIGHTS, OTHER_WEIGHTS)
     if not path.is_file():
         raise TinyclfError(f"weights: no file {path} (looked for from {Path.cwd()})")
     return path
@@ -93,19 +111,22 @@ def unreadable(path: Path, error: Exception) -> TinyclfError:
     return TinyclfError(f"{path}: not readable as a state dict of tensors ({type(error).__name__}: {error})")
 
 
-def load_pretrained(model: nn.Module, state: dict[str, Tensor], origin: str) -> None:
+def load_pretrained(model: nn.Module, state: dict[str, Tensor], origin: str, afresh: tuple[str, ...] = ()) -> None:
     """Copy `state` into `model`, but for what the surgery replaced; missing and wrongly shaped tensors are named.
 
     A head of ImageNet's 1000 classes, or of the stand-in's, starts afresh; one of any other wrong number is refused.
+    afresh: what the names of more tensors start with that keep the model's own values.
     """
     wanted = model.state_dict()
     # Old files, torchvision's own among them, lack the counters of batches that batch norm keeps; no result needs them.
     state = {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")} | state
     shape = {name: tuple(value.shape) for name, value in state.items()}
     if origin == "mini" or shape.get("fc.weight") == (IMAGENET_CLASSES, 512) != tuple(wanted["fc.weight"].shape):
-        state |= {name: wanted[name] for name in ("fc.weight", "fc.bias")}
+        afresh += ("fc.",)
     if "conv1.bias" in wanted and shape.get("conv1.weight") == (64, 3, 7, 7):
-        state |= {name: wanted[name] for name in ("conv1.weight", "conv1.bias")}
+        afresh += ("conv1.",)
+    state = {name: value for name, value in state.items() if not name.startswith(afresh)}
+    state |= {name: value for name, value in wanted.items() if name.startswith(afresh)}
     faults = [f"{name} is missing" for name in wanted if name not in state]
     faults += [f"{name} is not of this model" for name in state if name not in wanted]
     faults += [

@@ -6,30 +6,40 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from tinyclf.environment import cpu_flags
 from tinyclf.errors import TinyclfError
 
+BF16_CPUS = {"avx512_bf16", "amx_bf16", "bf16"}  # what Linux calls the instructions; the last on ARM
 # How a CPU, cuDNN and cuBLAS say it
 NO_MEMORY = ("can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def possible(precision: str, device: torch.device) -> str:
     """`precision` where `device` can do it, else fp32: for using a model, not for training it."""
-    return precision if device.type == "cuda" else "fp32"
+    return precision if refusal(precision, device) is None else "fp32"
+
+
+def refusal(precision: str, device: torch.device) -> str | None:
+    """Why `device` does not compute in `precision`; None where it does."""
+    if precision == "fp32" or device.type == "cuda":
+        return None
+    if precision == "tf32" or device.type != "cpu":
+        return f"needs a CUDA GPU, and this run is on {device.type}"
+    return None if BF16_CPUS & cpu_flags() else "this CPU has no instructions for it, and would take many times as long"
 
 
 @contextmanager
 def precisely(precision: str, device: torch.device) -> Iterator[None]:
     """Convolutions and matrix products of this context run in `precision`, one of PRECISIONS.
 
-    fp32 is exact also on a GPU, where torch's own default for convolutions is tf32. Raises TinyclfError for the other
-    two without a CUDA GPU: a CPU is many times slower in bf16 than in fp32, and has no tf32.
+    fp32 is exact also on a GPU, where torch's own default for convolutions is tf32. Raises TinyclfError for tf32
+    without a CUDA GPU, and for bf16 on a CPU without instructions for it.
     """
+    if why := refusal(precision, device):
+        raise TinyclfError(f"precision = {precision!r}: {why}; use fp32")
     if device.type != "cuda":
-        if precision != "fp32":
-            raise TinyclfError(
-                f"precision = {precision!r}: needs a CUDA GPU, and this run is on {device.type}; use fp32"
-            )
-        yield
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            yield
         return
     backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
     before = [backend.fp32_precision for backend in backends]

@@ -7,7 +7,6 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from tinyclf import checkpoint
 from tinyclf.batches import Batches
 from tinyclf.dataset import SIDE, TinyImageNet
 from tinyclf.distributed import this_process
@@ -17,8 +16,7 @@ from tinyclf.files import write
 from tinyclf.models import resnet18
 from tinyclf.numerics import possible
 from tinyclf.packed import source_of
-from tinyclf.paths import reports_dir
-from tinyclf.runs import CHECKPOINT
+from tinyclf.parents import trained
 from tinyclf.settings import DATASETS, Settings, one_of
 
 TOP = 5
@@ -32,13 +30,8 @@ class Predictor:
 
     def __init__(self, run: str, dataset: str) -> None:
         one_of("dataset", dataset, DATASETS)
-        self.folder = reports_dir() / dataset / run
-        saved = checkpoint.newest(self.folder / CHECKPOINT)
-        if saved is None or not saved.about["history"]:
-            raise TinyclfError(
-                f"run {run!r} has no checkpoint under {self.folder.parent} (checkpoints are not committed): train it "
-                f"first, for an experiment by `tinyclf run {run} --dataset {dataset}`"
-            )
+        saved = trained(run, dataset)
+        self.folder = saved.path.parent
         self.dataset, self.epoch, self.classes = dataset, len(saved.about["history"]), saved.about["classes"]
         self.settings = Settings(**saved.about["settings"])
         self.device = this_process().device
@@ -47,8 +40,8 @@ class Predictor:
 
     def probabilities(self, images: np.ndarray) -> Tensor:
         """Of every class for uint8 images (N, 64, 64, 3): float32 (N, classes), on the CPU."""
-        size, normalization = self.settings.batch_size, self.settings.normalization
-        batches = Batches(images, np.zeros(len(images), int), size, self.device, normalization=normalization)
+        kind = {"input_size": self.settings.input_size, "normalization": self.settings.normalization}
+        batches = Batches(images, np.zeros(len(images), int), self.settings.batch_size, self.device, **kind)
         return (
             logits_of(self.model, batches, "predicting", possible(self.settings.precision, self.device))
             .softmax(1)

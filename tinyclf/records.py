@@ -23,11 +23,18 @@ STEP = ("epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "v
 
 
 def write_record(
-    folder: Path, name: str, about: dict[str, Any], history: list[Epoch], evaluation: Evaluation, ended: float
+    folder: Path,
+    name: str,
+    about: dict[str, Any],
+    history: list[Epoch],
+    evaluation: Evaluation,
+    ended: float,
+    at_other_sizes: dict[int, Evaluation],
 ) -> Record:
     """Write record.json, history.csv, classes.csv and confusion.csv into `folder`; returns the record.
 
-    about: the run's settings, data, weights, environments and classes; ended: when, in seconds since 1970.
+    about: the run's settings, data, weights, environments and classes; ended: when, in seconds since 1970;
+    at_other_sizes: evaluations of the same model at other input sizes, in pixels.
     """
     record = {
         "run": name,
@@ -35,6 +42,7 @@ def write_record(
         "history": history,
         "result": {"last": history[-1], "best": max(history, key=lambda row: row["val_accuracy"])},
         "evaluation": evaluation.summary(),
+        "at_other_sizes": {str(size): each.summary() for size, each in at_other_sizes.items()},
         "seconds": sum(row["seconds"] for row in history),
         "images_per_second": len(history) / sum(1 / row["images_per_second"] for row in history),
         "finished": datetime.datetime.fromtimestamp(ended, datetime.UTC).isoformat(timespec="seconds"),

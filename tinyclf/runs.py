@@ -10,21 +10,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from tinyclf import checkpoint, environment, worker
+from tinyclf import checkpoint, environment, parents, worker
 from tinyclf.batches import train_batches, val_batches
 from tinyclf.distributed import this_process
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluation import Evaluation, evaluate
 from tinyclf.files import locked, writable
-from tinyclf.models import fingerprint, resnet18, weights_file
+from tinyclf.models import fingerprint, starting_model, weights_file
 from tinyclf.numerics import enough_memory, possible
 from tinyclf.packed import Packed, open_packed
-from tinyclf.paths import reports_dir
+from tinyclf.parents import checkpoint_of
 from tinyclf.records import Record, write_record
 from tinyclf.settings import Settings
 from tinyclf.training import Epoch, fit, silent
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 class Run:
@@ -42,10 +40,10 @@ class Run:
             raise TinyclfError(f"run = {self.name!r}: expected the name of a folder, letters, digits and -_.=+ alone")
         self.process = this_process()
         self.device = self.process.device
-        self.folder = writable(reports_dir() / settings.dataset / self.name)
-        self.checkpoint = self.folder / CHECKPOINT
+        self.checkpoint = checkpoint_of(self.name, settings.dataset)
         with self.process.main_process_first():
-            start = weights_file(settings.weights)  # made or downloaded by the first, found by the others
+            weights = starts_from(settings, data)  # made or downloaded by the first, found by the others
+        self.folder = writable(self.checkpoint.parent)
         self.about: dict[str, Any] = {
             "settings": dataclasses.asdict(settings) | {"weights": Path(settings.weights).name},
             "data": {
@@ -55,11 +53,7 @@ class Run:
                 "val": len(data.val.labels),
                 "sha256": data.fingerprint,
             },
-            "weights": {
-                "label": weights_label(settings.weights),
-                "file": start.name if start else None,
-                "sha256": fingerprint(start),
-            },
+            "weights": weights,
             "classes": dict(zip(data.classes, data.class_names, strict=True)),
             "environments": [],
             "history": [],
@@ -138,17 +132,26 @@ class Run:
         if not 1 <= processes <= most:
             raise TinyclfError(f"processes = {processes}: expected 1 to {most}, as many as there are GPUs, else cores")
 
-    def evaluate(self, model: nn.Module) -> Evaluation:
-        """What `model`, after `fit`, is worth on the validation images, in this process alone."""
+    def evaluate(self, model: nn.Module, input_size: int = 0) -> Evaluation:
+        """What `model`, after `fit`, is worth on the validation images, in this process alone.
+
+        input_size: pixels to show them at instead of those that it was trained for.
+        """
+        shown = dataclasses.replace(self.settings, input_size=input_size or self.settings.input_size)
         with enough_memory(self.settings.batch_size):
-            val = val_batches(self.data, self.settings, self.process, alone=True)
+            val = val_batches(self.data, shown, self.process, alone=True)
             precision = possible(self.settings.precision, self.device)
             return evaluate(model.to(self.device), val, self.settings.epochs, precision=precision)
 
-    def finish(self, history: list[Epoch], evaluation: Evaluation) -> Record:
-        """Write the record and its tables into the folder; returns the record."""
+    def finish(
+        self, history: list[Epoch], evaluation: Evaluation, at_other_sizes: dict[int, Evaluation] | None = None
+    ) -> Record:
+        """Write the record and its tables into the folder; returns the record.
+
+        evaluation: of the model at the size that it was trained for; at_other_sizes: the same at others, by pixels.
+        """
         ended = self.checkpoint.stat().st_mtime  # not now: a finished run may be shown again years later
-        return write_record(self.folder, self.name, self.about, history, evaluation, ended)
+        return write_record(self.folder, self.name, self.about, history, evaluation, ended, at_other_sizes or {})
 
 
 def train_experiment(name: str, parameters: dict[str, Any]) -> None:
@@ -158,11 +161,11 @@ def train_experiment(name: str, parameters: dict[str, Any]) -> None:
     settings = Settings.from_notebook(parameters)
     data = open_packed(settings.dataset)
     run = Run(settings, data, parameters["run"], force=parameters.get("force", False))
-    torch.manual_seed(settings.seed)
-    model = resnet18(len(data.classes), settings.weights, settings.stem)
+    model, other_size = starting_model(settings, data.classes), parameters.get("evaluate_at", 0)
     history = run.fit(model, parameters.get("processes", 1))
     if run.process.is_main_process:
-        run.finish(history, run.evaluate(model))
+        at_other_sizes = {other_size: run.evaluate(model, other_size)} if other_size else {}
+        run.finish(history, run.evaluate(model), at_other_sizes)
     run.process.wait_for_everyone()
 
 
@@ -175,6 +178,23 @@ def default_name(settings: Settings) -> str:
         if value != recipe[name]
     ]
     return re.sub(r"[^\w.=+-]", "_", "-".join(parts))[:100] or "published-recipe"
+
+
+def starts_from(settings: Settings, data: Packed) -> dict[str, Any]:
+    """What a run's weights are before its first epoch: in words, as a file, as the run that they come from."""
+    if saved := parents.parent(settings, data.classes):
+        return {
+            "label": f"{settings.parent}, from {saved.about['weights']['label']}",
+            "file": None,
+            "sha256": checkpoint.digest("", saved.weights),
+            "parent": {"run": settings.parent, "epochs": len(saved.about["history"])},
+        }
+    file = weights_file(settings.weights)
+    return {
+        "label": weights_label(settings.weights),
+        "file": file.name if file else None,
+        "sha256": fingerprint(file),
+    }
 
 
 def weights_label(weights: str) -> str:

@@ -12,12 +12,16 @@ from typing import Any
 
 from tinyclf.errors import TinyclfError
 
-BATCH_SIZES = {"mini": 20, "tiny-imagenet": 100}  # by data set: as published, and for the 400 images of mini
+# By data set: as published, and where there are few images, so that an epoch still has steps enough to learn in
+BATCH_SIZES = {"mini": 20, "tiny-imagenet": 100, "tiny-imagenet-20": 20}
 DATASETS = tuple(BATCH_SIZES)
 NAMED_WEIGHTS = ("none", "imagenet", "mini")
+OTHER_WEIGHTS = "or run:NAME, or the path of a .pth or .safetensors file"
 STEMS = ("imagenet", "small")
 SEEDS = (0, 2**31 - 1)
 PRECISIONS = ("fp32", "tf32", "bf16")
+ADAPTABLE = ("input_size", "normalization", "stem", "classes")  # what a model is made for
+RUN = "run:"  # starts the name of weights that are another run's
 # Mean and standard deviation of red, green and blue on the scale 0..1: as torchvision's ImageNet weights expect them,
 # and as they go round for Tiny-ImageNet's training images.
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], ...]] = {
@@ -35,11 +39,13 @@ class Settings:
     Source of the defaults: the open project Tiny-ImageNet-Classifier, Step 1.
     """
 
-    dataset: str = "mini"  # mini | tiny-imagenet
-    weights: str = "none"  # none | imagenet | mini | path of a .pth or .safetensors state dict
+    dataset: str = "mini"  # mini | tiny-imagenet | tiny-imagenet-20, every tenth class of it
+    weights: str = "none"  # none | imagenet | mini | run:NAME | path of a .pth or .safetensors state dict
+    adapt: str = ""  # what may differ from what run:NAME was trained for: input_size, normalization, stem, classes
+    input_size: int = 64  # pixels, height and width; images of another size are resized to it (bicubic)
     stem: str = "imagenet"  # imagenet: conv 7x7, stride 2, max pool | small: conv 3x3, stride 1
     epochs: int = 15
-    batch_size: int = 0  # images a step; 0: the data set's own, 100 as published, 20 on mini
+    batch_size: int = 0  # images a step; 0: the data set's own, 100 as published, 20 on the small ones
     learning_rate: float = 0.001
     momentum: float = 0.9
     step_size: int = 7  # epochs between two decays of the learning rate
@@ -49,7 +55,7 @@ class Settings:
     mixup: float = 0.0  # alpha of the Beta distribution of its weights; 0: none
     cutmix: float = 0.0  # the same of its areas; with both, each image is mixed in one of the two ways
     normalization: str = "none"  # none | imagenet | tiny-imagenet: whose mean and deviation images are normalised by
-    precision: str = "fp32"  # fp32 | tf32 | bf16: of convolutions and products; the last two on a CUDA GPU alone
+    precision: str = "fp32"  # fp32 | tf32 | bf16: of convolutions and products; tf32 on a CUDA GPU alone
     seed: int = 0  # of initialisation, order and augmentation
 
     def __post_init__(self) -> None:
@@ -58,8 +64,11 @@ class Settings:
         one_of("dataset", self.dataset, DATASETS)
         object.__setattr__(self, "batch_size", self.batch_size or BATCH_SIZES[self.dataset])
         one_of("stem", self.stem, STEMS)
-        if not self.weights.endswith((".pth", ".safetensors")):
-            one_of("weights", self.weights, NAMED_WEIGHTS, "or the path of a .pth or .safetensors file")
+        if not (self.parent or self.weights.endswith((".pth", ".safetensors"))):
+            one_of("weights", self.weights, NAMED_WEIGHTS, OTHER_WEIGHTS)
+        for each in self.adapts:
+            one_of("adapt", each, ADAPTABLE)
+        in_range("input_size", self.input_size, 8, 1024)
         in_range("epochs", self.epochs, 1, 10_000)
         in_range("batch_size", self.batch_size, 2, 100_000)  # batch norm needs more than one image
         in_range("learning_rate", self.learning_rate, 0, 100)
@@ -72,6 +81,16 @@ class Settings:
         one_of("normalization", self.normalization, tuple(NORMALIZATIONS))
         one_of("precision", self.precision, PRECISIONS)
         in_range("seed", self.seed, *SEEDS)
+
+    @property
+    def parent(self) -> str:
+        """Name of the run that this one starts from; empty where it starts from none."""
+        return parent_of(self.weights)
+
+    @property
+    def adapts(self) -> list[str]:
+        """What `adapt` lists."""
+        return self.adapt.replace(",", " ").split()
 
     @classmethod
     def names(cls) -> list[str]:
@@ -86,6 +105,11 @@ class Settings:
     def describe(self) -> str:
         """One `name = value` a line."""
         return "\n".join(f"{name} = {value!r}" for name, value in dataclasses.asdict(self).items())
+
+
+def parent_of(weights: str) -> str:
+    """Name of the run whose model `weights` asks for; empty where that is none."""
+    return weights.removeprefix(RUN) if weights.startswith(RUN) else ""
 
 
 def check_parameters(namespace: Mapping[str, Any]) -> None:

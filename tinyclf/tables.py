@@ -1,6 +1,7 @@
 """The accuracy table, made from records and published numbers alone."""
 
 import dataclasses
+import re
 import statistics
 import tomllib
 from pathlib import Path
@@ -10,7 +11,7 @@ import pandas as pd
 
 from tinyclf import experiments
 from tinyclf.records import Record, read_records
-from tinyclf.settings import Settings, one_of
+from tinyclf.settings import Settings, one_of, parent_of
 
 PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "published.toml").read_text())
 OURS = ("published, same epoch", "ours last", "ours best", "epochs", "seeds", "starts from", "minutes")
@@ -27,8 +28,8 @@ def published_row(name: str) -> dict[str, Any] | None:
 
 
 def published_at(row: dict[str, Any], curve: str, epoch: int) -> float | None:
-    """A published curve's value at an epoch; None where none could be read off the figure."""
-    return dict(zip(row["curve_epochs"], row[curve], strict=True)).get(epoch)
+    """A published curve's value at an epoch; None where none could be read off a figure, or none was published."""
+    return dict(zip(row.get("curve_epochs", ()), row.get(curve, ()), strict=True)).get(epoch)
 
 
 def by_experiment(records: dict[str, Record]) -> dict[str, list[Record]]:
@@ -41,7 +42,8 @@ def by_experiment(records: dict[str, Record]) -> dict[str, list[Record]]:
         alike: dict[tuple[str, ...], list[Record]] = {}
         for run, record in records.items():
             if experiments.family(run) == name:
-                kind = (changes(name, record), record["weights"]["label"], record["data"]["sha256"])
+                start = re.sub(r"-seed-\d+", "", record["weights"]["label"])
+                kind = (changes(name, record), start, record["data"]["sha256"])
                 alike.setdefault(kind, []).append(record)
         if alike:
             runs = alike[min(alike)]  # nothing changed, an empty text, comes first
@@ -76,6 +78,8 @@ def changes(name: str, record: Record) -> str:
         expected["weights"] = settings["weights"]  # a stand-in, and labelled so
     if record["run"] == f"{name}-seed-{settings['seed']}":
         expected["seed"] = settings["seed"]
+        if parent_of(expected["weights"]):
+            expected["weights"] += f"-seed-{settings['seed']}"
     changed = [f"{key} = {value}" for key, value in settings.items() if key != "epochs" and value != expected.get(key)]
     return f", changed: {', '.join(changed)}" if changed else ""
 
@@ -114,7 +118,7 @@ def curve_table(name: str, runs: list[Record]) -> pd.DataFrame:
     columns = {}
     for key in CURVES:
         columns[key.replace("_", " ")] = [shown(key, *(run[key] for run in epoch)) for epoch in epochs]
-        if row:
+        if row and key in row:
             read_off = [published_at(row, key, epoch[0]["epoch"]) for epoch in epochs]
             texts = ["" if value is None else shown(key, value) for value in read_off]
             columns[f"{key.replace('_', ' ')}, published"] = texts
@@ -132,15 +136,21 @@ def result_table(record: Record) -> pd.DataFrame:
 
 
 def evaluation_table(record: Record) -> pd.DataFrame:
-    """What the model of the last epoch is worth on the validation images, as text; the loss in nats."""
-    values = record["evaluation"]
-    cells = {
-        "top-1 accuracy": percent(values["top1"]),
-        "top-5 accuracy": percent(values["top5"]),
-        "loss": f"{values['loss']:.3f}",
-        "expected calibration error": percent(values["calibration_error"]),
+    """What the model of the last epoch is worth on the validation images, as text; the loss in nats.
+
+    A column for each size that they were shown at: first the one that the model was trained for.
+    """
+    own = str(record["settings"].get("input_size", 64))
+    columns = {
+        f"validation, at {size}x{size}": {
+            "top-1 accuracy": percent(values["top1"]),
+            "top-5 accuracy": percent(values["top5"]),
+            "loss": f"{values['loss']:.3f}",
+            "expected calibration error": percent(values["calibration_error"]),
+        }
+        for size, values in ({own: record["evaluation"]} | record.get("at_other_sizes", {})).items()
     }
-    return pd.DataFrame({"validation": cells})
+    return pd.DataFrame(columns)
 
 
 def shown(key: str, *values: float) -> str:
@@ -151,19 +161,29 @@ def shown(key: str, *values: float) -> str:
     return percent(mean, more=f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else "")
 
 
-def provenance(record: Record) -> pd.DataFrame:
-    """Where a record's numbers come from, as text: data, weights, speed, commit, versions and hardware."""
+def provenance(record: Record, runs: str) -> pd.DataFrame:
+    """Where a record's numbers come from, as Markdown: data, weights, speed, commit, versions and hardware.
+
+    runs: leads from the page to the folder of runs, to link the one that this one started from.
+    """
+    weights = record["weights"]
+    parent = weights.get("parent")
     facts = {
         "data": f"{record['data']['name']}, sha256 {record['data']['sha256']}",
-        "starts from": record["weights"]["label"],
-        "weights file": f"{record['weights']['file']}, sha256 {record['weights']['sha256']}",
+        "starts from": weights["label"],
+        "weights file": f"{weights['file']}, sha256 {weights['sha256']}",
+        "weights of": parent
+        and f"[{parent['run']}]({runs}{parent['run']}/index.html) after epoch {parent['epochs']}, "
+        f"sha256 {weights['sha256']}",
         "seed": record["settings"]["seed"],
         "images a second": f"{record['images_per_second']:.0f}",
         "minutes": f"{record['seconds'] / 60:.1f}",
         "finished": record["finished"],
     }
-    if record["weights"]["file"] is None:
+    if weights["file"] is None:
         del facts["weights file"]
+    if not parent:
+        del facts["weights of"]
     for number, environment in enumerate(record["environments"]):  # several, if it was continued elsewhere
         hardware, then = environment["hardware"], ", continued" * number
         facts[f"commit{then}"] = environment["commit"] or "not a git checkout"
