@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tinyclf.augment import Augmentation
 from tinyclf.batches import Batches, resident
 from tinyclf.errors import TinyclfError
+from tinyclf.settings import NORMALIZATIONS
 
 COUNT = 23
 FLIP = Augmentation(flip=True)
@@ -31,6 +33,28 @@ def test_in_order_they_are_the_images_scaled(images, batch_size):
     )
     np.testing.assert_array_equal(pixels.permute(0, 2, 3, 1).numpy(), images.astype(np.float32) / 255)
     assert torch.cat([labels for _, labels, _ in parts]).tolist() == LABELS.tolist()
+
+
+def test_at_another_input_size_they_are_the_images_as_pil_resizes_them(images):
+    kind = {"augmentation": FLIP, "normalization": "imagenet", "input_size": 96}
+    (batch,) = Batches(images, LABELS, COUNT, **kind).epoch(3)
+    (plain,) = Batches(images, LABELS, COUNT, **kind | {"input_size": 64, "normalization": "none"}).epoch(3)
+    small = (plain.images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    large = np.stack([Image.fromarray(each).resize((96, 96), Image.Resampling.BICUBIC) for each in small])
+    mean, deviation = (np.array(each, np.float32) for each in NORMALIZATIONS["imagenet"])
+    expected = (large.astype(np.float32) / 255 - mean) / deviation
+    np.testing.assert_allclose(batch.images.permute(0, 2, 3, 1).numpy(), expected, rtol=1e-6, atol=1e-6)
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_boxes_of_cutmix_are_of_the_size_that_images_are_given_out_in(images):
+    white = np.full_like(images, 255)
+    white[::2] = 0
+    mixed = Batches(white, LABELS, COUNT, augmentation=Augmentation(cutmix=1.0), input_size=128, classes=COUNT)
+    (batch,) = mixed.epoch(1)
+    own, bright, black = batch.targets[torch.arange(COUNT), batch.labels], batch.images.mean((1, 2, 3)), LABELS % 2 == 0
+    assert (bright <= 1 - own + 1e-6)[black].all() and (bright >= own - 1e-6)[~black].all()
+    assert batch.images[black, :, 64:, 64:].any() and not batch.images[~black, :, 64:, 64:].all()
 
 
 def test_shuffled_every_image_comes_once_an_epoch_with_its_label(images):

@@ -1,12 +1,14 @@
 """experiments.toml, the notebooks' parameters and the settings hold together, and what does not is refused by name."""
 
-import dataclasses
+import inspect
+import re
 
 import nbformat
 import pytest
+from papermill import inspect_notebook
 from typer.testing import CliRunner
 
-from tinyclf import cli, experiments
+from tinyclf import cli, experiments, parents, runs
 from tinyclf.errors import TinyclfError
 from tinyclf.experiments import choose, family, notebook_parameters, parse
 from tinyclf.paths import NOTEBOOKS
@@ -20,17 +22,96 @@ def test_every_experiment_resolves_on_every_data_set():
             assert experiment.parameters["dataset"] == dataset
 
 
-def test_the_published_rows_are_run_with_the_published_recipe():
-    for name, weights in {"baseline-scratch": "none", "baseline-imagenet": "imagenet"}.items():
-        (experiment,) = choose([name], "tiny-imagenet")
-        settings = Settings.from_notebook(experiment.parameters)
-        assert settings == Settings(dataset="tiny-imagenet", weights=weights)
+PUBLISHED = {
+    "baseline-scratch": {},
+    "baseline-imagenet": {"weights": "imagenet"},
+    "preprocessing": {"weights": "imagenet", "input_size": 224, "epochs": 7, "flip": False},
+    "finetuning": {"weights": "run:preprocessing", "adapt": "input_size", "epochs": 7, "flip": False},
+    "finetuning-small-stem": {
+        **{"weights": "run:preprocessing", "adapt": "input_size,stem", "epochs": 7, "flip": False},
+        "stem": "small",
+    },
+}
 
 
-def test_the_notebooks_parameters_are_the_settings_with_their_defaults_and_help():
-    parameters = notebook_parameters(NOTEBOOKS / "1_baseline.ipynb")
-    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
-    assert {name: value for name, value in parameters.items() if name in defaults} == defaults
+@pytest.mark.parametrize("dataset", ["tiny-imagenet", "tiny-imagenet-20"])
+def test_the_published_rows_are_run_with_the_published_recipe(dataset):
+    runs = {each.name: each.parameters for each in choose([], dataset) if "run" in each.parameters}
+    assert list(runs) == list(PUBLISHED)
+    for name, recipe in PUBLISHED.items():
+        assert Settings.from_notebook(runs[name]) == Settings(dataset=dataset, **recipe)
+    assert runs["preprocessing"]["evaluate_at"] == 64
+
+
+@pytest.mark.parametrize(
+    ("notebook", "name"),
+    [("1_baseline", "baseline-scratch"), ("2_preprocessing", "preprocessing"), ("3_finetuning", "finetuning")],
+)
+def test_a_notebooks_parameters_are_the_settings_with_their_help_and_run_on_mini_by_default(notebook, name):
+    path = NOTEBOOKS / f"{notebook}.ipynb"
+    parameters = {key: value for key, value in notebook_parameters(path).items() if key in Settings.names()}
+    (experiment,) = [each for each in choose([name], "mini") if each.name == name]
+    assert list(parameters) == Settings.names()
+    assert Settings(**parameters) == Settings.from_notebook(experiment.parameters)
+    lines = re.findall(r"^    (\w+): \w+ = .*?(  # .*)?$", inspect.getsource(Settings), re.MULTILINE)
+    help_of = {key: text.removeprefix("  # ") for key, text in lines}
+    assert {key: each["help"] for key, each in inspect_notebook(str(path)).items() if key in parameters} == help_of
+
+
+def test_what_an_experiment_starts_from_comes_before_it_and_is_run_by_its_own_settings():
+    chosen = choose(["finetuning-small-stem", "finetuning"], "mini", {"epochs": 5, "processes": 2}, seeds=[0, 3])
+    assert [(each.name, each.needed) for each in chosen] == [
+        ("preprocessing", True),
+        ("finetuning-small-stem", False),
+        ("preprocessing-seed-3", True),
+        ("finetuning-small-stem-seed-3", False),
+        ("finetuning", False),
+        ("finetuning-seed-3", False),
+    ]
+    parent, child = chosen[2:4]
+    assert child.parameters["weights"] == "run:preprocessing-seed-3" and child.parameters["epochs"] == 5
+    assert (parent.parameters["seed"], parent.parameters["epochs"], parent.parameters["processes"]) == (3, 2, 2)
+    assert parent.parameters["run"] == "preprocessing-seed-3"
+    both = choose(["finetuning", "preprocessing"], "mini", {"epochs": 5})
+    assert [(each.name, each.needed, each.parameters["epochs"]) for each in both] == [
+        ("preprocessing", False, 5),
+        ("finetuning", False, 5),
+    ]
+
+
+def test_a_run_that_would_start_from_itself_is_refused():
+    with pytest.raises(TinyclfError, match="finetuning from finetuning: a run cannot start from itself"):
+        choose(["finetuning", "preprocessing"], "mini", {"weights": "run:finetuning"})
+    with pytest.raises(TinyclfError, match="preprocessing from finetuning from preprocessing: a run cannot start"):
+        choose(["preprocessing"], "mini", {"weights": "run:finetuning"})
+
+
+def test_a_stand_in_reaches_what_an_experiment_starts_from(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.touch()
+    parent, child = choose(["finetuning"], "tiny-imagenet", imagenet=str(path))
+    assert (parent.parameters["weights"], child.parameters["weights"]) == (str(path), "run:preprocessing")
+
+
+def test_an_experiment_is_run_only_on_the_data_sets_that_it_is_for():
+    assert "data" not in [each.name for each in choose([], "tiny-imagenet-20")]
+    with pytest.raises(TinyclfError, match="experiment = 'data': expected one of"):
+        choose(["data"], "tiny-imagenet-20")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("command", ["run", "train"])
+def test_what_is_only_started_from_is_run_unless_it_has_finished(finished, command, monkeypatch):
+    ran = []
+    monkeypatch.setattr(parents, "is_finished", lambda name, dataset: finished)
+    monkeypatch.setattr(cli.reports, "run", lambda experiment: ran.append(experiment.name))
+    monkeypatch.setattr(runs, "train_experiment", lambda name, parameters: ran.append(name))
+    done = CliRunner().invoke(cli.app, [command, "finetuning"])
+    assert done.exit_code == 0, done.output
+    assert ran == ["preprocessing"] * (not finished) + ["finetuning"]
+    ran.clear()
+    CliRunner().invoke(cli.app, [command, "preprocessing"])
+    assert ran == ["preprocessing"]  # asked for by name, a finished one is shown again
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)

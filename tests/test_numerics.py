@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from tinyclf import numerics
 from tinyclf.errors import TinyclfError
-from tinyclf.numerics import enough_memory, precisely, refuse_non_finite
+from tinyclf.numerics import enough_memory, possible, precisely, refuse_non_finite
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,21 @@ def test_the_first_loss_that_is_not_finite_is_named_by_its_step():
     refuse_non_finite(losses[:3], "validation", 3)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "tf32"])
-def test_low_precision_is_refused_on_a_cpu(precision):
-    with pytest.raises(TinyclfError, match="needs a CUDA GPU"), precisely(precision, torch.device("cpu")):
+def test_low_precision_is_refused_on_a_cpu_that_has_no_instructions_for_it(monkeypatch):
+    cpu = torch.device("cpu")
+    with pytest.raises(TinyclfError, match=r"tf32.* needs a CUDA GPU"), precisely("tf32", cpu):
         pass
+    monkeypatch.setattr(numerics, "cpu_flags", lambda: {"avx2", "avx512f"})
+    with pytest.raises(TinyclfError, match=r"bf16.* this CPU has no instructions"), precisely("bf16", cpu):
+        pass
+    assert possible("bf16", cpu) == "fp32"
+
+
+def test_a_cpu_that_has_instructions_for_it_computes_in_bf16(monkeypatch):
+    cpu, values = torch.device("cpu"), torch.rand(8, 8)
+    monkeypatch.setattr(numerics, "cpu_flags", lambda: {"avx512_bf16"})
+    with precisely("bf16", cpu):
+        assert (values @ values).dtype == torch.bfloat16
+    with precisely("fp32", cpu):
+        assert (values @ values).dtype == torch.float32
+    assert possible("bf16", cpu) == "bf16"

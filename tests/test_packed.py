@@ -1,5 +1,6 @@
 """The packed cache against PIL and ImageFolder, and what happens to it when its source changes or packing is ended."""
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -19,6 +20,7 @@ from torchvision.datasets import ImageFolder
 
 from tinyclf import packed
 from tinyclf.errors import TinyclfError
+from tinyclf.packed import Packed, PackedSplit
 
 fork = multiprocessing.get_context("fork")
 
@@ -232,6 +234,28 @@ def test_one_that_waits_goes_on_when_the_other_fails(small, monkeypatch):
     process.join(30)
     waiting.join(30)
     assert waiting.exitcode == 0 and len(folders(cache_of(small.zip))) == 1
+
+
+def test_every_tenth_class_keeps_all_of_its_images_under_labels_of_its_own():
+    rng = np.random.default_rng(0)
+
+    def split(count):
+        return PackedSplit(rng.integers(0, 256, (count, 64, 64, 3), np.uint8), rng.permutation(np.arange(count) % 25))
+
+    names = [f"n{place:02d}" for place in range(25)]
+    whole = Packed("tiny-imagenet-20", names, [f"word {name}" for name in names], "whole", split(75), split(50))
+    part = packed.every_tenth(whole)
+    assert part.classes == ["n00", "n10", "n20"] and part.class_names == ["word n00", "word n10", "word n20"]
+    assert part.fingerprint not in (
+        "whole",
+        packed.every_tenth(dataclasses.replace(whole, fingerprint="x")).fingerprint,
+    )
+    for ours, theirs, each in ((part.train, whole.train, 3), (part.val, whole.val, 2)):
+        for label, place in enumerate((0, 10, 20)):
+            expected = theirs.images[theirs.labels == place]
+            np.testing.assert_array_equal(ours.images[ours.labels == label], expected)
+            assert len(expected) == each
+        assert len(ours.labels) == 3 * each
 
 
 def test_an_unknown_data_set_is_refused():

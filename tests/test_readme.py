@@ -8,18 +8,18 @@ import nbformat
 import pytest
 
 from tinyclf.paths import NOTEBOOKS, PROJECT
-from tinyclf.tables import accuracy_table, markdown
+from tinyclf.tables import accuracy
 
 README = (PROJECT / "README.md").read_text()
 
 
-def test_its_table_is_that_of_the_committed_records(monkeypatch):
-    changed = ["git", "-C", str(PROJECT), "status", "--porcelain", "--", "reports/tiny-imagenet"]
+@pytest.mark.parametrize("dataset", ["tiny-imagenet", "tiny-imagenet-20"])
+def test_its_tables_are_those_of_the_committed_records(dataset, monkeypatch):
+    changed = ["git", "-C", str(PROJECT), "status", "--porcelain", "--", f"reports/{dataset}"]
     if shutil.which("git") and subprocess.run(changed, capture_output=True, text=True).stdout:
-        pytest.skip("reports/tiny-imagenet was changed since the last commit: README.md goes with that commit")
+        pytest.skip(f"reports/{dataset} was changed since the last commit: README.md goes with that commit")
     monkeypatch.setenv("TINYCLF_REPORTS", str(PROJECT / "reports"))
-    table = README.split("<!-- table -->\n")[1].split("\n<!-- /table -->")[0]
-    assert table == markdown(accuracy_table("tiny-imagenet"))
+    assert README.split(f"<!-- {dataset} -->\n")[1].split("\n<!-- end -->")[0] == accuracy(dataset)
 
 
 def test_the_steps_stand_in_the_order_and_wording_of_the_notebooks():

@@ -18,7 +18,7 @@ from tinyclf.settings import DATASETS, one_of
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-Dataset = Annotated[str, typer.Option(help="mini or tiny-imagenet")]
+Dataset = Annotated[str, typer.Option(help="mini, tiny-imagenet, or tiny-imagenet-20, every tenth class of it")]
 Parameters = Annotated[
     list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="a notebook's parameter; repeatable")
 ]
@@ -92,7 +92,8 @@ def train(
 
     with interruptible():
         for experiment in choose(names, dataset, assignments(parameter, force), imagenet, seeds):
-            train_experiment(experiment.name, experiment.parameters)
+            if not done_before(experiment):
+                train_experiment(experiment.name, experiment.parameters)
         this_process().destroy_process_group()
 
 
@@ -165,6 +166,8 @@ def run_each(experiments: list[Experiment]) -> TinyclfError | None:
     """Run experiments one by one. One that fails is named at once, and the others still run; returns the failure."""
     failed = []
     for experiment in experiments:
+        if done_before(experiment):
+            continue
         print(f"{experiment.name}: {experiment.title}", file=sys.stderr)
         try:
             with interruptible():
@@ -173,6 +176,13 @@ def run_each(experiments: list[Experiment]) -> TinyclfError | None:
             print(f"tinyclf: {experiment.name}: {error}", file=sys.stderr)
             failed.append(experiment.name)
     return TinyclfError(f"failed: {', '.join(failed)}") if failed else None
+
+
+def done_before(experiment: Experiment) -> bool:
+    """Whether it is run only for another one to start from it, which it can already."""
+    from tinyclf.parents import is_finished  # here, as torch takes seconds to import
+
+    return experiment.needed and is_finished(experiment.name, experiment.parameters["dataset"])
 
 
 @contextmanager

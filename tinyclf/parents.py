@@ -66,13 +66,13 @@ def parent(settings: Settings, classes: list[str]) -> Saved | None:
 
 def misfits(saved: Saved, settings: Settings, classes: list[str]) -> list[tuple[str, object, object]]:
     """In what a model is made for something else than `settings` want and do not adapt: what, there, here."""
-    before = Settings(**saved.about["settings"])  # a setting newer than the run had its default
+    before, there = Settings(**saved.about["settings"]), list(saved.about["classes"])
     found: list[tuple[str, object, object]] = [
         (name, getattr(before, name), getattr(settings, name)) for name in ("input_size", "normalization", "stem")
     ]
-    found.append(("classes", len(saved.about["classes"]), len(classes)))
-    if list(saved.about["classes"]) != classes and len(saved.about["classes"]) == len(classes):
-        found[-1] = ("classes", ", ".join(list(saved.about["classes"])[:3]) + " ...", ", ".join(classes[:3]) + " ...")
+    found.append(("classes", len(there), len(classes)))
+    if len(there) == len(classes):  # then the first that is another tells
+        found += [("classes", *pair) for pair in zip(there, classes, strict=True) if pair[0] != pair[1]][:1]
     return [each for each in found if each[1] != each[2] and each[0] not in settings.adapts]
 
 

@@ -1,0 +1,37 @@
+"""Enlarging and shrinking, against PIL: the very same pixels."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tinyclf.packed import open_packed
+from tinyclf.resize import resize
+
+RNG = np.random.default_rng(0)
+IMAGES = {
+    "noise": RNG.integers(0, 256, (6, 64, 64, 3), np.uint8),
+    "black and white": (RNG.integers(0, 2, (6, 64, 64, 3)) * 255).astype(np.uint8),  # overshoots most
+    "oblong": RNG.integers(0, 256, (2, 50, 301, 3), np.uint8),
+}
+
+
+@pytest.mark.parametrize("size", [224, 128, 65, 64, 63, 32, 7])
+def test_pixels_are_those_of_pils_bicubic(size):
+    drawn = np.array(open_packed("mini").train.images[::80])
+    for images in (*IMAGES.values(), drawn):
+        ours = resize(torch.from_numpy(images), size)
+        assert ours.dtype == torch.uint8 and ours.is_contiguous()
+        pils = [Image.fromarray(each).resize((size, size), Image.Resampling.BICUBIC) for each in images]
+        np.testing.assert_array_equal(ours.numpy(), np.stack(pils))
+
+
+def test_images_of_the_right_size_are_left_alone():
+    images = torch.from_numpy(IMAGES["noise"])
+    assert resize(images, 64) is images
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpu_gives_the_same_pixels():
+    images = torch.from_numpy(IMAGES["black and white"])
+    assert torch.equal(resize(images.cuda(), 224).cpu(), resize(images, 224))
