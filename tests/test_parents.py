@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tinyclf import tables
 from tinyclf.errors import TinyclfError
 from tinyclf.models import starting_model
 from tinyclf.packed import Packed, PackedSplit
@@ -149,6 +150,28 @@ def test_the_table_has_a_row_for_the_model_at_another_size(monkeypatch):
     (there,) = [row for row in rows if row["experiment"] == "the same model, evaluated at 64x64"]
     assert there["published last"] == "15.31\u00a0%" and there["README"] == "15.3\u00a0%"
     assert there["ours last"].endswith("\u00a0%") and there["input"] == "64x64" and there["ours best"] == ""
+
+
+def test_the_order_of_the_rows_is_compared_with_the_published_one(monkeypatch):
+    def records(**accuracies):
+        found = {}
+        for name, accuracy in accuracies.items():
+            name = name.replace("_", "-")
+            found[name] = {"result": {"last": {"val_accuracy": accuracy}}, "at_other_sizes": {"64": {"top1": 0.1}}}
+        monkeypatch.setattr(tables, "by_experiment", lambda _: {name: [record] for name, record in found.items()})
+        return tables.order("mini")
+
+    rows = {"baseline_imagenet": 0.5, "finetuning": 0.4, "preprocessing": 0.7, "finetuning_small_stem": 0.6}
+    (same,) = records(**rows, baseline_scratch=0.9)
+    assert same == (
+        "Order by the last epoch, published: preprocessing > finetuning-small-stem > baseline-imagenet > finetuning > "
+        "preprocessing at 64x64. Ours: the same."
+    )
+    (other,) = records(**rows | {"finetuning": 0.55})
+    assert other.endswith(
+        "Ours: preprocessing > finetuning-small-stem > finetuning > baseline-imagenet > preprocessing at 64x64."
+    )
+    assert records(finetuning=0.5, baseline_scratch=0.9) == []
 
 
 def test_a_stand_in_is_named_once_whatever_started_from_it():

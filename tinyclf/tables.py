@@ -120,10 +120,15 @@ def our_cells(runs: list[Record], published: dict[str, Any]) -> dict[str, str]:
 
 def cells_at(size: str, runs: list[Record]) -> dict[str, str]:
     """Ours for the models of `runs` at another input size than the one that they were trained for."""
-    there = [run["at_other_sizes"][size]["top1"] for run in runs if size in run.get("at_other_sizes", {})]
+    there = at_size(size, runs)
     if not there:
         return NOT_RUN
     return NOT_RUN | {"ours last": shown("accuracy", *there), "input": pixels(size), "epochs": "0"}
+
+
+def at_size(size: str, runs: list[Record]) -> list[float]:
+    """The accuracies of those `runs` whose models were evaluated at another size, at that size."""
+    return [run["at_other_sizes"][size]["top1"] for run in runs if size in run.get("at_other_sizes", {})]
 
 
 def pixels(size: int | str) -> str:
@@ -217,8 +222,27 @@ def provenance(record: Record, runs: str) -> pd.DataFrame:
 
 
 def accuracy(dataset: str) -> str:
-    """The accuracy tables in Markdown, each under its title."""
-    return "\n\n".join(f"### {title}\n\n{markdown(table)}" for title, table in accuracy_tables(dataset).items())
+    """The accuracy tables in Markdown, each under its title, and what they say of the order of their rows."""
+    tables = [f"### {title}\n\n{markdown(table)}" for title, table in accuracy_tables(dataset).items()]
+    return "\n\n".join([*tables, *order(dataset)])
+
+
+def order(dataset: str) -> list[str]:
+    """Whether our pretrained rows, by their last epoch, stand in the published order: a sentence, if there are two."""
+    rows = {}
+    for name, runs in by_experiment(read_records(dataset)).items():
+        published = published_row(name)
+        if published and published["starts_from"] != "nothing":
+            ours = statistics.mean(run["result"]["last"]["val_accuracy"] for run in runs)
+            rows[name] = (published["last"], ours)
+            for size, there in published.get("at_other_sizes", {}).items():
+                if ours := at_size(size, runs):
+                    rows[f"{name} at {pixels(size)}"] = (there["last"], statistics.mean(ours))
+    if len(rows) < 2:
+        return []
+    by_published, by_ours = (sorted(rows, key=lambda name: -rows[name][which]) for which in (0, 1))
+    text = f"Order by the last epoch, published: {' > '.join(by_published)}."
+    return [f"{text} Ours: {'the same' if by_ours == by_published else ' > '.join(by_ours)}."]
 
 
 def report(dataset: str) -> str:
