@@ -23,7 +23,7 @@ endif
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo "report takes DATASET=mini (the default, drawn here) or tiny-imagenet, EPOCHS=N,"
+	@echo "report takes DATASET=mini (the default, drawn here), tiny-imagenet or tiny-imagenet-20, EPOCHS=N,"
 	@echo "and WEIGHTS=FILE, a state dict that stands in for the ImageNet weights"
 
 setup: $(READY)  ## make .venv with what the lock names (every other target does so when needed)

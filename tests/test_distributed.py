@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from tinyclf import distributed
 from tinyclf.augment import Augmentation
 from tinyclf.batches import Batches
-from tinyclf.distributed import this_process
+from tinyclf.distributed import SyncedBatchNorm, this_process
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluation import evaluate
 from tinyclf.models import resnet18
@@ -103,7 +104,7 @@ def test_a_run_starts_its_processes_itself_and_goes_on_under_accelerate_and_in_o
         torch.manual_seed(0)
         model, run = resnet18(10), Run(Settings(epochs=1, batch_size=100), data, name)
         history = run.fit(model, processes)
-        records[name] = run.finish(history, run.evaluate(model))
+        records[name] = run.finish(history, model)
         assert capsys.readouterr().out.count("epoch  1/1") == 1
     one, two = records["one"], records["two"]
     assert two["history"][0]["train_loss"] == pytest.approx(one["history"][0]["train_loss"], abs=0.02)
@@ -117,7 +118,7 @@ def test_a_run_starts_its_processes_itself_and_goes_on_under_accelerate_and_in_o
     assert "continuing after epoch 1 of 2" in done.stdout and done.stdout.count("epoch  2/2") == 1
 
     run = Run(Settings(epochs=3, batch_size=100), data, "baseline-scratch")
-    record = run.finish(run.fit(model), run.evaluate(model))
+    record = run.finish(run.fit(model), model)
     assert [each["hardware"]["processes"] for each in record["environments"]] == [2, 2, 1][
         -len(record["environments"]) :
     ]
@@ -136,3 +137,14 @@ def test_an_error_in_one_of_the_processes_is_the_runs_own(tmp_path, monkeypatch)
 
 if __name__ == "__main__":
     main(sys.argv[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_batch_norm_over_processes_is_torchs_own_in_any_precision(dtype, monkeypatch):
+    monkeypatch.setattr(distributed, "all_reduce", lambda values: None)  # of one process
+    images = torch.randn(6, 5, 4, 4, dtype=dtype) * 3 + 2
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    ours, theirs = SyncedBatchNorm(5).to(exact), nn.BatchNorm2d(5).to(exact)
+    torch.testing.assert_close(ours(images), theirs(images.to(exact)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+    torch.testing.assert_close(ours.running_var, theirs.running_var)

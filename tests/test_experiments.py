@@ -8,9 +8,10 @@ import pytest
 from papermill import inspect_notebook
 from typer.testing import CliRunner
 
-from tinyclf import cli, experiments, parents, runs
+from tinyclf import cli, experiments, runs
 from tinyclf.errors import TinyclfError
-from tinyclf.experiments import choose, family, notebook_parameters, parse
+from tinyclf.experiments import choose, notebook_parameters, parse
+from tinyclf.naming import family
 from tinyclf.paths import NOTEBOOKS
 from tinyclf.settings import DATASETS, Settings
 
@@ -25,7 +26,7 @@ def test_every_experiment_resolves_on_every_data_set():
 PUBLISHED = {
     "baseline-scratch": {},
     "baseline-imagenet": {"weights": "imagenet"},
-    "preprocessing": {"weights": "imagenet", "input_size": 224, "epochs": 7, "flip": False},
+    "preprocessing": {"weights": "imagenet", "input_size": 224, "evaluate_at": 64, "epochs": 7, "flip": False},
     "finetuning": {"weights": "run:preprocessing", "adapt": "input_size", "epochs": 7, "flip": False},
     "finetuning-small-stem": {
         **{"weights": "run:preprocessing", "adapt": "input_size,stem", "epochs": 7, "flip": False},
@@ -40,7 +41,6 @@ def test_the_published_rows_are_run_with_the_published_recipe(dataset):
     assert list(runs) == list(PUBLISHED)
     for name, recipe in PUBLISHED.items():
         assert Settings.from_notebook(runs[name]) == Settings(dataset=dataset, **recipe)
-    assert runs["preprocessing"]["evaluate_at"] == 64
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,8 @@ def test_what_an_experiment_starts_from_comes_before_it_and_is_run_by_its_own_se
     assert child.parameters["weights"] == "run:preprocessing-seed-3" and child.parameters["epochs"] == 5
     assert (parent.parameters["seed"], parent.parameters["epochs"], parent.parameters["processes"]) == (3, 2, 2)
     assert parent.parameters["run"] == "preprocessing-seed-3"
+    own = choose(["finetuning"], "mini", {"weights": "run:mine"}, seeds=[0, 3])  # of no experiment
+    assert [each.parameters["weights"] for each in own] == ["run:mine"] * 2
     both = choose(["finetuning", "preprocessing"], "mini", {"epochs": 5})
     assert [(each.name, each.needed, each.parameters["epochs"]) for each in both] == [
         ("preprocessing", False, 5),
@@ -82,6 +84,9 @@ def test_what_an_experiment_starts_from_comes_before_it_and_is_run_by_its_own_se
 def test_a_run_that_would_start_from_itself_is_refused():
     with pytest.raises(TinyclfError, match="finetuning from finetuning: a run cannot start from itself"):
         choose(["finetuning", "preprocessing"], "mini", {"weights": "run:finetuning"})
+    for name in ("data", "preprocessing-seed-0", "preprocessing-seed-03"):
+        with pytest.raises(TinyclfError, match=f"'run:{name}': there is no such run of "):
+            choose(["finetuning"], "mini", {"weights": f"run:{name}"})
     with pytest.raises(TinyclfError, match="preprocessing from finetuning from preprocessing: a run cannot start"):
         choose(["preprocessing"], "mini", {"weights": "run:finetuning"})
 
@@ -103,7 +108,7 @@ def test_an_experiment_is_run_only_on_the_data_sets_that_it_is_for():
 @pytest.mark.parametrize("command", ["run", "train"])
 def test_what_is_only_started_from_is_run_unless_it_has_finished(finished, command, monkeypatch):
     ran = []
-    monkeypatch.setattr(parents, "is_finished", lambda name, dataset: finished)
+    monkeypatch.setattr(cli, "is_finished", lambda name, dataset: finished)
     monkeypatch.setattr(cli.reports, "run", lambda experiment: ran.append(experiment.name))
     monkeypatch.setattr(runs, "train_experiment", lambda name, parameters: ran.append(name))
     done = CliRunner().invoke(cli.app, [command, "finetuning"])
@@ -162,6 +167,7 @@ def test_what_is_unknown_or_of_the_wrong_type_is_refused_by_name(arguments, said
         ("[x]\nparamters = {}", "did you mean parameters?"),
         ('[x]\ntitle = "t"\nnotebook = "none.ipynb"', "x needs a title, and a notebook that is there"),
         ("[x", "experiments.toml"),
+        ('[x]\ndatasets = ["tiny"]', "datasets of x = 'tiny'"),
     ],
 )
 def test_a_slip_in_the_file_is_refused_by_name(tmp_path, monkeypatch, text, said):

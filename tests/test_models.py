@@ -123,6 +123,15 @@ def test_a_checkpoint_that_is_no_state_dict_is_refused(tmp_path):
         resnet18(200, saved({"model": {"a": torch.zeros(1)}}, tmp_path / "nested.pth"))
 
 
+def test_a_stem_or_a_checkpoint_in_the_wrong_place_is_refused_with_the_setting_for_it(tmp_path):
+    small = saved(resnet18(10, stem="small").state_dict(), tmp_path / "small.safetensors")
+    with pytest.raises(TinyclfError, match=r"they have the small stem \(stem=small\)"):
+        resnet18(10, small)
+    checkpoint = saved({"model.fc.bias": torch.zeros(1)}, tmp_path / "checkpoint.safetensors")
+    with pytest.raises(TinyclfError, match=rf"checkpoint of a run: .* weights=run:{tmp_path.name}"):
+        resnet18(10, checkpoint)
+
+
 def test_unknown_names_and_missing_files_are_refused():
     with pytest.raises(TinyclfError, match="did you mean imagenet"):
         resnet18(200, "imagenett")

@@ -55,7 +55,7 @@ def reports(tmp_path, monkeypatch):
 def finished(settings=SETTINGS, name="baseline-scratch", force=False):
     run = Run(settings, data(), name, force=force)
     net = model()
-    return run.finish(run.fit(net), run.evaluate(net))
+    return run.finish(run.fit(net), net)
 
 
 def test_the_record_holds_what_the_run_was(reports):
@@ -197,7 +197,7 @@ def test_more_processes_than_there_can_be_are_refused_before_anything_is_written
 
 def test_a_run_on_other_data_is_refused(reports):
     finished()
-    with pytest.raises(TinyclfError, match="data: fingerprint 0 there, fingerprint 1 here"):
+    with pytest.raises(TinyclfError, match="data: sha256 fingerprint 0 there, sha256 fingerprint 1 here"):
         Run(SETTINGS, data(1), "baseline-scratch")
 
 
@@ -231,7 +231,7 @@ def test_a_record_that_cannot_be_written_whole_leaves_the_old_one(reports, monke
 
     monkeypatch.setattr("tinyclf.files.os.replace", full)
     with pytest.raises(TinyclfError, match="No space left on device"):
-        run.finish(before["history"], run.evaluate(model()))
+        run.finish(before["history"], model())
     assert read_records("mini")["baseline-scratch"] == before
     assert not list((reports / "mini").rglob("*.partial"))
 

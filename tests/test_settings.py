@@ -30,6 +30,10 @@ def test_the_defaults_are_the_published_recipe():
         ("dataset", "nope", "one of mini, tiny-imagenet"),
         ("stem", "smal", "did you mean small?"),
         ("seed", -1, "from 0"),
+        ("input_size", 32, "from 33"),
+        ("evaluate_at", 4, "from 33"),
+        ("adapt", "input_sise", "did you mean input_size?"),
+        ("weights", "run:", "or run:NAME"),
     ],
 )
 def test_an_impossible_setting_is_refused_by_name(name, value, said):

@@ -13,8 +13,9 @@ from typer.core import TyperCommand
 from tinyclf import reports, tables
 from tinyclf.errors import TinyclfError
 from tinyclf.experiments import Experiment, choose, parse
+from tinyclf.parents import is_finished
 from tinyclf.paths import PROJECT, reports_dir
-from tinyclf.settings import DATASETS, one_of
+from tinyclf.settings import DATASETS, WHOLE_DATASETS, one_of
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -92,7 +93,7 @@ def train(
 
     with interruptible():
         for experiment in choose(names, dataset, assignments(parameter, force), imagenet, seeds):
-            if not done_before(experiment):
+            if not (experiment.needed and is_finished(experiment.name, dataset)):
                 train_experiment(experiment.name, experiment.parameters)
         this_process().destroy_process_group()
 
@@ -142,7 +143,7 @@ def bench(
     folder = PROJECT / "benchmarks"
     if not (folder / "bench.py").is_file():
         raise TinyclfError(f"no {folder}: the benchmark is part of the project's checkout, not of an installed package")
-    one_of("dataset", dataset, ("", *DATASETS))
+    one_of("dataset", dataset, ("", *WHOLE_DATASETS))
     sys.path.insert(0, str(folder))
     import bench
 
@@ -166,23 +167,16 @@ def run_each(experiments: list[Experiment]) -> TinyclfError | None:
     """Run experiments one by one. One that fails is named at once, and the others still run; returns the failure."""
     failed = []
     for experiment in experiments:
-        if done_before(experiment):
-            continue
-        print(f"{experiment.name}: {experiment.title}", file=sys.stderr)
         try:
+            if experiment.needed and is_finished(experiment.name, experiment.parameters["dataset"]):
+                continue
+            print(f"{experiment.name}: {experiment.title}", file=sys.stderr)
             with interruptible():
                 reports.run(experiment)
         except TinyclfError as error:
             print(f"tinyclf: {experiment.name}: {error}", file=sys.stderr)
             failed.append(experiment.name)
     return TinyclfError(f"failed: {', '.join(failed)}") if failed else None
-
-
-def done_before(experiment: Experiment) -> bool:
-    """Whether it is run only for another one to start from it, which it can already."""
-    from tinyclf.parents import is_finished  # here, as torch takes seconds to import
-
-    return experiment.needed and is_finished(experiment.name, experiment.parameters["dataset"])
 
 
 @contextmanager

@@ -45,7 +45,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        over = (0, 2, 3)
+        over, input = (0, 2, 3), input.to(torch.promote_types(input.dtype, torch.float32))  # bf16 would round the sums
         values = input.new_tensor([input.numel() / self.num_features])  # of each channel, in this process
         sums = Total.apply(torch.cat([input.sum(over), values]))
         count = sums[-1]

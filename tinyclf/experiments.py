@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,8 +11,9 @@ from papermill import inspect_notebook
 
 from tinyclf.errors import TinyclfError
 from tinyclf.models import weights_file
+from tinyclf.naming import family, seed_of, with_seed
 from tinyclf.paths import NOTEBOOKS
-from tinyclf.settings import DATASETS, NAMED_WEIGHTS, SEEDS, Settings, in_range, one_of, parent_of, typed
+from tinyclf.settings import DATASETS, NAMED_WEIGHTS, RUN, SEEDS, Settings, in_range, one_of, parent_of, typed
 
 KEYS = ("title", "notebook", "row", "datasets", "parameters", *DATASETS)  # of an entry
 
@@ -39,6 +39,8 @@ def entries() -> dict[str, dict[str, Any]]:
     for name, entry in found.items():
         for key in entry:
             one_of(f"{path.name}: key of {name}", key, KEYS)
+        for dataset in entry.get("datasets", []):
+            one_of(f"{path.name}: datasets of {name}", dataset, DATASETS)
         if not (NOTEBOOKS / entry.get("notebook", "")).is_file() or "title" not in entry:
             raise TinyclfError(f"{path.name}: {name} needs a title, and a notebook that is there")
     return found
@@ -108,11 +110,13 @@ def ancestors(
         if name in runs:
             run = runs[name]
         else:
-            parent, seed = known[family(name)], name.removeprefix(family(name)).removeprefix("-seed-")
+            parent, seed = known[family(name)], seed_of(name)
             accepted = notebook_parameters(parent.notebook)
             resolved = resolve(parent, accepted, overrides, imagenet)
-            (run,) = seeded(resolved, accepted, [int(seed)] if seed else [])
-            run = dataclasses.replace(run, needed=True)
+            (found,) = seeded(resolved, accepted, [] if seed is None else [seed])
+            if "run" not in accepted or found.name != name:
+                raise TinyclfError(f"weights of {run.name} = {RUN + name!r}: there is no such run of {family(name)}")
+            run = dataclasses.replace(found, needed=True)
         yield run
 
 
@@ -126,18 +130,14 @@ def seeded(experiment: Experiment, accepted: dict[str, Any], seeds: list[int]) -
     runs = []
     for seed in dict.fromkeys(seeds):
         in_range("seed", seed, *SEEDS)
-        more = "" if seed == experiment.parameters.get("seed", accepted["seed"]) else f"-seed-{seed}"
-        name, title = experiment.name + more, experiment.title + more.replace("-seed-", ", seed ")
-        parameters = experiment.parameters | {"seed": seed, "run": name}
-        if parent_of(weights := parameters.get("weights", "")):
-            parameters["weights"] = weights + more
+        name, title, parameters = experiment.name, experiment.title, experiment.parameters | {"seed": seed}
+        if seed != experiment.parameters.get("seed", accepted["seed"]):
+            name, title = with_seed(name, seed), f"{title}, seed {seed}"
+            parameters["run"] = name
+            if parent_of(weights := parameters.get("weights", "")) in entries():
+                parameters["weights"] = with_seed(weights, seed)
         runs.append(dataclasses.replace(experiment, name=name, title=title, parameters=parameters))
     return runs
-
-
-def family(name: str) -> str:
-    """The experiment that a run belongs to by its name, whatever its seed."""
-    return re.sub(r"-seed-\d+$", "", name)
 
 
 def resolve(

@@ -104,6 +104,8 @@ def load_state(weights: str) -> dict[str, Tensor]:
         raise unreadable(path, error) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise TinyclfError(f"{path}: expected a state dict, a mapping of names to tensors")
+    if any(name.startswith("model.") for name in state):
+        raise TinyclfError(f"{path} is the checkpoint of a run: name the run instead, weights=run:{path.parent.name}")
     return state
 
 
@@ -134,6 +136,8 @@ def load_pretrained(model: nn.Module, state: dict[str, Tensor], origin: str, afr
         for name in wanted
         if name in state and state[name].shape != wanted[name].shape
     ]
+    if shape.get("conv1.weight") == (64, 3, 3, 3) != tuple(wanted["conv1.weight"].shape):
+        faults.insert(0, "they have the small stem (stem=small)")
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise TinyclfError(f"weights {origin!r} do not fit this ResNet18: {'; '.join(faults[:5])}{more}")

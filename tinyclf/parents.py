@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tinyclf import checkpoint
+from tinyclf import checkpoint, naming
 from tinyclf.checkpoint import Saved
 from tinyclf.errors import TinyclfError
 from tinyclf.paths import reports_dir
@@ -23,7 +23,7 @@ def trained(run: str, dataset: str) -> Saved:
     if saved is None or not saved.about["history"]:
         raise TinyclfError(
             f"run {run!r} has no checkpoint under {path.parent.parent} (checkpoints are not committed): train it "
-            f"first, for an experiment by `{command(run, dataset)}`"
+            f"first, an experiment by `{command(run, dataset)}`"
         )
     return saved
 
@@ -35,9 +35,11 @@ def unfinished(saved: Saved) -> str:
 
 
 def is_finished(run: str, dataset: str) -> bool:
-    """Whether a run can be started from."""
-    saved = checkpoint.newest(checkpoint_of(run, dataset))
-    return saved is not None and bool(saved.about["history"]) and not unfinished(saved)
+    """Whether a run came to its end: all of its epochs are trained, and its record is written."""
+    path = checkpoint_of(run, dataset)
+    if not (path.with_name("record.json").is_file() and (saved := checkpoint.newest(path))):
+        return False
+    return bool(saved.about["history"]) and not unfinished(saved)
 
 
 def parent(settings: Settings, classes: list[str]) -> Saved | None:
@@ -50,7 +52,10 @@ def parent(settings: Settings, classes: list[str]) -> Saved | None:
         return None
     saved, name = trained(settings.parent, settings.dataset), settings.parent
     if how_far := unfinished(saved):
-        raise TinyclfError(f"run {name!r} is unfinished, at {how_far}: `{command(name, settings.dataset)}` goes on")
+        raise TinyclfError(
+            f"run {name!r} is unfinished, at {how_far}: let the command that started it go on, for an experiment "
+            f"`{command(name, settings.dataset)}` with the -p and --imagenet that it had"
+        )
     if faults := misfits(saved, settings, classes):
         made, wanted = ({what: pair[place] for what, *pair in faults} for place in (0, 1))
         same = " ".join(f"-p {what}={there}" for what, there in made.items())
@@ -81,5 +86,6 @@ def listed(values: dict[str, object]) -> str:
 
 
 def command(run: str, dataset: str) -> str:
-    """What trains an experiment to its end."""
-    return f"tinyclf run {run} --dataset {dataset}"
+    """What trains an experiment's run to its end."""
+    seed = naming.seed_of(run)
+    return f"tinyclf run {naming.family(run)} --dataset {dataset}" + ("" if seed is None else f" --seeds {seed}")

@@ -17,7 +17,7 @@ from tinyclf.models import resnet18
 from tinyclf.numerics import possible
 from tinyclf.packed import source_of
 from tinyclf.parents import trained
-from tinyclf.settings import DATASETS, Settings, one_of
+from tinyclf.settings import DATASETS, WHOLE_DATASETS, Settings, one_of
 
 TOP = 5
 
@@ -57,8 +57,11 @@ class Predictor:
     def test_split(self, refuse: Callable[[str], None]) -> Path:
         """Write the test split's predictions, a line `test_0.JPEG n0xxxxxxx` for each image, into the run's folder.
 
+        Raises TinyclfError for a data set that is a part of the classes, as nobody knows which images are of those.
+
         refuse: called with a message for each file that is no image, which gets no line.
         """
+        one_of("dataset of a test split", self.dataset, WHOLE_DATASETS)
         path, layout = source_of(self.dataset)
         split = TinyImageNet(path, "test", layout=layout)
         images, names = np.empty((len(split), SIDE, SIDE, 3), np.uint8), []
@@ -79,7 +82,7 @@ class Predictor:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """An image file as the model sees it: RGB, its middle square resized to 64x64 (bicubic), uint8 (64, 64, 3).
+    """An image file as one of the data set: RGB, its middle square resized to 64x64 (bicubic), uint8 (64, 64, 3).
 
     An image of 64x64 pixels stays as it is. Raises TinyclfError for a file that is no whole image.
     """

@@ -21,7 +21,7 @@ def resize(images: Tensor, size: int) -> Tensor:
     if height == width == size:
         return images
     exact = images.permute(0, 3, 1, 2).to(torch.float64)
-    across, down = (weights(length, size).to(images.device) for length in (width, height))
+    across, down = (weights(length, size, images.device) for length in (width, height))
     return rounded(down @ rounded(exact @ across.T)).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
@@ -30,8 +30,8 @@ def rounded(sums: Tensor) -> Tensor:
     return sums.div_(ONE).add_(0.5).floor_().clamp_(0, 255)
 
 
-@cache
-def weights(source: int, size: int) -> Tensor:
+@cache  # also for the device, which a copy for every batch would keep waiting
+def weights(source: int, size: int, device: torch.device) -> Tensor:
     """What each of `source` pixels in a line adds to each of `size`: float64 (size, source), in units of 1 / ONE."""
     scale = source / size
     places, centres = np.arange(source) + 0.5, (np.arange(size)[:, None] + 0.5) * scale
@@ -40,4 +40,4 @@ def weights(source: int, size: int) -> Tensor:
     far = (((x - 5) * x + 8) * x - 4) * SHARPNESS
     kernel = np.where(x < 1, near, np.where(x < REACH, far, 0))
     kernel /= kernel.sum(1, keepdims=True)
-    return torch.from_numpy(np.copysign(np.floor(np.abs(kernel) * ONE + 0.5), kernel))
+    return torch.from_numpy(np.copysign(np.floor(np.abs(kernel) * ONE + 0.5), kernel)).to(device)

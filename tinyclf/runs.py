@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tinyclf import checkpoint, environment, parents, worker
+from tinyclf import checkpoint, environment, naming, parents, worker
 from tinyclf.batches import train_batches, val_batches
 from tinyclf.distributed import this_process
 from tinyclf.errors import TinyclfError
@@ -36,8 +36,9 @@ class Run:
     def __init__(self, settings: Settings, data: Packed, name: str = "", *, force: bool = False) -> None:
         self.settings, self.data = settings, data
         self.name = name or default_name(settings)
-        if not re.fullmatch(r"[A-Za-z0-9_][\w.=+-]{0,99}", self.name):
-            raise TinyclfError(f"run = {self.name!r}: expected the name of a folder, letters, digits and -_.=+ alone")
+        naming.check(self.name)
+        if settings.parent == self.name:
+            raise TinyclfError(f"run {self.name!r} cannot start from itself: give it another name, or other weights")
         self.process = this_process()
         self.device = self.process.device
         self.checkpoint = checkpoint_of(self.name, settings.dataset)
@@ -76,10 +77,10 @@ class Run:
         differences = [
             f"{name}: {there[name]!r} there, {value!r} here"
             for name, value in self.about["settings"].items()
-            if value != there[name] and name not in ("epochs", "weights")
+            if value != there[name] and name not in ("epochs", "weights", "adapt", "evaluate_at")
         ]
         differences += [
-            f"{what}: {before[what]['sha256']} there, {self.about[what]['sha256']} here"
+            f"{what}: {described(before[what])} there, {described(self.about[what])} here"
             for what in ("data", "weights")
             if before[what]["sha256"] != self.about[what]["sha256"]
         ]
@@ -143,15 +144,12 @@ class Run:
             precision = possible(self.settings.precision, self.device)
             return evaluate(model.to(self.device), val, self.settings.epochs, precision=precision)
 
-    def finish(
-        self, history: list[Epoch], evaluation: Evaluation, at_other_sizes: dict[int, Evaluation] | None = None
-    ) -> Record:
-        """Write the record and its tables into the folder; returns the record.
-
-        evaluation: of the model at the size that it was trained for; at_other_sizes: the same at others, by pixels.
-        """
+    def finish(self, history: list[Epoch], model: nn.Module) -> Record:
+        """Evaluate `model` after `fit`, write the record and its tables into the folder; returns the record."""
+        evaluation, other = self.evaluate(model), self.settings.evaluate_at
+        at_other_sizes = {other: self.evaluate(model, other)} if other else {}
         ended = self.checkpoint.stat().st_mtime  # not now: a finished run may be shown again years later
-        return write_record(self.folder, self.name, self.about, history, evaluation, ended, at_other_sizes or {})
+        return write_record(self.folder, self.name, self.about, history, evaluation, ended, at_other_sizes)
 
 
 def train_experiment(name: str, parameters: dict[str, Any]) -> None:
@@ -161,11 +159,10 @@ def train_experiment(name: str, parameters: dict[str, Any]) -> None:
     settings = Settings.from_notebook(parameters)
     data = open_packed(settings.dataset)
     run = Run(settings, data, parameters["run"], force=parameters.get("force", False))
-    model, other_size = starting_model(settings, data.classes), parameters.get("evaluate_at", 0)
+    model = starting_model(settings, data.classes)
     history = run.fit(model, parameters.get("processes", 1))
     if run.process.is_main_process:
-        at_other_sizes = {other_size: run.evaluate(model, other_size)} if other_size else {}
-        run.finish(history, run.evaluate(model), at_other_sizes)
+        run.finish(history, model)
     run.process.wait_for_everyone()
 
 
@@ -187,7 +184,12 @@ def starts_from(settings: Settings, data: Packed) -> dict[str, Any]:
             "label": f"{settings.parent}, from {saved.about['weights']['label']}",
             "file": None,
             "sha256": checkpoint.digest("", saved.weights),
-            "parent": {"run": settings.parent, "epochs": len(saved.about["history"])},
+            "parent": {
+                "run": settings.parent,
+                "epochs": len(saved.about["history"]),
+                "settings": saved.about["settings"],
+                "parent": saved.about["weights"].get("parent"),
+            },
         }
     file = weights_file(settings.weights)
     return {
@@ -195,6 +197,13 @@ def starts_from(settings: Settings, data: Packed) -> dict[str, Any]:
         "file": file.name if file else None,
         "sha256": fingerprint(file),
     }
+
+
+def described(part: dict[str, Any]) -> str:
+    """Data or weights in words, to tell them from others."""
+    parent = part.get("parent")
+    origin = f"{parent['run']} after epoch {parent['epochs']}, " if parent else ""
+    return f"{origin}sha256 {part['sha256']}"
 
 
 def weights_label(weights: str) -> str:

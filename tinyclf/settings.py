@@ -10,11 +10,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from tinyclf import naming
 from tinyclf.errors import TinyclfError
 
 # By data set: as published, and where there are few images, so that an epoch still has steps enough to learn in
 BATCH_SIZES = {"mini": 20, "tiny-imagenet": 100, "tiny-imagenet-20": 20}
 DATASETS = tuple(BATCH_SIZES)
+WHOLE_DATASETS = ("mini", "tiny-imagenet")  # that are no part of another
 NAMED_WEIGHTS = ("none", "imagenet", "mini")
 OTHER_WEIGHTS = "or run:NAME, or the path of a .pth or .safetensors file"
 STEMS = ("imagenet", "small")
@@ -43,6 +45,7 @@ class Settings:
     weights: str = "none"  # none | imagenet | mini | run:NAME | path of a .pth or .safetensors state dict
     adapt: str = ""  # what may differ from what run:NAME was trained for: input_size, normalization, stem, classes
     input_size: int = 64  # pixels, height and width; images of another size are resized to it (bicubic)
+    evaluate_at: int = 0  # another input size, at which the trained model is evaluated as well; 0: none
     stem: str = "imagenet"  # imagenet: conv 7x7, stride 2, max pool | small: conv 3x3, stride 1
     epochs: int = 15
     batch_size: int = 0  # images a step; 0: the data set's own, 100 as published, 20 on the small ones
@@ -64,11 +67,16 @@ class Settings:
         one_of("dataset", self.dataset, DATASETS)
         object.__setattr__(self, "batch_size", self.batch_size or BATCH_SIZES[self.dataset])
         one_of("stem", self.stem, STEMS)
-        if not (self.parent or self.weights.endswith((".pth", ".safetensors"))):
+        if self.parent:
+            naming.check(self.parent, "weights = run:NAME, NAME")
+        elif not self.weights.endswith((".pth", ".safetensors")):
             one_of("weights", self.weights, NAMED_WEIGHTS, OTHER_WEIGHTS)
         for each in self.adapts:
             one_of("adapt", each, ADAPTABLE)
-        in_range("input_size", self.input_size, 8, 1024)
+        smallest = 32 if self.stem == "small" else 33  # so that the last maps have more pixels than one, for batch norm
+        in_range("input_size", self.input_size, smallest, 1024)
+        if self.evaluate_at:
+            in_range("evaluate_at", self.evaluate_at, smallest, 1024)
         in_range("epochs", self.epochs, 1, 10_000)
         in_range("batch_size", self.batch_size, 2, 100_000)  # batch norm needs more than one image
         in_range("learning_rate", self.learning_rate, 0, 100)

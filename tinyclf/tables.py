@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 
 from tinyclf import experiments
+from tinyclf.naming import family, seed_of, with_seed
+from tinyclf.paths import reports_dir
 from tinyclf.records import Record, read_records
 from tinyclf.settings import Settings, one_of, parent_of
 
@@ -22,7 +24,7 @@ CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 
 def published_row(name: str) -> dict[str, Any] | None:
     """The published row that an experiment, or its run of whatever seed, reproduces; None where there is none."""
-    row = experiments.entries().get(experiments.family(name), {}).get("row")
+    row = experiments.entries().get(family(name), {}).get("row")
     if row:
         one_of(f"row of {name}", row, tuple(PUBLISHED))
     return PUBLISHED.get(row)
@@ -42,8 +44,9 @@ def by_experiment(records: dict[str, Record]) -> dict[str, list[Record]]:
     for name in experiments.entries():
         alike: dict[tuple[str, ...], list[Record]] = {}
         for run, record in records.items():
-            if experiments.family(run) == name:
-                start = re.sub(r"-seed-\d+", "", record["weights"]["label"])
+            if family(run) == name:
+                *parents, origin = record["weights"]["label"].split(", from ")
+                start = ", from ".join([*map(family, parents), origin])  # of whatever seed
                 kind = (changes(name, record), start, record["data"]["sha256"])
                 alike.setdefault(kind, []).append(record)
         if alike:
@@ -68,7 +71,8 @@ def accuracy_tables(dataset: str) -> dict[str, pd.DataFrame]:
         published, runs = published_row(name), ours.get(name, [])
         if not published:
             continue
-        table = rows[SCRATCH if published["starts_from"] == "nothing" else PRETRAINED]
+        start = runs[0]["weights"]["label"] if runs else published["starts_from"]
+        table = rows[SCRATCH if start.endswith("nothing") else PRETRAINED]
         title = name + (changes(name, runs[0]) if runs else "")
         table.append(published_cells(title, published) | our_cells(runs, published))
         for size, there in published.get("at_other_sizes", {}).items():
@@ -78,18 +82,34 @@ def accuracy_tables(dataset: str) -> dict[str, pd.DataFrame]:
 
 
 def changes(name: str, record: Record) -> str:
-    """What a record's settings have other than the experiment of its name, but for its length; empty if nothing."""
-    settings = record["settings"]
-    experiment = experiments.read(settings["dataset"])[name].parameters
-    expected = dataclasses.asdict(Settings.from_notebook(experiment))
-    if expected["weights"] in ("imagenet", "mini") and settings["weights"] != "none":
-        expected["weights"] = settings["weights"]  # a stand-in, and labelled so
-    if record["run"] == f"{name}-seed-{settings['seed']}":
-        expected["seed"] = settings["seed"]
-        if parent_of(expected["weights"]):
-            expected["weights"] += f"-seed-{settings['seed']}"
-    changed = [f"{key} = {value}" for key, value in settings.items() if key != "epochs" and value != expected.get(key)]
-    return f", changed: {', '.join(changed)}" if changed else ""
+    """What a record's settings have other than the experiment of its name, but for its length; empty if nothing.
+
+    Also those of the runs that it started from, with their length.
+    """
+    changed = changed_settings(name, record["run"], record["settings"])
+    changed.pop("epochs", None)
+    texts = [f"{key} = {value}" for key, value in changed.items()]
+    parent = record["weights"].get("parent")
+    while parent:
+        changed = changed_settings(family(parent["run"]), parent["run"], parent["settings"])
+        texts += [f"{key} = {value} in {family(parent['run'])}" for key, value in changed.items()]
+        parent = parent["parent"]
+    return f", changed: {', '.join(texts)}" if texts else ""
+
+
+def changed_settings(name: str, run: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of a run's settings that are others than its experiment's own; none for a run that is of no experiment."""
+    if name not in (known := experiments.read(settings["dataset"])):
+        return {}
+    expected = dataclasses.asdict(Settings.from_notebook(known[name].parameters))
+    start = settings["weights"]
+    if expected["weights"] in ("imagenet", "mini") and start != "none" and not parent_of(start):
+        expected["weights"] = start  # a stand-in, and labelled so
+    if (seed := seed_of(run)) == settings["seed"]:
+        expected["seed"] = seed
+        if parent_of(expected["weights"]) in known:
+            expected["weights"] = with_seed(expected["weights"], seed)
+    return {key: value for key, value in settings.items() if value != expected.get(key)}
 
 
 def published_cells(name: str, published: dict[str, Any]) -> dict[str, str]:
@@ -109,7 +129,7 @@ def our_cells(runs: list[Record], published: dict[str, Any]) -> dict[str, str]:
     cells = (
         "" if then is None else percent(then),
         *(shown("accuracy", *(run["result"][which]["val_accuracy"] for run in runs)) for which in ("last", "best")),
-        pixels(runs[0]["settings"].get("input_size", 64)),
+        pixels(input_size(runs[0])),
         f"{last} of {published['epochs']}",
         str(len(runs)),
         runs[0]["weights"]["label"],
@@ -129,6 +149,11 @@ def cells_at(size: str, runs: list[Record]) -> dict[str, str]:
 def at_size(size: str, runs: list[Record]) -> list[float]:
     """The accuracies of those `runs` whose models were evaluated at another size, at that size."""
     return [run["at_other_sizes"][size]["top1"] for run in runs if size in run.get("at_other_sizes", {})]
+
+
+def input_size(record: Record) -> int:
+    """The pixels that a run's model was trained at; a record older than that setting had its default."""
+    return Settings(**record["settings"]).input_size
 
 
 def pixels(size: int | str) -> str:
@@ -167,7 +192,7 @@ def evaluation_table(record: Record) -> pd.DataFrame:
 
     A column for each size that they were shown at: first the one that the model was trained for.
     """
-    own = str(record["settings"].get("input_size", 64))
+    own = str(input_size(record))
     columns = {
         f"validation, at {pixels(size)}": {
             "top-1 accuracy": percent(values["top1"]),
@@ -200,8 +225,7 @@ def provenance(record: Record, runs: str) -> pd.DataFrame:
         "starts from": weights["label"],
         "weights file": f"{weights['file']}, sha256 {weights['sha256']}",
         "weights of": parent
-        and f"[{parent['run']}]({runs}{parent['run']}/index.html) after epoch {parent['epochs']}, "
-        f"sha256 {weights['sha256']}",
+        and f"{link(parent['run'], record, runs)} after epoch {parent['epochs']}, sha256 {weights['sha256']}",
         "seed": record["settings"]["seed"],
         "images a second": f"{record['images_per_second']:.0f}",
         "minutes": f"{record['seconds'] / 60:.1f}",
@@ -243,6 +267,12 @@ def order(dataset: str) -> list[str]:
     by_published, by_ours = (sorted(rows, key=lambda name: -rows[name][which]) for which in (0, 1))
     text = f"Order by the last epoch, published: {' > '.join(by_published)}."
     return [f"{text} Ours: {'the same' if by_ours == by_published else ' > '.join(by_ours)}."]
+
+
+def link(run: str, record: Record, runs: str) -> str:
+    """A link to another run on the data set of `record`, to its page where it has one, else to its record."""
+    page = reports_dir() / record["settings"]["dataset"] / run / "index.html"
+    return f"[{run}]({runs}{run}/{page.name if page.is_file() else 'record.json'})"
 
 
 def report(dataset: str) -> str:
