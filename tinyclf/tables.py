@@ -76,7 +76,7 @@ def accuracy_tables(dataset: str) -> dict[str, pd.DataFrame]:
         title = name + (changes(name, runs[0]) if runs else "")
         table.append(published_cells(title, published) | our_cells(runs, published))
         for size, there in published.get("at_other_sizes", {}).items():
-            title = f"the same model, evaluated at {size}x{size}"
+            title = f"the same model, evaluated at {pixels(size)}"
             table.append(published_cells(title, there) | cells_at(size, runs))
     return {title: pd.DataFrame(table) for title, table in rows.items()}
 
