@@ -216,7 +216,7 @@ class Tinyclf(Way):
             pass
 
     def train(self, watch: Watch, workers: int) -> None:
-        train_epoch(self.model, self.watched("train", watch), self.optimizer, self.epoch)
+        train_epoch(self.model, self.watched("train", watch), self.optimizer, self.epoch, RECIPE)
 
     def evaluate(self, watch: Watch, workers: int) -> None:
         evaluate(self.model, self.watched("val", watch))

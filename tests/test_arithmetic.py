@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tinyclf.arithmetic import COUNTS, layers, stages
+from tinyclf.arithmetic import COUNTS, layers, stages, training_cost
 from tinyclf.models import resnet18
+from tinyclf.settings import Settings
 
 
 def by_hand(side, stem_pixels, stem_inputs, classes):
@@ -61,6 +62,13 @@ def test_every_layer_is_listed_as_an_image_passes_it_and_the_stages_are_its_sums
         (200,),
     ]
     assert (parts.loc["in all", COUNTS] == table[COUNTS].sum()).all()
+
+
+def test_training_costs_what_its_images_cost_at_the_sizes_that_they_are_shown_at():
+    each = {size: int(layers(resnet18(200), size)[["forward", "backward"]].sum().sum()) for size in (48, 56, 64)}
+    assert training_cost(Settings(), 200, 100_000) == 15 * 100_000 * each[64]
+    growing = Settings(epochs=3, grow_from=48)  # 48, 56, 64
+    assert training_cost(growing, 200, 7) == 7 * sum(each.values())
 
 
 def test_nothing_of_the_model_is_changed():

@@ -25,7 +25,8 @@ from tinyclf.training import fit
 
 CLASSES = 4
 COUNT = 25  # in batches of 8, the last one holds one image: one of two processes gets none of it
-SETTINGS = Settings(epochs=2, batch_size=8, mixup=0.2, cutmix=1.0, crop_padding=4)
+MIXED = {"mixup": 0.2, "cutmix": 1.0, "crop_padding": 4, "label_smoothing": 0.1}
+SETTINGS = Settings(epochs=2, batch_size=8, weight_decay=5e-4, ema=0.9, **MIXED)
 
 
 class Double(nn.Module):

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
+from torch.nn.functional import conv2d, interpolate
 
 from tinyclf import models
 from tinyclf.errors import TinyclfError
@@ -73,6 +74,17 @@ def test_under_the_small_stem_the_large_one_is_left_out(imagenet_like, tmp_path)
     assert state["conv1.weight"].shape == (64, 3, 3, 3)
 
 
+def test_a_shrunk_stem_does_to_an_image_what_the_large_one_does_to_it_enlarged(imagenet_like, tmp_path):
+    filters, image = imagenet_like["conv1.weight"].double(), torch.randn(1, 3, 16, 16, dtype=torch.float64)
+    enlarged = interpolate(image, scale_factor=5, mode="bilinear")  # odd: old centres are new ones
+    expected = conv2d(enlarged, filters, padding=3)[:, :, 2::5, 2::5]
+    found = conv2d(image, models.shrunk(filters, 5.0), padding=1)
+    torch.testing.assert_close(found[:, :, 1:-1, 1:-1], expected[:, :, 1:-1, 1:-1])
+    model = resnet18(200, saved(imagenet_like, tmp_path / "weights.pth"), "small", shrink_stem=True)
+    assert torch.equal(model.conv1.weight, models.shrunk(imagenet_like["conv1.weight"], 224 / 64))
+    assert not model.conv1.bias.any()
+
+
 def test_what_does_not_fit_is_named(imagenet_like, tmp_path):
     state = dict(imagenet_like)
     del state["layer2.0.conv1.weight"]
@@ -125,7 +137,7 @@ def test_a_checkpoint_that_is_no_state_dict_is_refused(tmp_path):
 
 def test_a_stem_or_a_checkpoint_in_the_wrong_place_is_refused_with_the_setting_for_it(tmp_path):
     small = saved(resnet18(10, stem="small").state_dict(), tmp_path / "small.safetensors")
-    with pytest.raises(TinyclfError, match=r"they have the small stem \(stem=small\)"):
+    with pytest.raises(TinyclfError, match=r"they have a small stem \(stem=small\)"):
         resnet18(10, small)
     checkpoint = saved({"model.fc.bias": torch.zeros(1)}, tmp_path / "checkpoint.safetensors")
     with pytest.raises(TinyclfError, match=rf"checkpoint of a run: .* weights=run:{tmp_path.name}"):

@@ -21,6 +21,7 @@ from torchvision.datasets import ImageFolder
 from tinyclf import packed
 from tinyclf.errors import TinyclfError
 from tinyclf.packed import Packed, PackedSplit
+from tinyclf.settings import Settings
 
 fork = multiprocessing.get_context("fork")
 
@@ -256,6 +257,28 @@ def test_every_tenth_class_keeps_all_of_its_images_under_labels_of_its_own():
             np.testing.assert_array_equal(ours.images[ours.labels == label], expected)
             assert len(expected) == each
         assert len(ours.labels) == 3 * each
+
+
+def test_every_tenth_training_image_of_each_class_is_held_out_in_the_place_of_val():
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat(np.arange(3), 25))
+    images = np.arange(75, dtype=np.uint8)[:, None, None, None] * np.ones((1, 64, 64, 3), np.uint8)
+    val = PackedSplit(images[:6], labels[:6])
+    whole = Packed("mini", list("abc"), list("abc"), "whole", PackedSplit(images, labels), val)
+    part = packed.held_out(whole)
+    assert part.classes == whole.classes and part.fingerprint != "whole"
+    for label in range(3):
+        rows = np.flatnonzero(labels == label)
+        assert part.val.images[part.val.labels == label, 0, 0, 0].tolist() == rows[::10].tolist()
+        rest = sorted({*rows.tolist()} - {*rows[::10].tolist()})
+        assert part.train.images[part.train.labels == label, 0, 0, 0].tolist() == rest
+    assert len(part.val.labels) == 9 and len(part.train.labels) == 66
+
+
+def test_a_run_gets_the_data_that_its_settings_ask_for(monkeypatch):
+    monkeypatch.setattr(packed, "open_packed", lambda dataset: dataset)
+    monkeypatch.setattr(packed, "held_out", lambda data: f"{data}, held out")
+    assert packed.data_for(Settings()) == "mini" and packed.data_for(Settings(hold_out=True)) == "mini, held out"
 
 
 def test_an_unknown_data_set_is_refused():

@@ -11,7 +11,7 @@ from PIL import Image
 from tinyclf import tables
 from tinyclf.errors import TinyclfError
 from tinyclf.experiments import choose
-from tinyclf.models import starting_model
+from tinyclf.models import shrunk, starting_model
 from tinyclf.packed import Packed, PackedSplit
 from tinyclf.parents import is_finished, trained
 from tinyclf.predict import Predictor
@@ -70,6 +70,13 @@ def test_everything_is_taken_over_but_what_is_adapted():
         assert torch.equal(value, fresh[name] if starts_afresh else before[name]), name
 
 
+def test_a_small_stem_can_take_over_the_shrunk_filters_of_the_run_that_it_starts_from():
+    before = trained("first", "mini").weights
+    settings = dataclasses.replace(CHILD, stem="small", adapt="input_size,stem", shrink_stem=True)
+    after = starting_model(settings, data().classes)
+    assert torch.equal(after.conv1.weight, shrunk(before["conv1.weight"]))
+
+
 @pytest.mark.parametrize(
     ("changed", "classes", "said"),
     [
@@ -111,6 +118,12 @@ def test_a_parent_that_is_not_there_or_unfinished_is_refused_with_the_command(pa
         Run(settings, data(), "child")
     assert not (reports / "child").exists() and not (reports / "none-such").exists()
     assert not is_finished(parent, "mini") and is_finished("first", "mini")
+
+
+def test_what_is_held_out_of_a_run_must_be_held_out_of_its_parent():
+    settings = dataclasses.replace(CHILD, input_size=48, hold_out=True)
+    with pytest.raises(TinyclfError, match="run 'first' has hold_out = False, and this one hold_out = True"):
+        starting_model(settings, data().classes)
 
 
 def test_record_and_page_link_the_parent(reports):

@@ -107,6 +107,30 @@ def test_a_run_is_continued_to_more_epochs(reports):
     assert [row["val_loss"] for row in longer["history"]] == [row["val_loss"] for row in whole["history"]]
 
 
+@pytest.mark.parametrize("planned", [{"schedule": "cosine"}, {"grow_from": 40}])
+def test_a_run_whose_every_epoch_depends_on_their_number_is_not_continued_to_more(reports, planned):
+    recipe = Settings(epochs=2, batch_size=8, **planned)
+    run, net = Run(recipe, data(), "planned"), model()
+    net[0].stride = (5, 5)
+    net.insert(1, torch.nn.AdaptiveAvgPool2d(8))
+    run.finish(run.fit(net), net)
+    with pytest.raises(TinyclfError, match="epochs: 2 there, 3 here"):
+        Run(dataclasses.replace(recipe, epochs=3), data(), "planned")
+
+
+def test_test_time_averaging_stands_beside_the_plain_evaluation(reports):
+    plain = finished(name="plain")
+    both = finished(Settings(epochs=2, batch_size=8, mirror_test=True), "both")
+    assert plain["mirrored"] is None and both["evaluation"] == plain["evaluation"] != both["mirrored"]
+    run, net = Run(SETTINGS, data(), "plain"), model()
+    run.fit(net)
+    images = torch.from_numpy(data().val.images).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        logits = (net(images) + net(images.flip(3))) / 2
+    expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(data().val.labels)).item()
+    assert both["mirrored"]["loss"] == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_run_continued_under_other_versions_lists_all_of_them(reports, monkeypatch):
     finished()
     describe = runs.environment.describe
@@ -252,7 +276,7 @@ def test_the_table_marks_a_row_that_was_run_with_other_settings(reports):
 
 def test_the_table_holds_the_records_numbers_and_says_what_was_not_run(reports):
     record = finished()
-    (scratch,), (imagenet, *_) = (table.to_dict("records") for table in accuracy_tables("mini").values())
+    (scratch, *_), (imagenet, *_) = (table.to_dict("records") for table in accuracy_tables("mini").values())
     assert scratch["ours last"] == f"{100 * record['result']['last']['val_accuracy']:.2f}\u00a0%"
     assert (scratch["README"], scratch["published last"], scratch["published best"]) == (
         "25.9\u00a0%",
@@ -271,7 +295,7 @@ def test_several_seeds_make_a_mean_and_a_deviation_and_a_band(reports):
     finished(Settings(epochs=1, seed=7), "baseline-scratch-seed-7")  # shorter: not averaged with the others
     finished(Settings(epochs=2, seed=8, learning_rate=0.01), "baseline-scratch-seed-8")  # another recipe: neither
     accuracies = [100 * record["result"]["last"]["val_accuracy"] for record in found]
-    (row,) = accuracy_tables("mini")[SCRATCH].to_dict("records")
+    row, *_ = accuracy_tables("mini")[SCRATCH].to_dict("records")
     assert row["experiment"] == "baseline-scratch" and row["seeds"] == "3" and row["epochs"] == "2 of 15"
     assert row["ours last"] == f"{np.mean(accuracies):.2f} ± {np.std(accuracies, ddof=1):.2f}\u00a0%"
     (runs,) = by_experiment(read_records("mini")).values()

@@ -9,16 +9,22 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from tinyclf import checkpoint
 from tinyclf.augment import Augmentation
 from tinyclf.batches import Batches
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluation import evaluate
 from tinyclf.models import resnet18
 from tinyclf.settings import Settings
-from tinyclf.training import fit, learning_rate
+from tinyclf.training import fit
 
 CLASSES = 4
 SETTINGS = Settings(epochs=3, batch_size=8, step_size=2)
+RECIPE = dataclasses.replace(
+    SETTINGS,
+    **{"learning_rate": 0.05, "schedule": "cosine", "warmup": 1 / 3, "nesterov": True, "weight_decay": 0.01},
+    **{"label_smoothing": 0.1, "ema": 0.5, "mixup": 0.2, "cutmix": 1.0, "crop_padding": 4, "grow_from": 40},
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +42,12 @@ def small():
     """A model with everything that a checkpoint must hold (batch norm counts included), quicker than ResNet18."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 4, 8, 8, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, CLASSES)
+        nn.Conv2d(3, 4, 8, 8, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(64, CLASSES),
     )
 
 
@@ -50,17 +61,6 @@ def train_and_val(data, settings=SETTINGS):
 def numbers(history):
     """A history without its timings."""
     return [{key: row[key] for key in row if key not in ("seconds", "images_per_second")} for row in history]
-
-
-def test_the_learning_rate_of_all_15_published_epochs():
-    rates = [learning_rate(Settings(), epoch) for epoch in range(1, 16)]
-    assert rates == pytest.approx([0.001] * 7 + [0.0001] * 7 + [0.00001], rel=1e-12)
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.001)
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 7, 0.1)
-    for rate in rates:
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(rate, rel=1e-12)
-        optimizer.step()
-        schedule.step()  # at the end of an epoch
 
 
 def test_an_epoch_is_that_of_a_plain_loop(data):
@@ -116,9 +116,10 @@ def test_all_parameters_are_trained(data):
 
 
 @pytest.mark.parametrize("stopped_after", [1, 2])
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(data, tmp_path, stopped_after):
+@pytest.mark.parametrize("settings", [SETTINGS, RECIPE], ids=["published", "everything"])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(data, tmp_path, stopped_after, settings):
     whole, lines = small(), []
-    expected = fit(whole, *train_and_val(data), SETTINGS, report=lines.append)
+    expected = fit(whole, *train_and_val(data, settings), settings, report=lines.append)
     assert len(lines) == SETTINGS.epochs and all(line.startswith("epoch") for line in lines)
 
     class Stop(Exception):
@@ -130,13 +131,67 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(data, tmp_path, stopped
 
     path = tmp_path / "checkpoint.safetensors"
     with pytest.raises(Stop):
-        fit(small(), *train_and_val(data), SETTINGS, save_to=path, report=stop)
+        fit(small(), *train_and_val(data, settings), settings, save_to=path, report=stop)
     resumed, lines = small(), []
-    history = fit(resumed, *train_and_val(data), SETTINGS, save_to=path, report=lines.append)
+    history = fit(resumed, *train_and_val(data, settings), settings, save_to=path, report=lines.append)
     assert f"continuing after epoch {stopped_after} of 3" in lines[0]
     assert len(lines) == 1 + SETTINGS.epochs - stopped_after
     assert numbers(history) == numbers(expected)
     assert all(torch.equal(one, other) for one, other in zip(resumed.parameters(), whole.parameters(), strict=True))
+    used = small()
+    used.load_state_dict(checkpoint.read(path).weights)
+    assert all(map(torch.equal, used.state_dict().values(), whole.state_dict().values()))
+
+
+def test_every_addition_to_the_recipe_is_that_of_a_plain_loop(data):
+    settings = dataclasses.replace(RECIPE, mixup=0.0, cutmix=0.0, grow_from=0)
+    train, val = train_and_val(data, settings)
+    model, plain = small(), small()
+    history = fit(model, train, val, settings, report=lambda line: None)
+    decayed = [value for value in plain.parameters() if value.ndim > 1]
+    others = [value for value in plain.parameters() if value.ndim == 1]
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others}]
+    optimizer = torch.optim.SGD(groups, 1.0, momentum=0.9, nesterov=True)
+    criterion, steps = nn.CrossEntropyLoss(label_smoothing=0.1), 3 * len(train)
+
+    def rate(step):  # a warm-up of one epoch of three, then half a cosine
+        if step < steps / 3:
+            return 0.05 * step / (steps / 3)
+        return 0.05 * (1 + math.cos(math.pi * (step - steps / 3) / (2 * steps / 3))) / 2
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    average = torch.optim.swa_utils.AveragedModel(
+        plain, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.0), use_buffers=True
+    )
+    step = 0
+    for epoch in (1, 2, 3):
+        plain.train()
+        for inputs, labels, _ in train.epoch(epoch):
+            optimizer.zero_grad()
+            criterion(plain(inputs), labels).backward()
+            optimizer.step()
+            schedule.step()
+            step += 1
+            decay = min(settings.ema, (1 + step) / (10 + step))
+            average.multi_avg_fn = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+            average.n_averaged += step == 1  # or the first update would be a copy
+            average.update_parameters(plain)
+        expected = evaluate(average.module, val)
+        assert history[epoch - 1]["val_loss"] == pytest.approx(expected.loss, abs=1e-5)
+        assert history[epoch - 1]["val_accuracy"] == expected.top1
+    theirs = average.module.state_dict()
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():  # torch averages the counter of batches as well
+            torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-6)
+
+
+def test_images_grow_from_epoch_to_epoch_and_are_evaluated_at_their_full_size(data):
+    sizes, settings = [], dataclasses.replace(RECIPE, epochs=6)
+    model = small()
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append((module.training, inputs[0].shape[-1])))
+    fit(model, *train_and_val(data, settings), settings, report=lambda line: None)
+    assert [size for training, size in sizes if training][::4] == [40, 48, 48, 56, 64, 64]
+    assert {size for training, size in sizes if not training} == {64}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(data):

@@ -1,10 +1,14 @@
 """What an image costs a model: sizes, parameters and operations of every layer, counted from the model itself."""
 
 import copy
+from functools import cache
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
+
+from tinyclf.models import resnet18
+from tinyclf.settings import Settings
 
 COUNTS = ["parameters", "forward", "backward"]
 
@@ -38,6 +42,22 @@ def layers(model: nn.Module, input_size: int) -> pd.DataFrame:
             layer.register_forward_hook(lambda layer, _, output, name=name: note(name, layer, output))
     model(torch.empty(1, 3, input_size, input_size, device="meta"))
     return pd.DataFrame(rows).set_index("layer")
+
+
+def training_cost(settings: Settings, classes: int, images: int) -> int:
+    """The multiply-adds, forward and backward, of training by `settings` on so many images an epoch.
+
+    Evaluation, augmentation and the optimiser's own arithmetic are not counted.
+    """
+    return images * sum(
+        image_cost(classes, settings.stem, settings.size_in(1 + epoch)) for epoch in range(settings.epochs)
+    )
+
+
+@cache
+def image_cost(classes: int, stem: str, input_size: int) -> int:
+    """The multiply-adds, forward and backward, that one image takes of our ResNet18."""
+    return int(layers(resnet18(classes, stem=stem), input_size)[["forward", "backward"]].sum().sum())
 
 
 def stages(model: nn.Module, input_size: int) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """The state of a run between two epochs: one safetensors file, written beside and renamed, read without pickles.
 
-It holds the weights (`model.*`), the momenta (`momentum.*`) and, as JSON, what the run is and its history; a sha256
-covers all three. The file before it stays as `<name>.previous.safetensors`, to be used should the newer one be damaged.
+It holds the weights (`model.*`), the momenta (`momentum.*`), the average of the weights where there is one
+(`average.*`) and, as JSON, what the run is and its history; a sha256 covers all of it. The file before it stays as
+`<name>.previous.safetensors`, to be used should the newer one be damaged.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tinyclf.errors import TinyclfError
+from tinyclf.optimization import Average
 
 DAMAGE = (OSError, SafetensorError, KeyError, TypeError, RuntimeError, ValueError)  # what a broken file may raise
 
@@ -32,8 +34,12 @@ class Saved:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The model's state dict."""
-        return {name.removeprefix("model."): each for name, each in self.tensors.items() if name.startswith("model.")}
+        """The state dict of the model to be used: the average of the weights where there is one."""
+        return self.part("average.") or self.part("model.")
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names start with `prefix`, by the rest of their names."""
+        return {name.removeprefix(prefix): each for name, each in self.tensors.items() if name.startswith(prefix)}
 
 
 def previous(path: Path) -> Path:
@@ -41,10 +47,17 @@ def previous(path: Path) -> Path:
     return path.with_suffix(".previous.safetensors")
 
 
-def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None, about: dict[str, Any]) -> None:
-    """Write weights, momenta and `about`; whatever happens meanwhile, a whole checkpoint stays at `path` or before it.
+def save(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    about: dict[str, Any],
+    average: Average | None = None,
+) -> None:
+    """Write weights, momenta, average and `about`.
 
-    Raises TinyclfError when it cannot be written, with the old ones as they were.
+    Whatever happens meanwhile, a whole checkpoint stays at `path` or before it. Raises TinyclfError when it cannot be
+    written, with the old ones as they were.
     """
     tensors = {f"model.{name}": value.cpu().contiguous() for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
@@ -52,6 +65,8 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None, 
         momentum = optimizer and optimizer.state[parameter].get("momentum_buffer")
         if momentum is not None:
             tensors[f"momentum.{name}"] = momentum.cpu().contiguous()
+    for name, value in average.values.items() if average else ():
+        tensors[f"average.{name}"] = value.cpu().contiguous()
     text, beside = json.dumps(about), path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,16 +126,23 @@ def newest(path: Path, report: Callable[[str], None] = print) -> Saved | None:
     return None
 
 
-def restore(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-    """Put weights and, given an optimizer, momenta in place. Raises TinyclfError where they do not fit `model`."""
+def restore(
+    saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer | None, average: Average | None = None
+) -> None:
+    """Put weights and, given an optimizer and an average, momenta and that in place.
+
+    Without an optimizer, `model` gets the weights to be used. Raises TinyclfError where they do not fit it.
+    """
     try:
-        model.load_state_dict(saved.weights)
+        model.load_state_dict(saved.part("model.") if optimizer else saved.weights)
     except RuntimeError as error:
         raise TinyclfError(f"the checkpoint {saved.path} is of another model: {error}") from error
     for name, parameter in model.named_parameters():
         momentum = saved.tensors.get(f"momentum.{name}")
         if optimizer and momentum is not None:  # in its parameter's memory layout, as a fused step takes for granted
             optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).detach().copy_(momentum)
+    for name, value in (saved.part("average.") or saved.part("model.")).items() if average else ():
+        average.values[name].copy_(value)
 
 
 def delete(path: Path) -> None:

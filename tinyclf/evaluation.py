@@ -77,14 +77,16 @@ def evaluate(
     epoch: int = 0,
     *,
     precision: str = "fp32",
+    mirrored: bool = False,
     accelerator: Accelerator | None = None,
 ) -> Evaluation:
     """One pass of `model` over all images of `batches`, each counted once however many processes share them.
 
+    mirrored: take the mean of the logits of each image and of its mirror image.
     epoch: the one that the model was trained for, to be named in the TinyclfError raised if the loss is not finite.
     """
     name = f"epoch {epoch} validation"
-    logits = logits_of(model, batches, name, precision)
+    logits = logits_of(model, batches, name, precision, mirrored=mirrored)
     if accelerator is not None and batches.parts > 1:
         logits = accelerator.reduce(logits)  # zeros wherever another process counts, so that the sum is exact
     evaluation = Evaluation(logits, batches.labels)
@@ -93,7 +95,7 @@ def evaluate(
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, batches: Batches, name: str, precision: str) -> Tensor:
+def logits_of(model: nn.Module, batches: Batches, name: str, precision: str, *, mirrored: bool = False) -> Tensor:
     """The logits of all images, float32 (N, classes), on their device; zeros for another process's part of them.
 
     name: what a progress bar calls it. Raises TinyclfError for batches that are shuffled or augmented.
@@ -105,8 +107,10 @@ def logits_of(model: nn.Module, batches: Batches, name: str, precision: str) -> 
     # disable=None: a bar where a terminal can show one, nothing elsewhere
     for batch in tqdm(batches.epoch(), name, len(batches), leave=False, disable=None):
         with precisely(precision, batches.device):
-            found = model(batch.images)
+            found = model(batch.images).float()
+            if mirrored:
+                found = (found + model(batch.images.flip(3)).float()) / 2
         if not len(logits):  # in one tensor from the first batch on: see `training.train_epoch`
             logits = torch.zeros((len(batches.labels), found.shape[1]), device=batches.device)
-        logits[next(places)] = found.float()
+        logits[next(places)] = found
     return logits

@@ -19,25 +19,35 @@ IMAGENET = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
 IMAGENET_CLASSES = 1000
 
 
-def resnet18(num_classes: int, weights: str = "none", stem: str = "imagenet") -> nn.Module:
+def resnet18(
+    num_classes: int,
+    weights: str = "none",
+    stem: str = "imagenet",
+    *,
+    shrink_stem: bool = False,
+    zero_init: bool = False,
+) -> nn.Module:
     """ResNet18 for `num_classes` classes: images float32 (B, 3, H, W) in, logits float32 (B, num_classes) out.
 
     weights: `none` (torchvision's random initialisation, from torch's global generator), `imagenet` (torchvision's
     IMAGENET1K_V1, through torch's own cache), `mini` (see standin.py) or the path of a state dict.
-    stem: `imagenet` (7x7, stride 2, then max pool) or `small` (3x3, stride 1, with a bias, no pool).
+    stem: `imagenet` (7x7, stride 2, then max pool), `small` (3x3, stride 1, with a bias, no pool) or `small-pool` (the
+    same with a max pool of stride 1, as the layers behind it learned on maxima).
     Every weight is taken over but these: a head for other classes, and under `small` a 7x7 stem; they start afresh.
+    With `shrink_stem`, the small stem starts with the 7x7 filters instead, see `shrunk`. zero_init: of the random
+    weights, those of each block's last norm are 0.
 
     Raises TinyclfError for unknown names, unreadable files, and missing or wrongly shaped tensors, by name.
     Source: He et al. 2015, arXiv:1512.03385; the surgery is that of the open project Tiny-ImageNet-Classifier.
     """
     one_of("stem", stem, STEMS)
-    model = torchvision.models.resnet18(num_classes=num_classes)
+    model = torchvision.models.resnet18(num_classes=num_classes, zero_init_residual=zero_init)
     model.avgpool = nn.AdaptiveAvgPool2d(1)
-    if stem == "small":
+    if stem != "imagenet":
         model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1)
-        model.maxpool = nn.Identity()
+        model.maxpool = nn.Identity() if stem == "small" else nn.MaxPool2d(kernel_size=3, stride=1, padding=1)
     if weights != "none":
-        load_pretrained(model, load_state(weights), weights)
+        load_pretrained(model, load_state(weights), weights, shrink_stem=shrink_stem)
     return model
 
 
@@ -50,11 +60,12 @@ def starting_model(settings: Settings, classes: list[str]) -> nn.Module:
     torch.manual_seed(settings.seed)
     parent = parents.parent(settings, classes)
     if parent is None:
-        return resnet18(len(classes), settings.weights, settings.stem)
+        kind = {"shrink_stem": settings.shrink_stem, "zero_init": settings.zero_init}
+        return resnet18(len(classes), settings.weights, settings.stem, **kind)
     model = resnet18(len(classes), "none", settings.stem)
     before = Settings(**parent.about["settings"])
     afresh = ("conv1.",) * (before.stem != settings.stem) + ("fc.",) * (list(parent.about["classes"]) != classes)
-    load_pretrained(model, parent.weights, settings.weights, afresh)
+    load_pretrained(model, parent.weights, settings.weights, afresh, shrink_stem=settings.shrink_stem)
     return model
 
 
@@ -113,13 +124,26 @@ def unreadable(path: Path, error: Exception) -> TinyclfError:
     return TinyclfError(f"{path}: not readable as a state dict of tensors ({type(error).__name__}: {error})")
 
 
-def load_pretrained(model: nn.Module, state: dict[str, Tensor], origin: str, afresh: tuple[str, ...] = ()) -> None:
+def load_pretrained(
+    model: nn.Module,
+    state: dict[str, Tensor],
+    origin: str,
+    afresh: tuple[str, ...] = (),
+    *,
+    shrink_stem: bool = False,
+) -> None:
     """Copy `state` into `model`, but for what the surgery replaced; missing and wrongly shaped tensors are named.
 
     A head of ImageNet's 1000 classes, or of the stand-in's, starts afresh; one of any other wrong number is refused.
-    afresh: what the names of more tensors start with that keep the model's own values.
+    afresh: what the names of more tensors start with that keep the model's own values. shrink_stem: the 7x7 filters of
+    `state` are made those of a small stem, where they would start afresh.
     """
     wanted = model.state_dict()
+    if shrink_stem:
+        if "conv1.weight" not in state or state["conv1.weight"].shape[2:] != (7, 7):
+            raise TinyclfError(f"shrink_stem = True: weights {origin!r} have no stem of 7x7 to shrink")
+        state = state | {"conv1.weight": shrunk(state["conv1.weight"]), "conv1.bias": torch.zeros(64)}
+        afresh = tuple(name for name in afresh if name != "conv1.")
     # Old files, torchvision's own among them, lack the counters of batches that batch norm keeps; no result needs them.
     state = {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")} | state
     shape = {name: tuple(value.shape) for name, value in state.items()}
@@ -137,11 +161,22 @@ def load_pretrained(model: nn.Module, state: dict[str, Tensor], origin: str, afr
         if name in state and state[name].shape != wanted[name].shape
     ]
     if shape.get("conv1.weight") == (64, 3, 3, 3) != tuple(wanted["conv1.weight"].shape):
-        faults.insert(0, "they have the small stem (stem=small)")
+        faults.insert(0, "they have a small stem (stem=small)")
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise TinyclfError(f"weights {origin!r} do not fit this ResNet18: {'; '.join(faults[:5])}{more}")
     model.load_state_dict(state)
+
+
+def shrunk(filters: Tensor, enlargement: float = 224 / 64) -> Tensor:
+    """7x7 filters for enlarged images as the 3x3 ones that do the same to the images themselves.
+
+    float (C, 3, 7, 7) to (C, 3, 3, 3). Exact, wherever a filter is centred on a pixel of the small image, for images
+    enlarged so many times by bilinear interpolation: it is linear, so that filter and interpolation make one filter.
+    """
+    places = (torch.arange(7, dtype=filters.dtype) - 3) / enlargement  # of the values, in pixels of the small image
+    near = (1 - (places - torch.arange(-1, 2)[:, None]).abs()).clamp(min=0)  # (3, 7)
+    return near @ filters @ near.T
 
 
 def fingerprint(path: Path | None) -> str | None:

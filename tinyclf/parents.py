@@ -56,6 +56,11 @@ def parent(settings: Settings, classes: list[str]) -> Saved | None:
             f"run {name!r} is unfinished, at {how_far}: let the command that started it go on, for an experiment "
             f"`{command(name, settings.dataset)}` with the -p and --imagenet that it had"
         )
+    if (before := Settings(**saved.about["settings"])).hold_out != settings.hold_out:
+        raise TinyclfError(
+            f"run {name!r} has hold_out = {before.hold_out}, and this one hold_out = {settings.hold_out}: a run and "
+            "the one that it starts from must hold out the same images, or be trained on all"
+        )
     if faults := misfits(saved, settings, classes):
         made, wanted = ({what: pair[place] for what, *pair in faults} for place in (0, 1))
         same = " ".join(f"-p {what}={there}" for what, there in made.items())

@@ -30,11 +30,13 @@ def write_record(
     evaluation: Evaluation,
     ended: float,
     at_other_sizes: dict[int, Evaluation],
+    mirrored: Evaluation | None,
 ) -> Record:
     """Write record.json, history.csv, classes.csv and confusion.csv into `folder`; returns the record.
 
     about: the run's settings, data, weights, environments and classes; ended: when, in seconds since 1970;
-    at_other_sizes: evaluations of the same model at other input sizes, in pixels.
+    at_other_sizes: evaluations of the same model at other input sizes, in pixels; mirrored: one with each image and its
+    mirror image.
     """
     record = {
         "run": name,
@@ -42,6 +44,7 @@ def write_record(
         "history": history,
         "result": {"last": history[-1], "best": max(history, key=lambda row: row["val_accuracy"])},
         "evaluation": evaluation.summary(),
+        "mirrored": mirrored and mirrored.summary(),
         "at_other_sizes": {str(size): each.summary() for size, each in at_other_sizes.items()},
         "seconds": sum(row["seconds"] for row in history),
         "images_per_second": len(history) / sum(1 / row["images_per_second"] for row in history),

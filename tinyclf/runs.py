@@ -1,6 +1,7 @@
 """A run: settings and data in, a folder with its record out. The record is what every table and figure is made from."""
 
 import dataclasses
+import json
 import os
 import re
 from contextlib import nullcontext
@@ -18,7 +19,7 @@ from tinyclf.evaluation import Evaluation, evaluate
 from tinyclf.files import locked, writable
 from tinyclf.models import fingerprint, starting_model, weights_file
 from tinyclf.numerics import enough_memory, possible
-from tinyclf.packed import Packed, open_packed
+from tinyclf.packed import Packed, data_for
 from tinyclf.parents import checkpoint_of
 from tinyclf.records import Record, write_record
 from tinyclf.settings import Settings
@@ -37,6 +38,7 @@ class Run:
         self.settings, self.data = settings, data
         self.name = name or default_name(settings)
         naming.check(self.name)
+        refuse_single_image(settings, len(data.train.labels))
         if settings.parent == self.name:
             raise TinyclfError(f"run {self.name!r} cannot start from itself: give it another name, or other weights")
         self.process = this_process()
@@ -77,15 +79,16 @@ class Run:
         differences = [
             f"{name}: {there[name]!r} there, {value!r} here"
             for name, value in self.about["settings"].items()
-            if value != there[name] and name not in ("epochs", "weights", "adapt", "evaluate_at")
+            if value != there[name] and name not in ("epochs", "weights", "adapt", "evaluate_at", "mirror_test")
         ]
         differences += [
             f"{what}: {described(before[what])} there, {described(self.about[what])} here"
             for what in ("data", "weights")
             if before[what]["sha256"] != self.about[what]["sha256"]
         ]
-        if done > self.settings.epochs:
-            differences.append(f"epochs: {done} there, {self.settings.epochs} here")
+        planned = there["schedule"] != "step" or there["grow_from"]  # every epoch depends on how many there are
+        if done > self.settings.epochs or (planned and there["epochs"] != self.settings.epochs):
+            differences.append(f"epochs: {there['epochs'] if planned else done} there, {self.settings.epochs} here")
         if differences:
             raise TinyclfError(
                 f"{self.folder} holds another run ({'; '.join(differences)}): give this one another name, "
@@ -125,6 +128,12 @@ class Run:
                 train, val = train_batches(*kind), val_batches(*kind)
                 return fit(model, train, val, self.settings, save_to=self.checkpoint, about=self.about)
 
+    def is_recorded(self) -> bool:
+        """Whether the folder holds the record of this very run, at its end, and it is not to start over."""
+        path = self.folder / "record.json"
+        complete = len(self.about["history"]) == self.settings.epochs and not self.force
+        return complete and path.is_file() and json.loads(path.read_text())["settings"] == self.about["settings"]
+
     def _check(self, processes: int) -> None:
         """Raise TinyclfError unless this machine has a GPU or a core for each of so many processes."""
         most = torch.cuda.device_count() if self.device.type == "cuda" else os.cpu_count() or 1
@@ -133,23 +142,25 @@ class Run:
         if not 1 <= processes <= most:
             raise TinyclfError(f"processes = {processes}: expected 1 to {most}, as many as there are GPUs, else cores")
 
-    def evaluate(self, model: nn.Module, input_size: int = 0) -> Evaluation:
+    def evaluate(self, model: nn.Module, input_size: int = 0, *, mirrored: bool = False) -> Evaluation:
         """What `model`, after `fit`, is worth on the validation images, in this process alone.
 
-        input_size: pixels to show them at instead of those that it was trained for.
+        input_size: pixels to show them at instead of those that it was trained for. mirrored: with each image, show its
+        mirror image, and take the mean of the two answers (test-time averaging).
         """
-        shown = dataclasses.replace(self.settings, input_size=input_size or self.settings.input_size)
+        shown = dataclasses.replace(self.settings, input_size=input_size or self.settings.input_size, grow_from=0)
         with enough_memory(self.settings.batch_size):
             val = val_batches(self.data, shown, self.process, alone=True)
             precision = possible(self.settings.precision, self.device)
-            return evaluate(model.to(self.device), val, self.settings.epochs, precision=precision)
+            return evaluate(model.to(self.device), val, self.settings.epochs, precision=precision, mirrored=mirrored)
 
     def finish(self, history: list[Epoch], model: nn.Module) -> Record:
         """Evaluate `model` after `fit`, write the record and its tables into the folder; returns the record."""
         evaluation, other = self.evaluate(model), self.settings.evaluate_at
         at_other_sizes = {other: self.evaluate(model, other)} if other else {}
+        mirrored = self.evaluate(model, mirrored=True) if self.settings.mirror_test else None
         ended = self.checkpoint.stat().st_mtime  # not now: a finished run may be shown again years later
-        return write_record(self.folder, self.name, self.about, history, evaluation, ended, at_other_sizes)
+        return write_record(self.folder, self.name, self.about, history, evaluation, ended, at_other_sizes, mirrored)
 
 
 def train_experiment(name: str, parameters: dict[str, Any]) -> None:
@@ -157,8 +168,10 @@ def train_experiment(name: str, parameters: dict[str, Any]) -> None:
     if "run" not in parameters:
         raise TinyclfError(f"{name}: there is nothing to train; `tinyclf run {name}` makes its page")
     settings = Settings.from_notebook(parameters)
-    data = open_packed(settings.dataset)
+    data = data_for(settings)
     run = Run(settings, data, parameters["run"], force=parameters.get("force", False))
+    if run.is_recorded():
+        return
     model = starting_model(settings, data.classes)
     history = run.fit(model, parameters.get("processes", 1))
     if run.process.is_main_process:
@@ -175,6 +188,16 @@ def default_name(settings: Settings) -> str:
         if value != recipe[name]
     ]
     return re.sub(r"[^\w.=+-]", "_", "-".join(parts))[:100] or "published-recipe"
+
+
+def refuse_single_image(settings: Settings, images: int) -> None:
+    """Raise TinyclfError where batch norm would see a single pixel of a single image: it has no variance."""
+    stride = 32 if settings.stem == "imagenet" else 8
+    if images % settings.batch_size == 1 and settings.size_in(1) <= stride:
+        raise TinyclfError(
+            f"batch_size = {settings.batch_size}: the last batch of {images:,} images has a single one, too few for "
+            f"batch norm at {settings.size_in(1)} pixels; give another batch_size, or more than {stride} pixels"
+        )
 
 
 def starts_from(settings: Settings, data: Packed) -> dict[str, Any]:

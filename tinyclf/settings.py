@@ -19,7 +19,8 @@ DATASETS = tuple(BATCH_SIZES)
 WHOLE_DATASETS = ("mini", "tiny-imagenet")  # that are no part of another
 NAMED_WEIGHTS = ("none", "imagenet", "mini")
 OTHER_WEIGHTS = "or run:NAME, or the path of a .pth or .safetensors file"
-STEMS = ("imagenet", "small")
+STEMS = ("imagenet", "small", "small-pool")
+SCHEDULES = ("step", "cosine", "linear")
 SEEDS = (0, 2**31 - 1)
 PRECISIONS = ("fp32", "tf32", "bf16")
 ADAPTABLE = ("input_size", "normalization", "stem", "classes")  # what a model is made for
@@ -31,6 +32,26 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], ...]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "tiny-imagenet": ((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
 }
+
+RANGES: dict[str, tuple[float, float]] = {
+    "input_size": (16, 1024),
+    "epochs": (1, 10_000),
+    "batch_size": (2, 100_000),  # batch norm needs more than one image
+    "learning_rate": (0, 100),
+    "step_size": (1, 10_000),
+    "gamma": (0, 1),
+    "warmup": (0, 0.5),
+    "layer_decay": (0, 1),
+    "momentum": (0, 1),
+    "weight_decay": (0, 1),
+    "label_smoothing": (0, 0.9),
+    "ema": (0, 0.99999),
+    "crop_padding": (0, 32),
+    "mixup": (0, 100),
+    "cutmix": (0, 100),
+    "seed": SEEDS,
+}
+CHOICES = {"stem": STEMS, "schedule": SCHEDULES, "normalization": tuple(NORMALIZATIONS), "precision": PRECISIONS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +66,26 @@ class Settings:
     weights: str = "none"  # none | imagenet | mini | run:NAME | path of a .pth or .safetensors state dict
     adapt: str = ""  # what may differ from what run:NAME was trained for: input_size, normalization, stem, classes
     input_size: int = 64  # pixels, height and width; images of another size are resized to it (bicubic)
+    grow_from: int = 0  # input size of the first epoch, from which it grows to input_size in 2/3 of them; 0: no growth
     evaluate_at: int = 0  # another input size, at which the trained model is evaluated as well; 0: none
-    stem: str = "imagenet"  # imagenet: conv 7x7, stride 2, max pool | small: conv 3x3, stride 1
+    mirror_test: bool = False  # evaluate as well on each image together with its mirror image
+    hold_out: bool = False  # validate on every tenth training image, which is then not trained on, in place of val
+    stem: str = "imagenet"  # imagenet: 7x7, stride 2, max pool | small: 3x3, stride 1 | small-pool: and max pool
+    shrink_stem: bool = False  # a small stem starts with the filters of the 7x7 one, shrunk, instead of afresh
+    zero_init: bool = False  # the last norm of each block starts at 0, so that a block starts by changing nothing
     epochs: int = 15
     batch_size: int = 0  # images a step; 0: the data set's own, 100 as published, 20 on the small ones
     learning_rate: float = 0.001
-    momentum: float = 0.9
+    schedule: str = "step"  # step: times gamma every step_size epochs | cosine | linear: to 0 at the end
     step_size: int = 7  # epochs between two decays of the learning rate
     gamma: float = 0.1  # factor of a decay
+    warmup: float = 0.0  # share of the epochs over which the learning rate rises linearly from 0
+    layer_decay: float = 1.0  # factor of the learning rate from each part of the model to the one before it; head first
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0  # of all weights but norms and biases
+    label_smoothing: float = 0.0  # share of the target that is spread evenly over all classes
+    ema: float = 0.0  # share that each step keeps of an average of the weights, which is evaluated; 0: the weights are
     flip: bool = True  # mirror each training image with probability 1/2
     crop_padding: int = 0  # pixels of black around each training image before it is cropped to its size; 0: none
     mixup: float = 0.0  # alpha of the Beta distribution of its weights; 0: none
@@ -64,31 +97,35 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, typed(field.name, getattr(self, field.name), field.default))
-        one_of("dataset", self.dataset, DATASETS)
+        one_of("dataset", self.dataset, DATASETS)  # before what depends on it
         object.__setattr__(self, "batch_size", self.batch_size or BATCH_SIZES[self.dataset])
-        one_of("stem", self.stem, STEMS)
         if self.parent:
             naming.check(self.parent, "weights = run:NAME, NAME")
         elif not self.weights.endswith((".pth", ".safetensors")):
             one_of("weights", self.weights, NAMED_WEIGHTS, OTHER_WEIGHTS)
         for each in self.adapts:
             one_of("adapt", each, ADAPTABLE)
-        smallest = 32 if self.stem == "small" else 33  # so that the last maps have more pixels than one, for batch norm
-        in_range("input_size", self.input_size, smallest, 1024)
         if self.evaluate_at:
-            in_range("evaluate_at", self.evaluate_at, smallest, 1024)
-        in_range("epochs", self.epochs, 1, 10_000)
-        in_range("batch_size", self.batch_size, 2, 100_000)  # batch norm needs more than one image
-        in_range("learning_rate", self.learning_rate, 0, 100)
-        in_range("momentum", self.momentum, 0, 1)
-        in_range("step_size", self.step_size, 1, 10_000)
-        in_range("gamma", self.gamma, 0, 1)
-        in_range("crop_padding", self.crop_padding, 0, 32)
-        in_range("mixup", self.mixup, 0, 100)
-        in_range("cutmix", self.cutmix, 0, 100)
-        one_of("normalization", self.normalization, tuple(NORMALIZATIONS))
-        one_of("precision", self.precision, PRECISIONS)
-        in_range("seed", self.seed, *SEEDS)
+            in_range("evaluate_at", self.evaluate_at, *RANGES["input_size"])
+        if self.grow_from:
+            in_range("grow_from", self.grow_from, RANGES["input_size"][0], self.input_size)
+            in_range("epochs of a run that grows", self.epochs, 2, 10_000)
+        for name, limits in RANGES.items():
+            in_range(name, getattr(self, name), *limits)
+        for name, accepted in CHOICES.items():
+            one_of(name, getattr(self, name), accepted)
+        if self.shrink_stem and (self.stem == "imagenet" or self.weights == "none"):
+            raise TinyclfError("shrink_stem = True: it takes a small stem, and weights to shrink the stem of")
+        if self.nesterov:
+            in_range("momentum of nesterov", self.momentum, 0.01, 1)
+
+    def size_in(self, epoch: int) -> int:
+        """The input size of an epoch, from 1: a multiple of 8 pixels while it grows."""
+        growing = max(1, round(self.epochs * 2 / 3))
+        if not self.grow_from or epoch > growing:
+            return self.input_size
+        size = self.grow_from + (self.input_size - self.grow_from) * (epoch - 1) / growing
+        return min(max(self.grow_from, round(size / 8) * 8), self.input_size)
 
     @property
     def parent(self) -> str:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,10 @@ from tinyclf.distributed import accelerate, shared
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluation import evaluate
 from tinyclf.numerics import enough_memory, precisely, refuse_non_finite
+from tinyclf.optimization import Average, learning_rate, set_rate, sgd
 from tinyclf.settings import Settings
 
 Epoch = dict[str, float]  # one row of a history, see `fit`
-
-
-def learning_rate(settings: Settings, epoch: int) -> float:
-    """The step decay: rate of `epoch` (from 1). The published run stepped its scheduler at the end of an epoch."""
-    return settings.learning_rate * settings.gamma ** ((epoch - 1) // settings.step_size)
-
-
-def sgd(model: nn.Module, settings: Settings) -> torch.optim.SGD:
-    """The optimiser of the recipe. Fused: the same numbers to the last bit as torch's plain one, in fewer passes."""
-    return torch.optim.SGD(model.parameters(), settings.learning_rate, settings.momentum, fused=True)
 
 
 def fit(
@@ -44,9 +36,11 @@ def fit(
 ) -> list[Epoch]:
     """Train all of `model` in place with cross-entropy and SGD, evaluating on `val` after each epoch.
 
-    Returns one row an epoch: epoch (from 1), learning_rate, train_loss, train_accuracy, val_loss, val_accuracy,
-    seconds (training and evaluation), images_per_second (training alone). Losses are in nats and, like accuracies
-    (0..1), means over images. The train figures are taken while the epoch trains, so its model changes meanwhile.
+    Returns one row an epoch: epoch (from 1), learning_rate (of its first step), train_loss, train_accuracy, val_loss,
+    val_accuracy, seconds (training and evaluation), images_per_second (training alone). Losses are in nats and, like
+    accuracies (0..1), means over images. The train figures are taken while the epoch trains, so its model changes
+    meanwhile, and on its images as they were mixed and with labels as they were smoothed. With `settings.ema`, the
+    average of the weights is what is evaluated after each epoch, and what `model` holds in the end.
 
     train, val: on the model's device. Where `accelerate launch` or `torchrun` started several processes, each is given
     its own part of every batch (see `Batches`), and the result is that of one process but for rounding.
@@ -58,6 +52,7 @@ def fit(
     """
     accelerator = accelerate()
     parallel, optimizer = shared(model, accelerator), sgd(model, settings)
+    average = Average(model, settings.ema) if settings.ema else None
     history: list[Epoch] = []
     about, first = about or {}, accelerator.is_main_process
     report = report if first else silent
@@ -65,27 +60,26 @@ def fit(
     accelerator.wait_for_everyone()  # all have looked
     if saved:
         history = saved.about["history"]
-        checkpoint.restore(saved, model, optimizer)
+        checkpoint.restore(saved, model, optimizer, average)
         if first and saved.path != save_to:
             save_to.unlink(missing_ok=True)  # damaged, and not to be kept in place of the good one before it
     elif save_to and first:
-        checkpoint.save(save_to, model, optimizer, about | {"history": []})
+        checkpoint.save(save_to, model, optimizer, about | {"history": []}, average)
     refuse_other_starts(accelerator, len(history))
     if history:
         what = "continuing after" if len(history) < settings.epochs else "nothing to train: this run reached"
         report(f"{what} epoch {len(history)} of {settings.epochs}, as {save_to.name} holds it")
     for epoch in range(len(history) + 1, settings.epochs + 1):
         started = time.perf_counter()
-        optimizer.param_groups[0]["lr"] = learning_rate(settings, epoch)
+        train.input_size = settings.size_in(epoch)
         with enough_memory(settings.batch_size):
-            train_loss, train_accuracy = train_epoch(
-                parallel, train, optimizer, epoch, precision=settings.precision, accelerator=accelerator
-            )
+            train_loss, train_accuracy = train_epoch(parallel, train, optimizer, epoch, settings, average, accelerator)
             trained = time.perf_counter()
-            result = evaluate(model, val, epoch, precision=settings.precision, accelerator=accelerator)
+            with average.in_model() if average else nullcontext():
+                result = evaluate(model, val, epoch, precision=settings.precision, accelerator=accelerator)
         row = {
             "epoch": epoch,
-            "learning_rate": learning_rate(settings, epoch),
+            "learning_rate": learning_rate(settings, epoch - 1),
             "train_loss": train_loss,
             "train_accuracy": train_accuracy,
             "val_loss": result.loss,
@@ -95,12 +89,14 @@ def fit(
         }
         history.append(row)
         if save_to and first:
-            checkpoint.save(save_to, model, optimizer, about | {"history": history})
+            checkpoint.save(save_to, model, optimizer, about | {"history": history}, average)
         report(
             f"epoch {epoch:2d}/{settings.epochs}  lr {row['learning_rate']:.0e}  "
             f"train {train_loss:.3f} {train_accuracy:.1%}  val {result.loss:.3f} {result.top1:.1%}  "
             f"{row['seconds']:.0f} s  {row['images_per_second']:.0f} images/s"
         )
+    if average:
+        average.put_into_model()
     return history
 
 
@@ -123,11 +119,14 @@ def train_epoch(
     batches: Batches,
     optimizer: torch.optim.Optimizer,
     epoch: int,
-    *,
-    precision: str = "fp32",
+    settings: Settings,
+    average: Average | None = None,
     accelerator: Accelerator | None = None,
 ) -> tuple[float, float]:
-    """One pass over `batches` with a step for each; returns the mean loss and the accuracy over its images."""
+    """One pass over `batches` with a step for each; returns the mean loss and the accuracy over its images.
+
+    optimizer: as `sgd` made it; average: what takes in the model after each step.
+    """
     model.train()
     device, size, count = batches.device, batches.batch_size, len(batches.labels)
     # Sums over each batch stay on the device, so that no step waits for the host; and in one tensor, as thousands of
@@ -135,16 +134,20 @@ def train_epoch(
     losses = torch.zeros(len(batches), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     patience = 1 if device.type == "cpu" else 50  # steps between two looks at the loss, which wait for a GPU
-    name, rate = f"epoch {epoch} training", optimizer.param_groups[0]["lr"]
+    name = f"epoch {epoch} training"
     # disable=None: a bar where a terminal can show one, nothing elsewhere
     for step, batch in enumerate(tqdm(batches.epoch(epoch), name, len(batches), leave=False, disable=None)):
+        rate = learning_rate(settings, epoch - 1 + step / len(batches))
+        set_rate(optimizer, rate)
         optimizer.zero_grad()
-        with precisely(precision, device):
+        with precisely(settings.precision, device):
             logits = model(batch.images)
-            loss = cross_entropy(logits, batch.targets, reduction="sum")
+            loss = cross_entropy(logits, batch.targets, reduction="sum", label_smoothing=settings.label_smoothing)
             # Gradients are averaged over processes: times their number that is the sum, of the mean over the batch.
             (loss * (batches.parts / min(size, count - step * size))).backward()
         optimizer.step()
+        if average:
+            average.update((epoch - 1) * len(batches) + step + 1)
         losses[step] = loss.detach()
         correct += (logits.detach().argmax(1) == batch.labels).sum()
         if (step + 1) % patience == 0 or step + 1 == len(batches):

@@ -16,7 +16,7 @@ from tinyclf.batches import train_batches, val_batches
 from tinyclf.distributed import this_process
 from tinyclf.errors import TinyclfError
 from tinyclf.models import resnet18
-from tinyclf.packed import open_packed
+from tinyclf.packed import data_for
 from tinyclf.paths import PROJECT
 from tinyclf.settings import Settings
 from tinyclf.training import fit
@@ -76,7 +76,7 @@ def main(path: Path, about: dict[str, Any]) -> None:
     """One of the processes: read the run from its checkpoint and train it to its end."""
     die_with_parent()
     process, settings = this_process(), Settings(**about["settings"])
-    data = open_packed(settings.dataset)
+    data = data_for(settings)
     if data.fingerprint != about["data"]["sha256"]:
         raise TinyclfError(f"{data.name} is not the data of this run, which has the sha256 {about['data']['sha256']}")
     model = resnet18(len(data.classes), "none", settings.stem)  # its weights are the checkpoint's
