@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import tomllib
 
 import nbformat
 import pytest
@@ -38,14 +39,19 @@ PUBLISHED = {
 @pytest.mark.parametrize("dataset", ["tiny-imagenet", "tiny-imagenet-20"])
 def test_the_published_rows_are_run_with_the_published_recipe(dataset):
     runs = {each.name: each.parameters for each in choose([], dataset) if "run" in each.parameters}
-    assert list(runs) == list(PUBLISHED)
+    assert list(PUBLISHED) == [name for name in runs if experiments.entries()[name].get("row")]
     for name, recipe in PUBLISHED.items():
         assert Settings.from_notebook(runs[name]) == Settings(dataset=dataset, **recipe)
 
 
 @pytest.mark.parametrize(
     ("notebook", "name"),
-    [("1_baseline", "baseline-scratch"), ("2_preprocessing", "preprocessing"), ("3_finetuning", "finetuning")],
+    [
+        ("1_baseline", "baseline-scratch"),
+        ("2_preprocessing", "preprocessing"),
+        ("3_finetuning", "finetuning"),
+        ("4_recipes", "fast-scratch"),
+    ],
 )
 def test_a_notebooks_parameters_are_the_settings_with_their_help_and_run_on_mini_by_default(notebook, name):
     path = NOTEBOOKS / f"{notebook}.ipynb"
@@ -56,6 +62,39 @@ def test_a_notebooks_parameters_are_the_settings_with_their_help_and_run_on_mini
     lines = re.findall(r"^    (\w+): \w+ = .*?(  # .*)?$", inspect.getsource(Settings), re.MULTILINE)
     help_of = {key: text.removeprefix("  # ") for key, text in lines}
     assert {key: each["help"] for key, each in inspect_notebook(str(path)).items() if key in parameters} == help_of
+
+
+ABLATIONS = """
+[recipe]
+title = "Ours"
+notebook = "4_recipes.ipynb"
+chosen = "far"
+parameters = { epochs = 2, label_smoothing = 0.1 }
+mini = { batch_size = 20 }
+[recipe.ablations]
+start = {}
+plain = { label_smoothing = 0.0 }
+far = { over = "plain", epochs = 3 }
+near = { over = "far", epochs = 1 }
+"""
+
+
+def test_an_ablation_is_its_recipe_with_changes_validated_on_held_out_images(monkeypatch):
+    loads, text = tomllib.loads, ABLATIONS
+    monkeypatch.setattr(experiments.tomllib, "loads", lambda _: loads(text))
+    names = ["recipe", *(f"recipe.{label}" for label in ("start", "plain", "far", "near"))]
+    recipe, start, plain, far, near = (each.parameters for each in choose(names, "mini"))
+    assert start["label_smoothing"] == 0.1 and start["hold_out"] and start["run"] == "recipe.start"
+    assert plain == start | {"label_smoothing": 0.0, "run": "recipe.plain"}
+    assert far == plain | {"epochs": 3, "run": "recipe.far"} and near == far | {"epochs": 1, "run": "recipe.near"}
+    assert recipe == {key: value for key, value in far.items() if key != "hold_out"} | {"run": "recipe"}
+    assert [each.name for each in choose([], "mini")] == ["recipe"]  # ablations only by name
+    text = ABLATIONS.replace('over = "plain"', 'over = "near"')
+    with pytest.raises(TinyclfError, match=r"over of recipe = .*: it goes round in a circle"):
+        choose(["recipe"], "mini")
+    text = ABLATIONS.replace('over = "far"', 'over = "fear"')
+    with pytest.raises(TinyclfError, match=r"over of recipe = 'fear': expected one of .* did you mean far\?"):
+        choose(["recipe"], "mini")
 
 
 def test_what_an_experiment_starts_from_comes_before_it_and_is_run_by_its_own_settings():
@@ -230,7 +269,7 @@ def test_each_seed_is_a_run_of_its_own_with_a_name_of_its_own():
 )
 def test_the_command_line_takes_seeds_one_after_another(arguments, monkeypatch):
     ran = []
-    monkeypatch.setattr(cli, "run_each", lambda experiments: ran.extend(experiments))
+    monkeypatch.setattr(cli, "run_each", lambda experiments, do: ran.extend(experiments))
     done = CliRunner().invoke(cli.app, ["run", *arguments, "--processes", "2"])
     assert done.exit_code == 0, done.output
     assert [run.parameters["seed"] for run in ran] == [0, 1, 2]

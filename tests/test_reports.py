@@ -70,7 +70,7 @@ def test_an_executed_notebook_names_no_path_of_this_machine(tmp_path, folder):
 def test_one_that_fails_leaves_its_page_and_the_others_still_run(tmp_path, folder, capsys):
     message = "the <b>data</b> is not there"
     code = f"from tinyclf.errors import TinyclfError\nraise TinyclfError({message!r})"
-    failed = cli.run_each([experiment(tmp_path, "bad", code), experiment(tmp_path, "good", VALUE)])
+    failed = cli.run_each([experiment(tmp_path, "bad", code), experiment(tmp_path, "good", VALUE)], reports.run)
     assert isinstance(failed, TinyclfError) and str(failed) == "failed: bad"
     assert f"tinyclf: bad: {message}" in capsys.readouterr().err
     page = (folder / "mini" / "bad" / "failed.html").read_text()
@@ -92,7 +92,7 @@ def test_the_pages_of_an_earlier_run_outlive_one_that_fails(tmp_path, folder):
 
 def test_a_kernel_that_dies_leaves_its_page_and_the_others_still_run(tmp_path, folder):
     die = experiment(tmp_path, "dead", "import os\nos.kill(os.getpid(), 9)")
-    assert str(cli.run_each([die, experiment(tmp_path, "good", VALUE)])) == "failed: dead"
+    assert str(cli.run_each([die, experiment(tmp_path, "good", VALUE)], reports.run)) == "failed: dead"
     assert "The run ended here: the kernel died" in (folder / "mini" / "dead" / "failed.html").read_text()
     assert (folder / "mini" / "good" / "index.html").is_file()
 
@@ -108,7 +108,7 @@ def test_an_interrupt_leaves_the_pages_of_an_earlier_run(tmp_path, folder, monke
 
     monkeypatch.setattr(reports.papermill, "execute_notebook", interrupt)
     with pytest.raises(typer.Exit) as stopped:
-        cli.run_each([one])
+        cli.run_each([one], reports.run)
     assert stopped.value.exit_code == 130
     assert {path.name: path.read_bytes() for path in (folder / "mini" / "good").iterdir()} == before
 

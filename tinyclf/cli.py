@@ -1,7 +1,7 @@
 """The command line: what make calls."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,7 +53,8 @@ def run(
     processes: Processes = None,
 ) -> None:
     """Run experiments of notebooks/experiments.toml, each to its page under reports/."""
-    if failed := run_each(choose(names, dataset, assignments(parameter, force, processes), imagenet, seeds)):
+    experiments = choose(names, dataset, assignments(parameter, force, processes), imagenet, seeds)
+    if failed := run_each(experiments, reports.run):
         raise failed
 
 
@@ -67,7 +68,7 @@ def report(
     processes: Processes = None,
 ) -> None:
     """Run all experiments, the summary last, and print the accuracy table and the path of its page."""
-    failed = run_each(choose([], dataset, assignments(parameter, force, processes), imagenet, seeds))
+    failed = run_each(choose([], dataset, assignments(parameter, force, processes), imagenet, seeds), reports.run)
     table(dataset)
     print(f"\n{reports_dir() / dataset / 'index.html'}")
     if failed:
@@ -91,11 +92,17 @@ def train(
     from tinyclf.distributed import this_process
     from tinyclf.runs import train_experiment  # here, as accelerate and torchmetrics take seconds to import
 
-    with interruptible():
-        for experiment in choose(names, dataset, assignments(parameter, force), imagenet, seeds):
-            if not (experiment.needed and is_finished(experiment.name, dataset)):
-                train_experiment(experiment.name, experiment.parameters)
-        this_process().destroy_process_group()
+    experiments = choose(names, dataset, assignments(parameter, force), imagenet, seeds)
+    if this_process().num_processes > 1:  # one that went on alone would leave the others waiting for it
+        with interruptible():
+            for each in experiments:
+                train_experiment(each.name, each.parameters)
+        failed = None
+    else:
+        failed = run_each(experiments, lambda each: train_experiment(each.name, each.parameters))
+    this_process().destroy_process_group()
+    if failed:
+        raise failed
 
 
 @app.command()
@@ -163,8 +170,8 @@ def assignments(parameter: list[str] | None, force: bool, processes: int | None 
     return dict(map(parse, parameter or [])) | more
 
 
-def run_each(experiments: list[Experiment]) -> TinyclfError | None:
-    """Run experiments one by one. One that fails is named at once, and the others still run; returns the failure."""
+def run_each(experiments: list[Experiment], do: Callable[[Experiment], None]) -> TinyclfError | None:
+    """`do` experiments one by one. One that fails is named at once, and the others still run; returns the failure."""
     failed = []
     for experiment in experiments:
         try:
@@ -172,7 +179,7 @@ def run_each(experiments: list[Experiment]) -> TinyclfError | None:
                 continue
             print(f"{experiment.name}: {experiment.title}", file=sys.stderr)
             with interruptible():
-                reports.run(experiment)
+                do(experiment)
         except TinyclfError as error:
             print(f"tinyclf: {experiment.name}: {error}", file=sys.stderr)
             failed.append(experiment.name)

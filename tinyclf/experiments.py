@@ -15,7 +15,7 @@ from tinyclf.naming import family, seed_of, with_seed
 from tinyclf.paths import NOTEBOOKS
 from tinyclf.settings import DATASETS, NAMED_WEIGHTS, RUN, SEEDS, Settings, in_range, one_of, parent_of, typed
 
-KEYS = ("title", "notebook", "row", "datasets", "parameters", *DATASETS)  # of an entry
+KEYS = ("title", "notebook", "row", "goals", "datasets", "parameters", "ablations", "chosen", *DATASETS)  # of an entry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,12 @@ class Experiment:
 
 
 def entries() -> dict[str, dict[str, Any]]:
-    """experiments.toml as it stands, by name of the experiment and in order. Raises TinyclfError for a slip in it."""
+    """experiments.toml as it stands, by name of the experiment and in order. Raises TinyclfError for a slip in it.
+
+    After an experiment come its ablations, as experiments of their own, `NAME.ABLATION`, validated on held-out training
+    images. Each changes something of the one that its `over` names, or of the parameters of the entry; the one that is
+    `chosen` is what the experiment itself runs, on all images.
+    """
     path = NOTEBOOKS / "experiments.toml"
     try:
         found = tomllib.loads(path.read_text())
@@ -43,7 +48,34 @@ def entries() -> dict[str, dict[str, Any]]:
             one_of(f"{path.name}: datasets of {name}", dataset, DATASETS)
         if not (NOTEBOOKS / entry.get("notebook", "")).is_file() or "title" not in entry:
             raise TinyclfError(f"{path.name}: {name} needs a title, and a notebook that is there")
-    return found
+    every = {}
+    for name, entry in found.items():
+        ablations = entry.pop("ablations", {})
+        if chosen := entry.pop("chosen", ""):
+            one_of(f"{path.name}: chosen of {name}", chosen, tuple(ablations))
+            entry["changes"] = chain(ablations, chosen, f"{path.name}: over of {name}")
+        every[name] = entry
+        base = {key: value for key, value in entry.items() if key not in ("row", "goals", "changes")}
+        for label, ablation in ablations.items():
+            changes = chain(ablations, label, f"{path.name}: over of {name}") | {"hold_out": True}
+            more = {
+                "title": f"{entry['title']}, ablation: {label}",
+                "changes": changes,
+                "over": ablation.get("over", ""),
+            }
+            every[f"{name}.{label}"] = base | more
+    return every
+
+
+def chain(ablations: dict[str, dict[str, Any]], label: str, what: str) -> dict[str, Any]:
+    """All that an ablation changes, with what those change that it goes over; `what` names the key in an error."""
+    changes: dict[str, Any] = {}
+    for _ in ablations:  # no chain is longer, unless it goes round
+        changes = ablations[label] | changes
+        if not (label := ablations[label].get("over", "")):
+            return {key: value for key, value in changes.items() if key != "over"}
+        one_of(what, label, tuple(ablations))
+    raise TinyclfError(f"{what} = {label!r}: it goes round in a circle")
 
 
 def read(dataset: str) -> dict[str, Experiment]:
@@ -54,7 +86,7 @@ def read(dataset: str) -> dict[str, Experiment]:
             name,
             entry["title"],
             NOTEBOOKS / entry["notebook"],
-            {"dataset": dataset} | entry.get("parameters", {}) | entry.get(dataset, {}),
+            {"dataset": dataset} | entry.get("parameters", {}) | entry.get("changes", {}) | entry.get(dataset, {}),
         )
         for name, entry in entries().items()
         if dataset in entry.get("datasets", DATASETS)
@@ -68,7 +100,7 @@ def choose(
     imagenet: str = "",
     seeds: list[int] | None = None,
 ) -> list[Experiment]:
-    """The named experiments, or all of them, with `overrides` put over their parameters where they take them.
+    """The named experiments, or all but ablations, with `overrides` put over their parameters where they take them.
 
     One that starts from another comes after it. Where that other one was not named, it is put before it as `needed`,
     with its own parameters; of the overrides it takes `processes` alone.
@@ -80,7 +112,7 @@ def choose(
     known = read(dataset)
     for name in names:
         one_of("experiment", name, tuple(known))
-    chosen = [known[name] for name in names or known]
+    chosen = [known[name] for name in names or known if names or not is_ablation(name)]
     accepted = {experiment.name: notebook_parameters(experiment.notebook) for experiment in chosen}
     if seeds and "seed" in (overrides or {}):
         raise TinyclfError("parameter seed: given twice, as a parameter and among the seeds")
@@ -96,6 +128,11 @@ def choose(
         for each in reversed([run, *ancestors(run, runs, known, speed, imagenet)]):
             ordered.setdefault(each.name, each)
     return list(ordered.values())
+
+
+def is_ablation(name: str) -> bool:
+    """Whether a run is an ablation of an experiment, by its name."""
+    return "over" in entries().get(family(name), {})
 
 
 def ancestors(

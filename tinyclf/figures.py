@@ -4,6 +4,7 @@ import io
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -90,6 +91,19 @@ def samples(split: TinyImageNet, count: int = 12, columns: int = 6) -> tuple[Fig
         axes.set_title(word, fontsize="small")
     plt.close(figure)
     return figure, f"Sample images with their bounding boxes, one each of these classes: {', '.join(words)}."
+
+
+def bars(ablations: pd.DataFrame) -> tuple[Figure, str]:
+    """The accuracies of a recipe's ablations, the best on top; those that others go over in another colour."""
+    table = ablations.sort_values("accuracy")
+    figure, axes = plt.subplots(figsize=(9, 0.8 + 0.3 * len(table)), layout="constrained")
+    colours = [COLOURS["val" if name in set(table["over"]) else "train"] for name in table["ablation"]]
+    axes.barh(table["ablation"], 100 * table["accuracy"], xerr=100 * table["deviation"].fillna(0), color=colours)
+    axes.set(xlabel="accuracy on held-out training images (per cent)", xlim=(0, None))
+    axes.grid(alpha=0.3, axis="x")
+    plt.close(figure)
+    named = ", ".join(f"{row['ablation']} {100 * row['accuracy']:.1f}" for _, row in table[::-1].iterrows())
+    return figure, f"Accuracy of the ablations of {table['recipe'].iloc[0]}, per cent: {named}."
 
 
 def before_and_after(image: np.ndarray, enlarged: np.ndarray) -> tuple[Figure, str]:

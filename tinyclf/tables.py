@@ -10,13 +10,17 @@ from typing import Any
 import pandas as pd
 
 from tinyclf import experiments
+from tinyclf.arithmetic import training_cost
 from tinyclf.naming import family, seed_of, with_seed
 from tinyclf.paths import reports_dir
 from tinyclf.records import Record, read_records
 from tinyclf.settings import Settings, one_of, parent_of
 
 PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "published.toml").read_text())
-OURS = ("published, same epoch", "ours last", "ours best", "input", "epochs", "seeds", "starts from", "minutes")
+OURS = (
+    *("published, same epoch", "ours last", "ours best", "mirrored too", "input", "epochs", "arithmetic", "seeds"),
+    *("starts from", "seconds", "hardware"),
+)
 SCRATCH, PRETRAINED = "From nothing", "From ImageNet weights"
 NOT_RUN = dict.fromkeys(OURS, "") | {"ours last": "not run"}
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
@@ -36,7 +40,7 @@ def published_at(row: dict[str, Any], curve: str, epoch: int) -> float | None:
 
 
 def by_experiment(records: dict[str, Record]) -> dict[str, list[Record]]:
-    """The records of each experiment that was run, in order: one for each seed, alike but for that.
+    """The records of each experiment that was run, but for ablations, in order: one for each seed, alike otherwise.
 
     Of runs that are not alike, those with the experiment's own settings count; then, those of the most epochs.
     """
@@ -44,7 +48,7 @@ def by_experiment(records: dict[str, Record]) -> dict[str, list[Record]]:
     for name in experiments.entries():
         alike: dict[tuple[str, ...], list[Record]] = {}
         for run, record in records.items():
-            if family(run) == name:
+            if family(run) == name and not experiments.is_ablation(name):
                 *parents, origin = record["weights"]["label"].split(", from ")
                 start = ", from ".join([*map(family, parents), origin])  # of whatever seed
                 kind = (changes(name, record), start, record["data"]["sha256"])
@@ -69,12 +73,19 @@ def accuracy_tables(dataset: str) -> dict[str, pd.DataFrame]:
     rows: dict[str, list[dict[str, str]]] = {SCRATCH: [], PRETRAINED: []}
     for name in experiments.entries():
         published, runs = published_row(name), ours.get(name, [])
-        if not published:
+        goals = experiments.entries()[name].get("goals")
+        if not (published or goals):
             continue
-        start = runs[0]["weights"]["label"] if runs else published["starts_from"]
+        planned = Settings.from_notebook(experiments.read(dataset)[name].parameters)
+        start = runs[0]["weights"]["label"] if runs else planned.weights.replace("none", "nothing")
         table = rows[SCRATCH if start.endswith("nothing") else PRETRAINED]
         title = name + (changes(name, runs[0]) if runs else "")
-        table.append(published_cells(title, published) | our_cells(runs, published))
+        if not published:
+            table.append(our_own_cells(title, goals) | our_cells(runs, planned.epochs))
+            continue
+        then = published_at(published, "val_accuracy", runs[0]["result"]["last"]["epoch"]) if runs else None
+        same_epoch = {"published, same epoch": "" if then is None else percent(then)}
+        table.append(published_cells(title, published) | our_cells(runs, published["epochs"]) | same_epoch)
         for size, there in published.get("at_other_sizes", {}).items():
             title = f"the same model, evaluated at {pixels(size)}"
             table.append(published_cells(title, there) | cells_at(size, runs))
@@ -121,21 +132,54 @@ def published_cells(name: str, published: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def our_cells(runs: list[Record], published: dict[str, Any]) -> dict[str, str]:
+def our_own_cells(name: str, goals: list[str]) -> dict[str, str]:
+    """The published side of a row that is ours alone: what it is to reach."""
+    return {"experiment": f"**{name}**", "README": "", "published last": "to reach", "published best": "; ".join(goals)}
+
+
+def our_cells(runs: list[Record], epochs: int) -> dict[str, str]:
+    """Our side of a row, that is planned for so many epochs."""
     if not runs:
         return NOT_RUN
-    last = runs[0]["result"]["last"]["epoch"]
-    then = published_at(published, "val_accuracy", last)
+    mirrored = [run["mirrored"]["top1"] for run in runs if run.get("mirrored")]
     cells = (
-        "" if then is None else percent(then),
+        "",
         *(shown("accuracy", *(run["result"][which]["val_accuracy"] for run in runs)) for which in ("last", "best")),
-        pixels(input_size(runs[0])),
-        f"{last} of {published['epochs']}",
+        shown("accuracy", *mirrored) if mirrored else "",
+        pixels(settings_of(runs[0]).input_size),
+        f"{runs[0]['result']['last']['epoch']} of {epochs}",
+        relative_cost(runs[0]),
         str(len(runs)),
         runs[0]["weights"]["label"],
-        f"{statistics.mean(run['seconds'] for run in runs) / 60:.1f}",
+        f"{statistics.mean(run['seconds'] for run in runs):,.0f}",
+        hardware_of(runs),
     )
     return dict(zip(OURS, cells, strict=True))
+
+
+def cost(record: Record) -> int:
+    """The multiply-adds, forward and backward, that the training behind a record took: its own and its parents'."""
+    classes, images = record["data"]["classes"], record["data"]["train"]
+    found, parent = training_cost(settings_of(record), classes, images), record["weights"].get("parent")
+    while parent:
+        found += training_cost(settings_of(parent), classes, images)
+        parent = parent["parent"]
+    return found
+
+
+def relative_cost(record: Record) -> str:
+    """The same in parts of what row 1 takes on as many images."""
+    ours, published = cost(record), training_cost(Settings(), record["data"]["classes"], record["data"]["train"])
+    return f"1 / {published / ours:.1f}" if ours < published else f"{ours / published:.1f}"
+
+
+def hardware_of(runs: list[Record]) -> str:
+    """Every machine that any of `runs` was trained on."""
+    names = []
+    for hardware in (environment["hardware"] for run in runs for environment in run["environments"]):
+        processes = f" in {hardware['processes']} processes" if hardware.get("processes", 1) > 1 else ""
+        names.append(hardware["name"] + f", {hardware['threads']} threads" * (hardware["device"] == "cpu") + processes)
+    return "; ".join(dict.fromkeys(names))
 
 
 def cells_at(size: str, runs: list[Record]) -> dict[str, str]:
@@ -151,9 +195,9 @@ def at_size(size: str, runs: list[Record]) -> list[float]:
     return [run["at_other_sizes"][size]["top1"] for run in runs if size in run.get("at_other_sizes", {})]
 
 
-def input_size(record: Record) -> int:
-    """The pixels that a run's model was trained at; a record older than that setting had its default."""
-    return Settings(**record["settings"]).input_size
+def settings_of(record: Record) -> Settings:
+    """The settings of a run, or of a parent in a record; those that are newer than the record had their default."""
+    return Settings(**record["settings"])
 
 
 def pixels(size: int | str) -> str:
@@ -192,7 +236,7 @@ def evaluation_table(record: Record) -> pd.DataFrame:
 
     A column for each size that they were shown at: first the one that the model was trained for.
     """
-    own = str(input_size(record))
+    own = str(settings_of(record).input_size)
     columns = {
         f"validation, at {pixels(size)}": {
             "top-1 accuracy": percent(values["top1"]),
@@ -280,7 +324,9 @@ def report(dataset: str) -> str:
     sentences = [
         "Validation accuracy, top-1. The best epoch is chosen on the split that it is reported on; the last is not.",
         "Published, same epoch, is the published curve at our last epoch, read off a figure.",
-        "Of several seeds the table gives mean and standard deviation, and the mean of the minutes.",
+        "Of several seeds the table gives mean and standard deviation, and the mean of the seconds.",
+        "Arithmetic: multiply-adds of training, forward and backward, with those of the runs that it started from, in "
+        "parts of row 1's 15 epochs; what ImageNet weights took is counted for nobody.",
     ]
     notes = stand_ins(dataset, read_records(dataset), "../..")
     return "\n\n".join([accuracy(dataset), *sentences, *notes])

@@ -1,0 +1,111 @@
+"""What each part of a recipe is worth: every run that was validated on held-out images, with its command."""
+
+import dataclasses
+import json
+import statistics
+
+import pandas as pd
+
+from tinyclf import experiments
+from tinyclf.naming import family
+from tinyclf.records import Record, read_records
+from tinyclf.settings import Settings
+from tinyclf.tables import cost, hardware_of, percent, relative_cost, settings_of
+
+MUTE = ("seed", "evaluate_at", "mirror_test")  # settings that change no training
+
+
+def ablations(dataset: str) -> pd.DataFrame:
+    """Every run on `dataset` that held out images, a row for those that differ in nothing but their seed.
+
+    Numbers as they are, accuracies in 0..1. run: its name without a seed; recipe, ablation: the two parts of it, where
+    experiments.toml knows it; over: the ablation that it changes something of; changed: what that is; accuracy: of
+    the held-out images by the model of the last epoch, the mean over seeds; deviation: their standard deviation;
+    mirrored: the accuracy of each image together with its mirror image; multiply_adds: of its training, forward and
+    backward; of row 1: the same in parts of what row 1 takes; seconds; hardware; commit; command: what runs it again.
+    """
+    alike: dict[str, list[Record]] = {}
+    for name, record in read_records(dataset).items():
+        if settings_of(record).hold_out:
+            settings = {key: value for key, value in record["settings"].items() if key not in MUTE}
+            alike.setdefault(json.dumps([family(name), settings, record["weights"]["label"]]), []).append(record)
+    return pd.DataFrame([row(family(runs[0]["run"]), runs) for runs in alike.values()])
+
+
+def row(name: str, runs: list[Record]) -> dict[str, object]:
+    """The row of runs that differ in nothing but their seed."""
+    accuracies = [run["result"]["last"]["val_accuracy"] for run in runs]
+    mirrored = [run["mirrored"]["top1"] for run in runs if run.get("mirrored")]
+    recipe, _, ablation = name.partition(".") if experiments.is_ablation(name) else ("", "", name)
+    over = experiments.entries().get(name, {}).get("over", "")
+    return {
+        "run": name,
+        "recipe": recipe,
+        "ablation": ablation,
+        "over": over,
+        "changed": ", ".join(f"{key} = {value}" for key, value in differences(runs[0], f"{recipe}.{over}").items()),
+        "accuracy": statistics.mean(accuracies),
+        "deviation": statistics.stdev(accuracies) if len(runs) > 1 else None,
+        "mirrored": statistics.mean(mirrored) if mirrored else None,
+        "epochs": len(runs[0]["history"]),
+        "seeds": len(runs),
+        "multiply_adds": cost(runs[0]),
+        "of row 1": relative_cost(runs[0]),
+        "seconds": round(statistics.mean(run["seconds"] for run in runs)),
+        "hardware": hardware_of(runs),
+        "commit": runs[0]["environments"][-1]["commit"],
+        "command": command(name, runs),
+    }
+
+
+def differences(record: Record, name: str) -> dict[str, object]:
+    """What a run's settings have other than the experiment `name`, or than the published recipe where there is none."""
+    settings = settings_of(record)
+    known = experiments.read(settings.dataset)
+    planned = Settings.from_notebook(known[name].parameters) if name in known else Settings(dataset=settings.dataset)
+    theirs = dataclasses.asdict(planned)
+    return {
+        key: value
+        for key, value in dataclasses.asdict(settings).items()
+        if key not in (*MUTE, "hold_out") and value != theirs[key]
+    }
+
+
+def command(name: str, runs: list[Record]) -> str:
+    """What makes the runs again: the experiment with what they had other than it."""
+    changes = differences(runs[0], name)
+    known = name in experiments.entries()
+    stand_in = f" --imagenet {changes.pop('weights')}" if known and "weights" in changes else ""
+    more = "".join(f" -p {key}={value}" for key, value in changes.items())
+    seeds = " ".join(str(run["settings"]["seed"]) for run in runs)
+    dataset = runs[0]["settings"]["dataset"]
+    if known:
+        return f"tinyclf train {name} --dataset {dataset}{stand_in}{more} --seeds {seeds}"
+    return (
+        f"papermill notebooks/4_recipes.ipynb out.ipynb -p run {name} -p dataset {dataset} -p hold_out True"
+        + "".join(f" -p {key} {value}" for key, value in changes.items())
+    )
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The ablations of one recipe as text, in the order of experiments.toml, each beside the one that it goes over."""
+    accuracies = dict(zip(table["ablation"], table["accuracy"], strict=True))
+    rows = []
+    for _, each in table.iterrows():
+        deviation = "" if pd.isna(each["deviation"]) else f" ± {100 * each['deviation']:.2f}"
+        before = accuracies.get(each["over"])
+        rows.append(
+            {
+                "ablation": each["ablation"],
+                "over": each["over"],
+                "changed": each["changed"] or "nothing",
+                "accuracy": percent(each["accuracy"], more=deviation),
+                "gain": "" if before is None else f"{100 * (each['accuracy'] - before):+.2f}",
+                "mirrored too": "" if pd.isna(each["mirrored"]) else percent(each["mirrored"]),
+                "epochs": str(each["epochs"]),
+                "arithmetic, of row 1": each["of row 1"],
+                "seeds": str(each["seeds"]),
+                "seconds": f"{each['seconds']:,}",
+            }
+        )
+    return pd.DataFrame(rows)
