@@ -19,7 +19,8 @@ def ablations(dataset: str) -> pd.DataFrame:
     """Every run on `dataset` that held out images, a row for those that differ in nothing but their seed.
 
     Numbers as they are, accuracies in 0..1. run: its name without a seed; recipe, ablation: the two parts of it, where
-    experiments.toml knows it; over: the ablation that it changes something of; changed: what that is; accuracy: of
+    experiments.toml knows it; over: the ablation that it changes something of; changed: what that is, and what was
+    changed for this run alone; accuracy: of
     the held-out images by the model of the last epoch, the mean over seeds; deviation: their standard deviation;
     mirrored: the accuracy of each image together with its mirror image; multiply_adds: of its training, forward and
     backward; of row 1: the same in parts of what row 1 takes; seconds; hardware; commit; command: what runs it again.
@@ -29,21 +30,24 @@ def ablations(dataset: str) -> pd.DataFrame:
         if settings_of(record).hold_out:
             settings = {key: value for key, value in record["settings"].items() if key not in MUTE}
             alike.setdefault(json.dumps([family(name), settings, record["weights"]["label"]]), []).append(record)
-    return pd.DataFrame([row(family(runs[0]["run"]), runs) for runs in alike.values()])
+    rows = [row(family(runs[0]["run"]), runs) for runs in alike.values()]
+    places = {name: place for place, name in enumerate(experiments.entries())}
+    return pd.DataFrame(sorted(rows, key=lambda row: places.get(row["run"], len(places))))
 
 
 def row(name: str, runs: list[Record]) -> dict[str, object]:
     """The row of runs that differ in nothing but their seed."""
     accuracies = [run["result"]["last"]["val_accuracy"] for run in runs]
     mirrored = [run["mirrored"]["top1"] for run in runs if run.get("mirrored")]
-    recipe, _, ablation = name.partition(".") if experiments.is_ablation(name) else ("", "", name)
-    over = experiments.entries().get(name, {}).get("over", "")
+    entry = experiments.entries().get(name, {})
+    recipe, _, ablation = name.partition(".") if "over" in entry else ("", "", name)
+    changed = entry.get("changed", {}) | differences(runs[0], name)
     return {
         "run": name,
         "recipe": recipe,
         "ablation": ablation,
-        "over": over,
-        "changed": ", ".join(f"{key} = {value}" for key, value in differences(runs[0], f"{recipe}.{over}").items()),
+        "over": entry.get("over", ""),
+        "changed": ", ".join(f"{key} = {value}" for key, value in changed.items()),
         "accuracy": statistics.mean(accuracies),
         "deviation": statistics.stdev(accuracies) if len(runs) > 1 else None,
         "mirrored": statistics.mean(mirrored) if mirrored else None,

@@ -33,8 +33,8 @@ def entries() -> dict[str, dict[str, Any]]:
     """experiments.toml as it stands, by name of the experiment and in order. Raises TinyclfError for a slip in it.
 
     After an experiment come its ablations, as experiments of their own, `NAME.ABLATION`, validated on held-out training
-    images. Each changes something of the one that its `over` names, or of the parameters of the entry; the one that is
-    `chosen` is what the experiment itself runs, on all images.
+    images. Each changes something, `changed`, of the one that its `over` names, or of the parameters of the entry; the
+    one that is `chosen` is what the experiment itself runs, on all images.
     """
     path = NOTEBOOKS / "experiments.toml"
     try:
@@ -55,15 +55,15 @@ def entries() -> dict[str, dict[str, Any]]:
             one_of(f"{path.name}: chosen of {name}", chosen, tuple(ablations))
             entry["changes"] = chain(ablations, chosen, f"{path.name}: over of {name}")
         every[name] = entry
-        base = {key: value for key, value in entry.items() if key not in ("row", "goals", "changes")}
         for label, ablation in ablations.items():
             changes = chain(ablations, label, f"{path.name}: over of {name}") | {"hold_out": True}
-            more = {
+            every[f"{name}.{label}"] = {
+                **{key: value for key, value in entry.items() if key not in ("row", "goals", "changes", *DATASETS)},
+                **{dataset: entry.get(dataset, {}) | changes for dataset in DATASETS},
                 "title": f"{entry['title']}, ablation: {label}",
-                "changes": changes,
                 "over": ablation.get("over", ""),
+                "changed": {key: value for key, value in ablation.items() if key != "over"},
             }
-            every[f"{name}.{label}"] = base | more
     return every
 
 

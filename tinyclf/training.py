@@ -36,7 +36,7 @@ def fit(
 ) -> list[Epoch]:
     """Train all of `model` in place with cross-entropy and SGD, evaluating on `val` after each epoch.
 
-    Returns one row an epoch: epoch (from 1), learning_rate (of its first step), train_loss, train_accuracy, val_loss,
+    Returns one row an epoch: epoch (from 1), learning_rate (in its middle), train_loss, train_accuracy, val_loss,
     val_accuracy, seconds (training and evaluation), images_per_second (training alone). Losses are in nats and, like
     accuracies (0..1), means over images. The train figures are taken while the epoch trains, so its model changes
     meanwhile, and on its images as they were mixed and with labels as they were smoothed. With `settings.ema`, the
@@ -79,7 +79,7 @@ def fit(
                 result = evaluate(model, val, epoch, precision=settings.precision, accelerator=accelerator)
         row = {
             "epoch": epoch,
-            "learning_rate": learning_rate(settings, epoch - 1),
+            "learning_rate": learning_rate(settings, epoch - 0.5),
             "train_loss": train_loss,
             "train_accuracy": train_accuracy,
             "val_loss": result.loss,
