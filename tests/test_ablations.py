@@ -10,11 +10,12 @@ import pytest
 from tinyclf import experiments
 from tinyclf.ablations import ablations, readable
 from tinyclf.arithmetic import training_cost
-from tinyclf.experiments import choose, parse
+from tinyclf.experiments import choose, notebook_parameters, parse
 from tinyclf.figures import bars
-from tinyclf.paths import PROJECT
+from tinyclf.paths import NOTEBOOKS, PROJECT
 from tinyclf.settings import Settings
 
+LOADS = tomllib.loads
 FILE = """
 [recipe]
 title = "Ours"
@@ -32,8 +33,7 @@ ENVIRONMENT = {"commit": "abc", "hardware": {"device": "cpu", "name": "A process
 @pytest.fixture(autouse=True)
 def reports(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
-    loads = tomllib.loads
-    monkeypatch.setattr(experiments.tomllib, "loads", lambda _: loads(FILE))
+    monkeypatch.setattr(experiments.tomllib, "loads", lambda _: LOADS(FILE))
     return tmp_path / "mini"
 
 
@@ -44,7 +44,7 @@ def leave(reports, run, accuracy, settings, **more):
     record = {
         "run": run,
         "settings": dataclasses.asdict(settings),
-        "data": {"classes": 20, "train": 360},
+        "data": {"classes": 20, "train": 360, "sha256": "abc"},
         "weights": {"label": "nothing"},
         "environments": [ENVIRONMENT],
         "history": [{}] * settings.epochs,
@@ -58,7 +58,7 @@ def leave_all(reports):
     for name, accuracies in {"recipe.slower": (0.5,), "recipe.start": (0.3, 0.4), "recipe.plain": (0.25,)}.items():
         for each, accuracy in zip(choose([name], "mini", seeds=list(range(len(accuracies)))), accuracies, strict=True):
             leave(reports, each.name, accuracy, Settings.from_notebook(each.parameters), mirrored={"top1": 0.6})
-    changed = Settings(hold_out=True, epochs=2, learning_rate=0.5, label_smoothing=0.1)
+    changed = Settings(hold_out=True, epochs=2, learning_rate=0.5, label_smoothing=0.1, seed=3)
     leave(reports, "recipe.plain-again", 0.1, changed)  # of a name that no entry has
     leave(reports, "recipe", 0.9, Settings(label_smoothing=0.1))  # told on the validation images: no ablation
 
@@ -84,11 +84,12 @@ def test_a_run_that_no_entry_names_is_repeated_by_its_settings(reports):
     assert words[:2] == ["papermill", "notebooks/4_recipes.ipynb"]
     given = {words[place + 1]: words[place + 2] for place, word in enumerate(words) if word == "-p"}
     assert given.pop("run") == "recipe.plain-again" and given.pop("dataset") == "mini"
-    values = dict(parse(f"{key}={value}") for key, value in given.items())
-    record = json.loads((reports / "recipe.plain-again" / "record.json").read_text())
-    for key, value in record["settings"].items():
-        if key not in ("dataset", "batch_size"):  # the data set's own
-            assert values.get(key, getattr(Settings(), key)) == value, key
+    parameters = notebook_parameters(NOTEBOOKS / "4_recipes.ipynb") | dict(parse(f"{k}={v}") for k, v in given.items())
+    repeated = Settings.from_notebook(parameters | {"dataset": "mini"})
+    assert (
+        dataclasses.asdict(repeated)
+        == json.loads((reports / "recipe.plain-again" / "record.json").read_text())["settings"]
+    )
 
 
 def test_what_was_changed_for_a_run_stands_in_its_command(reports):
@@ -99,12 +100,41 @@ def test_what_was_changed_for_a_run_stands_in_its_command(reports):
     assert row["command"] == "tinyclf train recipe.start --dataset mini -p momentum=0.8 --seeds 0"
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "command"),
+    [
+        ("recipe", {"hold_out": True}, "tinyclf train recipe --dataset mini -p hold_out=True --seeds 0"),
+        (
+            "recipe.start",
+            {"weights": "other.pth"},
+            "tinyclf train recipe.start --dataset mini -p weights=other.pth --seeds 0",
+        ),
+    ],
+)
+def test_the_command_has_whatever_was_put_over_an_experiment(reports, name, settings, command):
+    planned = Settings.from_notebook(choose([name], "mini")[0].parameters)
+    leave(reports, name, 0.2, dataclasses.replace(planned, **settings))
+    (row,) = ablations("mini").to_dict("records")
+    assert row["command"] == command
+
+
+def test_a_stand_in_for_imagenet_weights_is_no_change(reports, monkeypatch):
+    monkeypatch.setattr(
+        experiments.tomllib, "loads", lambda _: LOADS(FILE.replace("epochs = 2", 'weights = "imagenet"'))
+    )
+    planned = experiments.read("mini")["recipe.start"].parameters
+    leave(reports, "recipe.start", 0.2, Settings.from_notebook(planned | {"weights": "standin.pth"}))
+    (row,) = ablations("mini").to_dict("records")
+    assert row["command"] == "tinyclf train recipe.start --dataset mini --imagenet standin.pth --seeds 0"
+    assert row["changed"] == ""
+
+
 def test_for_a_reader_each_stands_beside_the_one_that_it_goes_over(reports):
     leave_all(reports)
     table = ablations("mini")
     rows = readable(table[table["recipe"] == "recipe"]).set_index("ablation")
     assert list(rows.index) == ["start", "plain", "slower"]  # as experiments.toml has them
-    assert rows.loc["slower", "gain"] == "+25.00" and rows.loc["start", "gain"] == ""
+    assert list(rows["gain"]) == ["", "-10.00", "+25.00"]
     assert rows.loc["start", "accuracy"] == "35.00 ± 7.07\u00a0%" and rows.loc["start", "changed"] == "nothing"
     figure, text = bars(table[table["recipe"] == "recipe"])
     assert text == "Accuracy of the ablations of recipe, per cent: slower 50.0, start 35.0, plain 25.0."

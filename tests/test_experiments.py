@@ -9,7 +9,7 @@ import pytest
 from papermill import inspect_notebook
 from typer.testing import CliRunner
 
-from tinyclf import cli, experiments, runs
+from tinyclf import cli, distributed, experiments, runs
 from tinyclf.errors import TinyclfError
 from tinyclf.experiments import choose, notebook_parameters, parse
 from tinyclf.naming import family
@@ -22,6 +22,9 @@ def test_every_experiment_resolves_on_every_data_set():
         for experiment in choose([], dataset):
             assert experiment.notebook.is_file()
             assert experiment.parameters["dataset"] == dataset
+        ablations = [name for name in experiments.read(dataset) if experiments.is_ablation(name)]
+        for experiment in choose(ablations, dataset):
+            assert experiment.parameters["hold_out"] and experiment.parameters["run"] == experiment.name
 
 
 PUBLISHED = {
@@ -73,6 +76,7 @@ parameters = { epochs = 2, label_smoothing = 0.1 }
 mini = { batch_size = 20 }
 [recipe.ablations]
 start = {}
+large = { batch_size = 50 }
 plain = { label_smoothing = 0.0 }
 far = { over = "plain", epochs = 3 }
 near = { over = "far", epochs = 1 }
@@ -89,6 +93,12 @@ def test_an_ablation_is_its_recipe_with_changes_validated_on_held_out_images(mon
     assert far == plain | {"epochs": 3, "run": "recipe.far"} and near == far | {"epochs": 1, "run": "recipe.near"}
     assert recipe == {key: value for key, value in far.items() if key != "hold_out"} | {"run": "recipe"}
     assert [each.name for each in choose([], "mini")] == ["recipe"]  # ablations only by name
+    overs = {name: entry.get("over") for name, entry in experiments.entries().items()}
+    assert list(overs.values()) == [None, "", "start", "start", "plain", "far"]
+    (large,) = choose(["recipe.large"], "tiny-imagenet")
+    assert large.parameters["batch_size"] == 50
+    with pytest.raises(TinyclfError, match=r"experiment = 'recipe.large': expected one of"):
+        choose(["recipe.large"], "mini")  # which has a batch size of its own
     text = ABLATIONS.replace('over = "plain"', 'over = "near"')
     with pytest.raises(TinyclfError, match=r"over of recipe = .*: it goes round in a circle"):
         choose(["recipe"], "mini")
@@ -118,6 +128,22 @@ def test_what_an_experiment_starts_from_comes_before_it_and_is_run_by_its_own_se
         ("preprocessing", False, 5),
         ("finetuning", False, 5),
     ]
+
+
+def test_what_holds_out_images_is_not_started_from_what_does_not():
+    with pytest.raises(
+        TinyclfError, match="finetuning holds out images, and preprocessing, which it starts from, does"
+    ):
+        choose(["finetuning"], "mini", {"hold_out": True})
+    choose(["preprocessing", "finetuning"], "mini", {"hold_out": True})
+
+
+def test_recipes_that_plan_their_epochs_are_left_out_where_all_are_run_for_so_many():
+    names = {each.name for each in choose([], "mini")}
+    left_out = names - {each.name for each in choose([], "mini", {"epochs": 1})}
+    assert left_out == {"fast-scratch", "modern-scratch", "modern-imagenet"}
+    (named,) = choose(["fast-scratch"], "mini", {"epochs": 1})
+    assert named.parameters["epochs"] == 1
 
 
 def test_a_run_that_would_start_from_itself_is_refused():
@@ -154,6 +180,14 @@ def test_what_is_only_started_from_is_run_unless_it_has_finished(finished, comma
     assert done.exit_code == 0, done.output
     assert ran == ["preprocessing"] * (not finished) + ["finetuning"]
     ran.clear()
+    several = type("Process", (), {"num_processes": 2, "destroy_process_group": lambda self: None})
+    monkeypatch.setattr(distributed, "this_process", several)
+    CliRunner().invoke(cli.app, ["train", "finetuning"])  # as torchrun has it
+    assert ran == ["preprocessing"] * (not finished) + ["finetuning"]
+    ran.clear()
+    monkeypatch.undo()
+    monkeypatch.setattr(cli.reports, "run", lambda experiment: ran.append(experiment.name))
+    monkeypatch.setattr(runs, "train_experiment", lambda name, parameters: ran.append(name))
     CliRunner().invoke(cli.app, [command, "preprocessing"])
     assert ran == ["preprocessing"]  # asked for by name, a finished one is shown again
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from tinyclf.errors import TinyclfError
 from tinyclf.models import resnet18
-from tinyclf.optimization import learning_rate, sgd
+from tinyclf.optimization import learning_rate, set_rate, sgd
 from tinyclf.settings import Settings
 
 
@@ -54,13 +54,14 @@ def test_norms_and_biases_do_not_decay_and_layers_learn_the_slower_the_nearer_to
     names = {id(value): name for name, value in model.named_parameters()}
     found = {names[id(value)]: group for group in optimizer.param_groups for value in group["params"]}
     assert len(found) == len(names)
+    set_rate(optimizer, 0.1)
     for name, group in found.items():
         norm_or_bias = "bn" in name or "downsample.1" in name or name.endswith("bias")
         assert group["weight_decay"] == (0 if norm_or_bias else 5e-4), name
         place = ["fc", "layer4", "layer3", "layer2", "layer1", "conv1"].index(
             name.split(".")[0].replace("bn1", "conv1")
         )
-        assert group["factor"] == 0.5**place, name
+        assert group["lr"] == 0.1 * 0.5**place, name
 
 
 def test_the_published_recipe_has_one_group():
@@ -77,6 +78,7 @@ def test_the_published_recipe_has_one_group():
         ({"grow_from": 128}, "grow_from = 128: expected a number from 16 to 64"),
         ({"grow_from": 40, "epochs": 1}, "epochs of a run that grows = 1"),
         ({"shrink_stem": True}, "shrink_stem = True: it takes a small stem"),
+        ({"zero_init": True, "weights": "imagenet"}, "zero_init = True: it is for a run that starts from nothing"),
         ({"ema": 1.0}, "ema = 1.0"),
     ],
 )

@@ -11,8 +11,11 @@ from torch import nn
 
 from tinyclf import runs
 from tinyclf.errors import TinyclfError
+from tinyclf.experiments import read
 from tinyclf.figures import curves
+from tinyclf.naming import with_seed
 from tinyclf.packed import Packed, PackedSplit
+from tinyclf.parents import is_finished
 from tinyclf.records import read_records
 from tinyclf.runs import Run
 from tinyclf.settings import Settings
@@ -107,7 +110,7 @@ def test_a_run_is_continued_to_more_epochs(reports):
     assert [row["val_loss"] for row in longer["history"]] == [row["val_loss"] for row in whole["history"]]
 
 
-@pytest.mark.parametrize("planned", [{"schedule": "cosine"}, {"grow_from": 40}])
+@pytest.mark.parametrize("planned", [{"schedule": "cosine"}, {"grow_from": 40}, {"warmup": 0.2}])
 def test_a_run_whose_every_epoch_depends_on_their_number_is_not_continued_to_more(reports, planned):
     recipe = Settings(epochs=2, batch_size=8, **planned)
     run, net = Run(recipe, data(), "planned"), model()
@@ -272,6 +275,42 @@ def test_the_table_marks_a_row_that_was_run_with_other_settings(reports):
     assert accuracy_tables("mini")[SCRATCH]["experiment"][0] == "baseline-scratch, changed: learning_rate = 0.01"
     finished(Settings(epochs=2), force=True)
     assert accuracy_tables("mini")[SCRATCH]["experiment"][0] == "baseline-scratch"
+
+
+def test_the_length_of_a_recipe_that_plans_it_is_part_of_it(reports):
+    record, recipe = finished(), Settings.from_notebook(read("mini")["fast-scratch"].parameters)
+
+    def table(*epochs):
+        for seed, count in enumerate(epochs):
+            folder = reports / "mini" / (with_seed("fast-scratch", seed) if seed else "fast-scratch")
+            folder.mkdir(exist_ok=True)
+            settings = dataclasses.asdict(dataclasses.replace(recipe, epochs=count, seed=seed))
+            changed = {"run": folder.name, "settings": settings, "history": record["history"][:1] * count}
+            (folder / "record.json").write_text(json.dumps(record | changed))
+        return accuracy_tables("mini")[SCRATCH].to_dict("records")[1]
+
+    row = table(recipe.epochs, recipe.epochs, recipe.epochs + 1)
+    assert row["experiment"].startswith("**fast-scratch**; to reach: 25.94") and row["seeds"] == "2"
+    row = table(2, 2, 2)
+    assert row["experiment"].startswith("**fast-scratch, changed: epochs = 2**") and row["seeds"] == "3"
+
+
+def test_what_was_validated_on_training_images_stands_in_no_accuracy_table(reports):
+    finished(dataclasses.replace(SETTINGS, hold_out=True))
+    assert accuracy_tables("mini")[SCRATCH]["ours last"][0] == "not run"
+
+
+def test_a_recorded_run_is_not_run_again_and_one_that_was_started_over_is(reports, monkeypatch):
+    finished()
+    assert Run(SETTINGS, data(), "baseline-scratch").is_recorded()
+    assert not Run(SETTINGS, data(), "baseline-scratch", force=True).is_recorded()
+    assert not Run(dataclasses.replace(SETTINGS, epochs=3), data(), "baseline-scratch").is_recorded()
+    assert is_finished("baseline-scratch", "mini")
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "write_record", lambda *_: None)  # killed before the record
+        finished(force=True)
+    assert not Run(SETTINGS, data(), "baseline-scratch").is_recorded()
+    assert not is_finished("baseline-scratch", "mini")
 
 
 def test_the_table_holds_the_records_numbers_and_says_what_was_not_run(reports):

@@ -8,11 +8,12 @@ import pandas as pd
 
 from tinyclf import experiments
 from tinyclf.naming import family
+from tinyclf.paths import NOTEBOOKS
 from tinyclf.records import Record, read_records
-from tinyclf.settings import Settings
-from tinyclf.tables import cost, hardware_of, percent, relative_cost, settings_of
+from tinyclf.tables import changed_settings, cost, hardware_of, percent, relative_cost, settings_of, start_of
 
-MUTE = ("seed", "evaluate_at", "mirror_test")  # settings that change no training
+MUTE = ("seed", "weights", "evaluate_at", "mirror_test")  # settings that change no training, or stand beside them
+NOTEBOOK = NOTEBOOKS / "4_recipes.ipynb"  # what repeats a run that no entry of experiments.toml has
 
 
 def ablations(dataset: str) -> pd.DataFrame:
@@ -20,16 +21,18 @@ def ablations(dataset: str) -> pd.DataFrame:
 
     Numbers as they are, accuracies in 0..1. run: its name without a seed; recipe, ablation: the two parts of it, where
     experiments.toml knows it; over: the ablation that it changes something of; changed: what that is, and what was
-    changed for this run alone; accuracy: of
-    the held-out images by the model of the last epoch, the mean over seeds; deviation: their standard deviation;
-    mirrored: the accuracy of each image together with its mirror image; multiply_adds: of its training, forward and
-    backward; of row 1: the same in parts of what row 1 takes; seconds; hardware; commit; command: what runs it again.
+    changed for this run alone; accuracy: of the held-out images by the model of the last epoch, the mean over seeds;
+    deviation: their standard deviation; mirrored: the accuracy of each image together with its mirror image;
+    multiply_adds: of its training, forward and backward; of row 1: the same in parts of what row 1 takes; seconds;
+    hardware; commit; command: what runs it again.
     """
     alike: dict[str, list[Record]] = {}
     for name, record in read_records(dataset).items():
-        if settings_of(record).hold_out:
-            settings = {key: value for key, value in record["settings"].items() if key not in MUTE}
-            alike.setdefault(json.dumps([family(name), settings, record["weights"]["label"]]), []).append(record)
+        settings = settings_of(record)
+        if settings.hold_out:
+            same = {key: value for key, value in dataclasses.asdict(settings).items() if key not in MUTE}
+            kind = json.dumps([family(name), same, start_of(record), record["data"]["sha256"]])
+            alike.setdefault(kind, []).append(record)
     rows = [row(family(runs[0]["run"]), runs) for runs in alike.values()]
     places = {name: place for place, name in enumerate(experiments.entries())}
     return pd.DataFrame(sorted(rows, key=lambda row: places.get(row["run"], len(places))))
@@ -41,7 +44,7 @@ def row(name: str, runs: list[Record]) -> dict[str, object]:
     mirrored = [run["mirrored"]["top1"] for run in runs if run.get("mirrored")]
     entry = experiments.entries().get(name, {})
     recipe, _, ablation = name.partition(".") if "over" in entry else ("", "", name)
-    changed = entry.get("changed", {}) | differences(runs[0], name)
+    changed = entry.get("changed", {}) | differences(runs[0])
     return {
         "run": name,
         "recipe": recipe,
@@ -62,38 +65,38 @@ def row(name: str, runs: list[Record]) -> dict[str, object]:
     }
 
 
-def differences(record: Record, name: str) -> dict[str, object]:
-    """What a run's settings have other than the experiment `name`, or than the published recipe where there is none."""
-    settings = settings_of(record)
-    known = experiments.read(settings.dataset)
-    planned = Settings.from_notebook(known[name].parameters) if name in known else Settings(dataset=settings.dataset)
-    theirs = dataclasses.asdict(planned)
-    return {
-        key: value
-        for key, value in dataclasses.asdict(settings).items()
-        if key not in (*MUTE, "hold_out") and value != theirs[key]
-    }
+def differences(record: Record) -> dict[str, object]:
+    """What a run's settings have other than its experiment, or than the notebook of recipes where it is of none."""
+    name, settings = family(record["run"]), dataclasses.asdict(settings_of(record))
+    if name in experiments.read(settings["dataset"]):
+        changed = changed_settings(name, record["run"], settings)
+    else:
+        default = experiments.notebook_parameters(NOTEBOOK)
+        changed = {key: value for key, value in settings.items() if value != default[key] and key != "dataset"}
+    changed.pop("seed", None)
+    return changed
 
 
 def command(name: str, runs: list[Record]) -> str:
-    """What makes the runs again: the experiment with what they had other than it."""
-    changes = differences(runs[0], name)
-    known = name in experiments.entries()
-    stand_in = f" --imagenet {changes.pop('weights')}" if known and "weights" in changes else ""
-    more = "".join(f" -p {key}={value}" for key, value in changes.items())
+    """What makes the runs again: their experiment with what they had other than it, else the notebook of recipes."""
+    settings, changes = settings_of(runs[0]), differences(runs[0])
+    known = experiments.read(settings.dataset)
+    if name not in known:
+        given = {"dataset": settings.dataset} | changes
+        more = "".join(f" -p {key} {value}" for key, value in given.items())
+        papermill = f"papermill notebooks/{NOTEBOOK.name} out.ipynb"
+        return "; ".join(f"{papermill} -p run {run['run']} -p seed {run['settings']['seed']}{more}" for run in runs)
+    planned = known[name].parameters.get("weights")
+    stands_in = planned in ("imagenet", "mini") and "weights" not in changes and settings.weights != planned
+    more = f" --imagenet {settings.weights}" if stands_in else ""
+    more += "".join(f" -p {key}={value}" for key, value in changes.items())
     seeds = " ".join(str(run["settings"]["seed"]) for run in runs)
-    dataset = runs[0]["settings"]["dataset"]
-    if known:
-        return f"tinyclf train {name} --dataset {dataset}{stand_in}{more} --seeds {seeds}"
-    return (
-        f"papermill notebooks/4_recipes.ipynb out.ipynb -p run {name} -p dataset {dataset} -p hold_out True"
-        + "".join(f" -p {key} {value}" for key, value in changes.items())
-    )
+    return f"tinyclf train {name} --dataset {settings.dataset}{more} --seeds {seeds}"
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The ablations of one recipe as text, in the order of experiments.toml, each beside the one that it goes over."""
-    accuracies = dict(zip(table["ablation"], table["accuracy"], strict=True))
+    accuracies = table.drop_duplicates("ablation", keep=False).set_index("ablation")["accuracy"]  # no two of a name
     rows = []
     for _, each in table.iterrows():
         deviation = "" if pd.isna(each["deviation"]) else f" ± {100 * each['deviation']:.2f}"

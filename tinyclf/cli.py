@@ -53,7 +53,7 @@ def run(
     processes: Processes = None,
 ) -> None:
     """Run experiments of notebooks/experiments.toml, each to its page under reports/."""
-    experiments = choose(names, dataset, assignments(parameter, force, processes), imagenet, seeds)
+    experiments = chosen(names, dataset, assignments(parameter, force, processes), imagenet, seeds)
     if failed := run_each(experiments, reports.run):
         raise failed
 
@@ -68,7 +68,7 @@ def report(
     processes: Processes = None,
 ) -> None:
     """Run all experiments, the summary last, and print the accuracy table and the path of its page."""
-    failed = run_each(choose([], dataset, assignments(parameter, force, processes), imagenet, seeds), reports.run)
+    failed = run_each(chosen([], dataset, assignments(parameter, force, processes), imagenet, seeds), reports.run)
     table(dataset)
     print(f"\n{reports_dir() / dataset / 'index.html'}")
     if failed:
@@ -92,7 +92,7 @@ def train(
     from tinyclf.distributed import this_process
     from tinyclf.runs import train_experiment  # here, as accelerate and torchmetrics take seconds to import
 
-    experiments = choose(names, dataset, assignments(parameter, force), imagenet, seeds)
+    experiments = chosen(names, dataset, assignments(parameter, force), imagenet, seeds)
     if this_process().num_processes > 1:  # one that went on alone would leave the others waiting for it
         with interruptible():
             for each in experiments:
@@ -170,13 +170,19 @@ def assignments(parameter: list[str] | None, force: bool, processes: int | None 
     return dict(map(parse, parameter or [])) | more
 
 
+def chosen(
+    names: list[str], dataset: str, overrides: dict[str, Any], imagenet: str, seeds: list[int] | None
+) -> list[Experiment]:
+    """The experiments to run: as `choose` has them, without what is only started from and has finished."""
+    experiments = choose(names, dataset, overrides, imagenet, seeds)
+    return [each for each in experiments if not (each.needed and is_finished(each.name, dataset))]
+
+
 def run_each(experiments: list[Experiment], do: Callable[[Experiment], None]) -> TinyclfError | None:
     """`do` experiments one by one. One that fails is named at once, and the others still run; returns the failure."""
     failed = []
     for experiment in experiments:
         try:
-            if experiment.needed and is_finished(experiment.name, experiment.parameters["dataset"]):
-                continue
             print(f"{experiment.name}: {experiment.title}", file=sys.stderr)
             with interruptible():
                 do(experiment)

@@ -33,8 +33,9 @@ def entries() -> dict[str, dict[str, Any]]:
     """experiments.toml as it stands, by name of the experiment and in order. Raises TinyclfError for a slip in it.
 
     After an experiment come its ablations, as experiments of their own, `NAME.ABLATION`, validated on held-out training
-    images. Each changes something, `changed`, of the one that its `over` names, or of the parameters of the entry; the
-    one that is `chosen` is what the experiment itself runs, on all images.
+    images. Each changes something, `changed`, of the one that its `over` names, else of the one that changes nothing of
+    the entry's parameters. The one that is `chosen` is what the experiment itself runs, on all images. What an entry
+    has for a data set holds there for all of them.
     """
     path = NOTEBOOKS / "experiments.toml"
     try:
@@ -55,13 +56,13 @@ def entries() -> dict[str, dict[str, Any]]:
             one_of(f"{path.name}: chosen of {name}", chosen, tuple(ablations))
             entry["changes"] = chain(ablations, chosen, f"{path.name}: over of {name}")
         every[name] = entry
+        start = next((label for label, ablation in ablations.items() if not ablation), "")
         for label, ablation in ablations.items():
-            changes = chain(ablations, label, f"{path.name}: over of {name}") | {"hold_out": True}
             every[f"{name}.{label}"] = {
-                **{key: value for key, value in entry.items() if key not in ("row", "goals", "changes", *DATASETS)},
-                **{dataset: entry.get(dataset, {}) | changes for dataset in DATASETS},
+                **{key: value for key, value in entry.items() if key not in ("row", "goals")},
                 "title": f"{entry['title']}, ablation: {label}",
-                "over": ablation.get("over", ""),
+                "changes": chain(ablations, label, f"{path.name}: over of {name}") | {"hold_out": True},
+                "over": ablation.get("over", start if ablation else ""),
                 "changed": {key: value for key, value in ablation.items() if key != "over"},
             }
     return every
@@ -79,7 +80,7 @@ def chain(ablations: dict[str, dict[str, Any]], label: str, what: str) -> dict[s
 
 
 def read(dataset: str) -> dict[str, Experiment]:
-    """The experiments for `dataset`, by name and in order. Raises TinyclfError."""
+    """The experiments for `dataset`, by name and in order, but for ablations that it overrules. Raises TinyclfError."""
     one_of("dataset", dataset, DATASETS)
     return {
         name: Experiment(
@@ -90,6 +91,7 @@ def read(dataset: str) -> dict[str, Experiment]:
         )
         for name, entry in entries().items()
         if dataset in entry.get("datasets", DATASETS)
+        and not entry.get("changed", {}).keys() & entry.get(dataset, {}).keys()
     }
 
 
@@ -104,6 +106,7 @@ def choose(
 
     One that starts from another comes after it. Where that other one was not named, it is put before it as `needed`,
     with its own parameters; of the overrides it takes `processes` alone.
+    Where none is named, `epochs` among the overrides leaves out those whose every epoch depends on how many there are.
     imagenet: path of a state dict that stands in for the ImageNet weights wherever an experiment asks for those.
     seeds: those to run each experiment with that takes one; a run with another seed than the experiment's has a name
     of its own (see `seeded`).
@@ -112,7 +115,9 @@ def choose(
     known = read(dataset)
     for name in names:
         one_of("experiment", name, tuple(known))
-    chosen = [known[name] for name in names or known if names or not is_ablation(name)]
+    short = "epochs" in (overrides or {})
+    every = [name for name, each in known.items() if not (is_ablation(name) or (short and is_planned(each)))]
+    chosen = [known[name] for name in names or every]
     accepted = {experiment.name: notebook_parameters(experiment.notebook) for experiment in chosen}
     if seeds and "seed" in (overrides or {}):
         raise TinyclfError("parameter seed: given twice, as a parameter and among the seeds")
@@ -135,6 +140,11 @@ def is_ablation(name: str) -> bool:
     return "over" in entries().get(family(name), {})
 
 
+def is_planned(experiment: Experiment) -> bool:
+    """Whether every epoch of a run depends on how many there are."""
+    return Settings.from_notebook(experiment.parameters).planned
+
+
 def ancestors(
     run: Experiment, runs: dict[str, Experiment], known: dict[str, Experiment], overrides: dict[str, Any], imagenet: str
 ) -> Iterator[Experiment]:
@@ -153,7 +163,12 @@ def ancestors(
             (found,) = seeded(resolved, accepted, [] if seed is None else [seed])
             if "run" not in accepted or found.name != name:
                 raise TinyclfError(f"weights of {run.name} = {RUN + name!r}: there is no such run of {family(name)}")
-            run = dataclasses.replace(found, needed=True)
+            before, run = run, dataclasses.replace(found, needed=True)
+            if before.parameters.get("hold_out", False) != run.parameters.get("hold_out", False):
+                raise TinyclfError(
+                    f"{before.name} holds out images, and {run.name}, which it starts from, does not: name that one "
+                    "as well, for the same -p hold_out=True"
+                )
         yield run
 
 

@@ -39,7 +39,7 @@ BATCH = 500  # images written and hashed at a time
 class PackedSplit:
     """Images of one split in the order of `TinyImageNet`: by class and name (train) or by name (val)."""
 
-    images: np.ndarray  # uint8 (N, 64, 64, 3), RGB; a read-only memory map, but for a part of the classes
+    images: np.ndarray  # uint8 (N, 64, 64, 3), RGB; a read-only memory map, but for a part of the set
     labels: np.ndarray  # int64 (N,), positions in Packed.classes
 
 

@@ -1,5 +1,6 @@
 """The run that another one starts from: its model, and whether that is made for what the other one does with it."""
 
+import json
 from pathlib import Path
 
 from tinyclf import checkpoint, naming
@@ -37,9 +38,10 @@ def unfinished(saved: Saved) -> str:
 def is_finished(run: str, dataset: str) -> bool:
     """Whether a run came to its end: all of its epochs are trained, and its record is written."""
     path = checkpoint_of(run, dataset)
-    if not (path.with_name("record.json").is_file() and (saved := checkpoint.newest(path))):
+    record = path.with_name("record.json")
+    if not (record.is_file() and (saved := checkpoint.newest(path))) or unfinished(saved):
         return False
-    return bool(saved.about["history"]) and not unfinished(saved)
+    return bool(saved.about["history"]) and json.loads(record.read_text())["history"] == saved.about["history"]
 
 
 def parent(settings: Settings, classes: list[str]) -> Saved | None:

@@ -86,7 +86,7 @@ class Run:
             for what in ("data", "weights")
             if before[what]["sha256"] != self.about[what]["sha256"]
         ]
-        planned = there["schedule"] != "step" or there["grow_from"]  # every epoch depends on how many there are
+        planned = self.settings.planned
         if done > self.settings.epochs or (planned and there["epochs"] != self.settings.epochs):
             differences.append(f"epochs: {there['epochs'] if planned else done} there, {self.settings.epochs} here")
         if differences:
@@ -131,8 +131,10 @@ class Run:
     def is_recorded(self) -> bool:
         """Whether the folder holds the record of this very run, at its end, and it is not to start over."""
         path = self.folder / "record.json"
-        complete = len(self.about["history"]) == self.settings.epochs and not self.force
-        return complete and path.is_file() and json.loads(path.read_text())["settings"] == self.about["settings"]
+        if self.force or len(self.about["history"]) < self.settings.epochs or not path.is_file():
+            return False
+        record = json.loads(path.read_text())  # of this run, and not of one before it that was dropped
+        return all(record[key] == self.about[key] for key in ("settings", "history"))
 
     def _check(self, processes: int) -> None:
         """Raise TinyclfError unless this machine has a GPU or a core for each of so many processes."""

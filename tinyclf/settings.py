@@ -116,6 +116,8 @@ class Settings:
             one_of(name, getattr(self, name), accepted)
         if self.shrink_stem and (self.stem == "imagenet" or self.weights == "none"):
             raise TinyclfError("shrink_stem = True: it takes a small stem, and weights to shrink the stem of")
+        if self.zero_init and self.weights != "none":
+            raise TinyclfError("zero_init = True: it is for a run that starts from nothing, weights = 'none'")
         if self.nesterov:
             in_range("momentum of nesterov", self.momentum, 0.01, 1)
 
@@ -126,6 +128,11 @@ class Settings:
             return self.input_size
         size = self.grow_from + (self.input_size - self.grow_from) * (epoch - 1) / growing
         return min(max(self.grow_from, round(size / 8) * 8), self.input_size)
+
+    @property
+    def planned(self) -> bool:
+        """Whether every epoch depends on how many there are, so that a run cannot go on to more."""
+        return self.schedule != "step" or bool(self.warmup or self.grow_from)
 
     @property
     def parent(self) -> str:

@@ -40,7 +40,7 @@ def published_at(row: dict[str, Any], curve: str, epoch: int) -> float | None:
 
 
 def by_experiment(records: dict[str, Record]) -> dict[str, list[Record]]:
-    """The records of each experiment that was run, but for ablations, in order: one for each seed, alike otherwise.
+    """The records of each experiment that was run on all images, in order: one for each seed, alike otherwise.
 
     Of runs that are not alike, those with the experiment's own settings count; then, those of the most epochs.
     """
@@ -48,10 +48,8 @@ def by_experiment(records: dict[str, Record]) -> dict[str, list[Record]]:
     for name in experiments.entries():
         alike: dict[tuple[str, ...], list[Record]] = {}
         for run, record in records.items():
-            if family(run) == name and not experiments.is_ablation(name):
-                *parents, origin = record["weights"]["label"].split(", from ")
-                start = ", from ".join([*map(family, parents), origin])  # of whatever seed
-                kind = (changes(name, record), start, record["data"]["sha256"])
+            if family(run) == name and not settings_of(record).hold_out:
+                kind = (changes(name, record), start_of(record), record["data"]["sha256"])
                 alike.setdefault(kind, []).append(record)
         if alike:
             runs = alike[min(alike)]  # nothing changed, an empty text, comes first
@@ -59,6 +57,12 @@ def by_experiment(records: dict[str, Record]) -> dict[str, list[Record]]:
             whole = [record for record in runs if len(record["history"]) == longest]
             found[name] = sorted(whole, key=lambda record: record["settings"]["seed"])
     return found
+
+
+def start_of(record: Record) -> str:
+    """What a run started from, in words, without the seed of that."""
+    *parents, origin = record["weights"]["label"].split(", from ")
+    return ", from ".join([*map(family, parents), origin])
 
 
 def accuracy_tables(dataset: str) -> dict[str, pd.DataFrame]:
@@ -93,12 +97,14 @@ def accuracy_tables(dataset: str) -> dict[str, pd.DataFrame]:
 
 
 def changes(name: str, record: Record) -> str:
-    """What a record's settings have other than the experiment of its name, but for its length; empty if nothing.
+    """What a record's settings have other than the experiment of its name; empty if nothing.
 
+    But for the length of a run that can go on.
     Also those of the runs that it started from, with their length.
     """
     changed = changed_settings(name, record["run"], record["settings"])
-    changed.pop("epochs", None)
+    if not settings_of(record).planned:
+        changed.pop("epochs", None)
     texts = [f"{key} = {value}" for key, value in changed.items()]
     parent = record["weights"].get("parent")
     while parent:
@@ -134,7 +140,8 @@ def published_cells(name: str, published: dict[str, Any]) -> dict[str, str]:
 
 def our_own_cells(name: str, goals: list[str]) -> dict[str, str]:
     """The published side of a row that is ours alone: what it is to reach."""
-    return {"experiment": f"**{name}**", "README": "", "published last": "to reach", "published best": "; ".join(goals)}
+    empty = dict.fromkeys(("README", "published last", "published best"), "")
+    return {"experiment": f"**{name}**; to reach: {'; '.join(goals)}"} | empty
 
 
 def our_cells(runs: list[Record], epochs: int) -> dict[str, str]:
@@ -234,17 +241,22 @@ def result_table(record: Record) -> pd.DataFrame:
 def evaluation_table(record: Record) -> pd.DataFrame:
     """What the model of the last epoch is worth on the validation images, as text; the loss in nats.
 
-    A column for each size that they were shown at: first the one that the model was trained for.
+    A column for each size that they were shown at: first the one that the model was trained for; and for what it is
+    worth there on each image together with its mirror image.
     """
-    own = str(settings_of(record).input_size)
+    own = pixels(settings_of(record).input_size)
+    shown_at = {own: record["evaluation"]}
+    if record.get("mirrored"):
+        shown_at[f"{own}, mirrored too"] = record["mirrored"]
+    shown_at |= {pixels(size): values for size, values in record.get("at_other_sizes", {}).items()}
     columns = {
-        f"validation, at {pixels(size)}": {
+        f"validation, at {where}": {
             "top-1 accuracy": percent(values["top1"]),
             "top-5 accuracy": percent(values["top5"]),
             "loss": f"{values['loss']:.3f}",
             "expected calibration error": percent(values["calibration_error"]),
         }
-        for size, values in ({own: record["evaluation"]} | record.get("at_other_sizes", {})).items()
+        for where, values in shown_at.items()
     }
     return pd.DataFrame(columns)
 
