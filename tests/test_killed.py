@@ -215,7 +215,8 @@ def wait_for(path, seconds=60):
 def test_an_interrupt_leaves_a_usable_checkpoint_and_no_traceback(tmp_path):
     command = [sys.executable, "-m", "tinyclf", "train", "baseline-scratch", "-p", "epochs=1"]
     environment = os.environ | {"TINYCLF_REPORTS": str(tmp_path)}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # though in a background job
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **heard) as process:
         path = tmp_path / "mini/baseline-scratch" / CHECKPOINT
         with contextlib.ExitStack() as stack:
             stack.callback(process.kill)
