@@ -22,6 +22,8 @@ def test_every_experiment_resolves_on_every_data_set():
         for experiment in choose([], dataset):
             assert experiment.notebook.is_file()
             assert experiment.parameters["dataset"] == dataset
+            whole = notebook_parameters(experiment.notebook) | experiment.parameters  # as papermill runs it
+            assert Settings.from_notebook(whole) == Settings.from_notebook(experiment.parameters)
         ablations = [name for name in experiments.read(dataset) if experiments.is_ablation(name)]
         for experiment in choose(ablations, dataset):
             assert experiment.parameters["hold_out"] and experiment.parameters["run"] == experiment.name

@@ -205,6 +205,9 @@ def resolve(
         one_of(f"parameter of {experiment.name}", key, tuple(accepted))
         values[key] = typed(key, value, accepted[key])
     settings = Settings(**{key: value for key, value in values.items() if key in Settings.names()})
+    for key, default in accepted.items():  # a notebook's own defaults are those of another experiment
+        if key in Settings.names() and (value := getattr(settings, key)) != default:
+            values.setdefault(key, value)
     if not settings.parent and settings.weights not in NAMED_WEIGHTS:
         weights_file(settings.weights)  # rather missed now than after the runs before
     return dataclasses.replace(experiment, parameters=values)
