@@ -15,9 +15,10 @@ from tinyclf.models import shrunk, starting_model
 from tinyclf.packed import Packed, PackedSplit
 from tinyclf.parents import is_finished, trained
 from tinyclf.predict import Predictor
+from tinyclf.run_tables import evaluation_table, provenance
 from tinyclf.runs import Run
 from tinyclf.settings import Settings
-from tinyclf.tables import accuracy_tables, evaluation_table, provenance, stand_ins
+from tinyclf.tables import accuracy_tables, stand_ins
 
 PARENT = Settings(epochs=1, batch_size=8, input_size=48, evaluate_at=64)
 CHILD = Settings(epochs=1, batch_size=8, weights="run:first")

@@ -17,18 +17,10 @@ from tinyclf.naming import with_seed
 from tinyclf.packed import Packed, PackedSplit
 from tinyclf.parents import is_finished
 from tinyclf.records import read_records
+from tinyclf.run_tables import curve_table, result_table
 from tinyclf.runs import Run
 from tinyclf.settings import Settings
-from tinyclf.tables import (
-    SCRATCH,
-    accuracy_tables,
-    by_experiment,
-    curve_table,
-    published_row,
-    report,
-    result_table,
-    stand_ins,
-)
+from tinyclf.tables import SCRATCH, accuracy_tables, by_experiment, published_row, report, stand_ins
 
 SETTINGS = Settings(epochs=2, batch_size=8)
 WORDS = ["ant", "bee", "cat", "dog"]
