@@ -50,6 +50,31 @@ def test_the_calibration_error_is_that_computed_bin_by_bin(made):
     assert evaluation.calibration_error == pytest.approx(error, abs=1e-5) and error > 0.01
 
 
+def test_the_bins_of_the_reliability_diagram_make_up_the_calibration_error(made):
+    evaluation, logits, labels = made
+    rows = evaluation.reliability
+    confidence = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).max(1)
+    assert sum(images for _, _, images, *_ in rows) == len(labels)
+    assert all(lower <= sure <= upper for lower, upper, _, sure, _ in rows) and len(rows) > 3
+    for lower, upper, images, _, accuracy in rows:
+        within = (confidence >= lower) & (confidence < upper)
+        assert images == within.sum() and accuracy == (logits.argmax(1) == labels)[within].mean()
+    error = sum(images * abs(accuracy - sure) for _, _, images, sure, accuracy in rows) / len(labels)
+    assert evaluation.calibration_error == pytest.approx(error, abs=1e-5)
+
+
+def test_mistakes_are_the_wrong_ones_the_most_confident_first(made):
+    evaluation, logits, labels = made
+    confidence, found = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).max(1), logits.argmax(1)
+    wrong = [row for row in np.argsort(-confidence, kind="stable") if found[row] != labels[row]]
+    for count in (3, len(labels)):
+        rows = evaluation.mistakes(count)
+        assert [row[:3] for row in rows] == [(row, labels[row], found[row]) for row in wrong[:count]]
+    assert [row[3] for row in rows] == pytest.approx(confidence[wrong])
+    perfect = Evaluation(torch.eye(3), torch.arange(3))
+    assert perfect.mistakes(5) == [] and perfect.reliability[0][4] == 1
+
+
 def test_fewer_than_five_classes_are_all_among_the_five_likeliest():
     assert Evaluation(torch.randn(9, 3), torch.arange(9) % 3).top5 == 1.0
 

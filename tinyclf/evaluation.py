@@ -56,6 +56,35 @@ class Evaluation:
         return multiclass_calibration_error(self.logits.softmax(1), self.labels, self.classes, BINS).item()
 
     @cached_property
+    def likeliest(self) -> tuple[Tensor, Tensor]:
+        """Of each image the probability of its likeliest class, float32 (N,), and that class, int64 (N,)."""
+        confidence, found = self.logits.softmax(1).max(1)
+        return confidence, found
+
+    @property
+    def reliability(self) -> list[tuple[float, float, int, float, float]]:
+        """Of each of BINS bins of confidence that holds images: lower and upper end, images, confidence, accuracy.
+
+        The last two are means over the images. What the calibration error sums up.
+        """
+        confidence, right = self.likeliest[0].double(), (self.likeliest[1] == self.labels).double()
+        places = (confidence * BINS).long().clamp(max=BINS - 1)
+        rows = []
+        for place in places.unique().tolist():
+            inside = places == place
+            means = confidence[inside].mean().item(), right[inside].mean().item()
+            rows.append((place / BINS, (place + 1) / BINS, int(inside.sum()), *means))
+        return rows
+
+    def mistakes(self, count: int) -> list[tuple[int, int, int, float]]:
+        """The `count` most confident mistakes: position of the image, its label, what it was taken for, confidence."""
+        confidence, found = self.likeliest
+        wrong = (found != self.labels).nonzero()[:, 0]
+        worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:count]
+        columns = (worst, self.labels[worst], found[worst], confidence[worst])
+        return list(zip(*(column.tolist() for column in columns), strict=True))
+
+    @cached_property
     def confusion(self) -> Tensor:
         """How many images of each class were taken for which: int64 (classes, classes), the true ones in rows."""
         return multiclass_confusion_matrix(self.logits, self.labels, self.classes, validate_args=False)

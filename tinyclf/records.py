@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # not imported to draw a table: accelerate and torchmetrics t
 
 Record = dict[str, Any]
 STEP = ("epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+MISTAKES = 100  # kept of a run, the most confident ones
 
 
 def write_record(
@@ -32,7 +33,11 @@ def write_record(
     at_other_sizes: dict[int, Evaluation],
     mirrored: Evaluation | None,
 ) -> Record:
-    """Write record.json, history.csv, classes.csv and confusion.csv into `folder`; returns the record.
+    """Write record.json and the tables beside it into `folder`; returns the record.
+
+    history.csv: the epochs. classes.csv and confusion.csv: accuracy by class, and what was taken for what.
+    reliability.csv: accuracy by confidence. mistakes.csv: the most confident ones; `image` is the place among the
+    validation images, from 0.
 
     about: the run's settings, data, weights, environments and classes; ended: when, in seconds since 1970;
     at_other_sizes: evaluations of the same model at other input sizes, in pixels; mirrored: one with each image and its
@@ -70,11 +75,17 @@ def write_record(
             if count and taken != true
         ),
     )
+    write_csv(folder / "reliability.csv", ("from", "to", "images", "confidence", "accuracy"), evaluation.reliability)
+    write_csv(
+        folder / "mistakes.csv",
+        ("image", "wnid", "taken for", "confidence"),
+        ([image, wnids[true], wnids[taken], sure] for image, true, taken, sure in evaluation.mistakes(MISTAKES)),
+    )
     write(folder / "record.json", json.dumps(record, indent=2) + "\n")
     return record
 
 
-def write_csv(path: Path, header: Iterable[str], rows: Iterable[list[Any]]) -> None:
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """Write a table; floats as their repr, which rounds nothing."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([list(header), *rows])
