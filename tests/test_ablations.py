@@ -136,9 +136,9 @@ def test_for_a_reader_each_stands_beside_the_one_that_it_goes_over(reports):
     assert list(rows.index) == ["start", "plain", "slower"]  # as experiments.toml has them
     assert list(rows["gain"]) == ["", "-10.00", "+25.00"]
     assert rows.loc["start", "accuracy"] == "35.00 ± 7.07\u00a0%" and rows.loc["start", "changed"] == "nothing"
-    figure, text = bars(table[table["recipe"] == "recipe"])
+    figure, text, data = bars(table[table["recipe"] == "recipe"])
     assert text == "Accuracy of the ablations of recipe, per cent: slower 50.0, start 35.0, plain 25.0."
-    assert len(figure.axes[0].patches) == 3
+    assert list(data["ablation"]) == ["plain", "start", "slower"] and len(figure.axes[0].containers) == 3
 
 
 def test_without_a_run_there_is_no_row(reports):

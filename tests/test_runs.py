@@ -284,7 +284,7 @@ def test_the_length_of_a_recipe_that_plans_it_is_part_of_it(reports):
     row = table(recipe.epochs, recipe.epochs, recipe.epochs + 1)
     assert row["experiment"].startswith("**fast-scratch**; to reach: 25.94") and row["seeds"] == "2"
     row = table(2, 2, 2)
-    assert row["experiment"].startswith("**fast-scratch, changed: epochs = 2**") and row["seeds"] == "3"
+    assert row["experiment"].startswith("**fast-scratch**, changed: epochs = 2; to reach") and row["seeds"] == "3"
 
 
 def test_what_was_validated_on_training_images_stands_in_no_accuracy_table(reports):
@@ -333,13 +333,19 @@ def test_several_seeds_make_a_mean_and_a_deviation_and_a_band(reports):
     assert [run["settings"]["seed"] for run in runs] == [0, 1, 5]
     losses = [record["history"][1]["val_loss"] for record in found]
     expected = f"{np.mean(losses):.3f} ± {np.std(losses, ddof=1):.3f}"
-    assert curve_table("baseline-scratch", runs)["val loss"][2] == expected
-    (band,) = [each.collections for each in curves({"baseline-scratch": runs}).axes[:1]]
-    low, high = band[1].get_paths()[0].get_extents().intervaly  # of the validation loss
+    assert curve_table("baseline-scratch", runs)["val loss"][2].startswith(f"{expected}<small>published 4.380<")
+    (loss, text, numbers), _ = curves("baseline-scratch", runs)
+    low, high = loss.axes[0].collections[1].get_paths()[0].get_extents().intervaly  # of the validation loss
     bands = [[record["history"][epoch]["val_loss"] for record in found] for epoch in (0, 1)]
     assert low == pytest.approx(min(np.mean(each) - np.std(each, ddof=1) for each in bands))
     assert high == pytest.approx(max(np.mean(each) + np.std(each, ddof=1) for each in bands))
-    assert not curves({"baseline-scratch": runs[:1]}).axes[0].collections
+    assert "3 seeds" in text and "published curves on Tiny-ImageNet are dotted" in text
+    val = numbers[numbers["split"] == "val"].set_index("epoch")
+    assert val["loss"][2] == pytest.approx(np.mean(losses)) and val["deviation"][2] == pytest.approx(
+        np.std(losses, ddof=1)
+    )
+    assert val["published"][15] == 3.266 and np.isnan(val["loss"][15])
+    assert not curves("baseline-scratch", runs[:1])[0][0].axes[0].collections
 
 
 @pytest.mark.parametrize(
@@ -375,7 +381,10 @@ def test_the_curve_table_puts_the_published_curve_beside_ours(reports):
     record = finished(Settings(epochs=2))
     table = curve_table("baseline-scratch", [record])
     assert list(table.index) == [1, 2]
-    assert list(table["val accuracy, published"]) == ["5.50\u00a0%", "9.30\u00a0%"]
-    assert list(table["val loss"]) == [f"{row['val_loss']:.3f}" for row in record["history"]]
-    assert "val loss, published" not in curve_table("another run", [record])
+    shown = [f"{row['val_loss']:.3f}" for row in record["history"]]
+    assert list(table["val loss"]) == [
+        f"{ours}<small>published {4.78 - epoch * 0.4:.3f}</small>" for epoch, ours in enumerate(shown)
+    ]
+    assert "published 9.30\u00a0%" in table["val accuracy"][2]
+    assert list(curve_table("another run", [record])["val loss"]) == shown
     assert list(result_table(record)["epoch"]) == ["2", str(record["result"]["best"]["epoch"])]

@@ -7,13 +7,12 @@ import statistics
 import pandas as pd
 
 from tinyclf import experiments
+from tinyclf.commands import command, differences
 from tinyclf.naming import family
-from tinyclf.paths import NOTEBOOKS
-from tinyclf.records import Record, read_records
-from tinyclf.tables import changed_settings, cost, hardware_of, percent, relative_cost, settings_of, start_of
+from tinyclf.records import Record, read_records, settings_of
+from tinyclf.tables import cost, hardware_of, percent, relative_cost, start_of
 
 MUTE = ("seed", "weights", "evaluate_at", "mirror_test")  # settings that change no training, or stand beside them
-NOTEBOOK = NOTEBOOKS / "4_recipes.ipynb"  # what repeats a run that no entry of experiments.toml has
 
 
 def ablations(dataset: str) -> pd.DataFrame:
@@ -63,35 +62,6 @@ def row(name: str, runs: list[Record]) -> dict[str, object]:
         "commit": runs[0]["environments"][-1]["commit"],
         "command": command(name, runs),
     }
-
-
-def differences(record: Record) -> dict[str, object]:
-    """What a run's settings have other than its experiment, or than the notebook of recipes where it is of none."""
-    name, settings = family(record["run"]), dataclasses.asdict(settings_of(record))
-    if name in experiments.read(settings["dataset"]):
-        changed = changed_settings(name, record["run"], settings)
-    else:
-        default = experiments.notebook_parameters(NOTEBOOK)
-        changed = {key: value for key, value in settings.items() if value != default[key] and key != "dataset"}
-    changed.pop("seed", None)
-    return changed
-
-
-def command(name: str, runs: list[Record]) -> str:
-    """What makes the runs again: their experiment with what they had other than it, else the notebook of recipes."""
-    settings, changes = settings_of(runs[0]), differences(runs[0])
-    known = experiments.read(settings.dataset)
-    if name not in known:
-        given = {"dataset": settings.dataset} | changes
-        more = "".join(f" -p {key} {value}" for key, value in given.items())
-        papermill = f"papermill notebooks/{NOTEBOOK.name} out.ipynb"
-        return "; ".join(f"{papermill} -p run {run['run']} -p seed {run['settings']['seed']}{more}" for run in runs)
-    planned = known[name].parameters.get("weights")
-    stands_in = planned in ("imagenet", "mini") and "weights" not in changes and settings.weights != planned
-    more = f" --imagenet {settings.weights}" if stands_in else ""
-    more += "".join(f" -p {key}={value}" for key, value in changes.items())
-    seeds = " ".join(str(run["settings"]["seed"]) for run in runs)
-    return f"tinyclf train {name} --dataset {settings.dataset}{more} --seeds {seeds}"
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:

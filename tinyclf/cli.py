@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from tinyclf import reports, tables
+from tinyclf.comparison import comparison
 from tinyclf.errors import TinyclfError
 from tinyclf.experiments import Experiment, choose, parse
 from tinyclf.parents import is_finished
@@ -103,6 +104,15 @@ def train(
     this_process().destroy_process_group()
     if failed:
         raise failed
+
+
+@app.command()
+def compare(runs: list[str], dataset: Dataset = "mini") -> None:
+    """Write one page with the curves of runs over each other and what they differ in, and print its path."""
+    experiment = comparison(runs, dataset)
+    if failed := run_each([experiment], reports.run):
+        raise failed
+    print(reports.page_folder(experiment) / "index.html")
 
 
 @app.command()

@@ -11,11 +11,11 @@ from torchmetrics.functional.classification import (
     multiclass_confusion_matrix,
     multiclass_stat_scores,
 )
-from tqdm import tqdm
 
 from tinyclf.batches import NOTHING, Batches
 from tinyclf.errors import TinyclfError
 from tinyclf.numerics import precisely, refuse_non_finite
+from tinyclf.progress import progress
 
 BINS = 15  # of confidence, in the calibration error: as usual since Guo et al. 2017, arXiv:1706.04599
 
@@ -133,8 +133,7 @@ def logits_of(model: nn.Module, batches: Batches, name: str, precision: str, *, 
         raise TinyclfError("evaluation takes images in their order and as they are, not shuffled nor augmented")
     model.eval().to(memory_format=torch.channels_last)
     logits, places = torch.empty(0), batches.places()
-    # disable=None: a bar where a terminal can show one, nothing elsewhere
-    for batch in tqdm(batches.epoch(), name, len(batches), leave=False, disable=None):
+    for batch in progress(batches.epoch(), name, len(batches)):
         with precisely(precision, batches.device):
             found = model(batch.images).float()
             if mirrored:

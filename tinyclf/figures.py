@@ -1,6 +1,8 @@
-"""Figures, made from records, published numbers and images alone, and shown with a text for who does not see them."""
+"""Figures, made from records and published numbers alone, and shown with a text for who does not see them."""
 
 import io
+from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,53 +10,125 @@ import pandas as pd
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
-from tinyclf.dataset import TinyImageNet
-from tinyclf.records import Record
-from tinyclf.tables import published_row, shown
+from tinyclf.records import Record, read_table
+from tinyclf.tables import percent, published_row, shown
 
-COLOURS = {"train": "#0072b2", "val": "#d55e00"}  # Okabe and Ito 2008: told apart by colour-blind readers and in print
+Described = tuple[Figure, str, pd.DataFrame]  # what `show` takes: a figure, the same in words, the numbers in it
+
+STYLE = Path(__file__).with_name("tinyclf.mplstyle")
+styled = plt.style.context(STYLE)  # around whatever draws
+# Okabe and Ito 2008: told apart by colour-blind readers; where colours are gone, by their marks. Of several runs in
+# one figure each has one of these, in this order; of one run, training has the first and validation the second.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b")
+MARKS = ("^", "o", "s", "D", "v")
+# What a dark page has in place of the ink, and of colours too dark for it
+DARK = {"#24292f": "#e6e8eb", "#0072b2": "#56b4e9", "#d55e00": "#ff9142"}
 SPLITS = {"train": "training", "val": "validation"}
-VALIDATION = ("val_accuracy", "val_loss")
 PANELS = {"loss": "log loss (nats)", "accuracy": "accuracy (top-1)"}
 
 
-def curves(experiments: dict[str, list[Record]]) -> Figure:
-    """Log loss and accuracy by epoch, training and validation: a line of two panels for each experiment, by its name.
+def show(figure: Figure, text: str, data: pd.DataFrame | None = None) -> None:
+    """Display `figure` in a notebook as SVG. Its page has `text` for who does not see it, and offers `data` as CSV."""
+    bundle = {"image/svg+xml": svg(figure), "text/plain": text}
+    if data is not None:
+        bundle["text/csv"] = data.to_csv(index=False)
+    display(bundle, raw=True, metadata={"image/svg+xml": {"alt": text}})
+
+
+@styled
+def svg(figure: Figure) -> str:
+    """A figure as SVG that turns dark with the page around it; the same figure gives the same text."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    rules = "".join(
+        f'[style*="{use}: {light}"] {{ {use}: {dark} !important }}'
+        for light, dark in DARK.items()
+        for use in ("fill", "stroke")
+    )
+    head, opening, body = file.getvalue().partition("<defs>")  # the first thing within the drawing
+    return f"{head}<style>@media (prefers-color-scheme: dark) {{ {rules} }}</style>\n {opening}{body}"
+
+
+def look(place: int, label: str) -> dict[str, Any]:
+    """How the line at a place among the lines of a figure is drawn."""
+    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKS[place % len(MARKS)], "label": label}
+
+
+def curves(name: str, runs: list[Record]) -> list[Described]:
+    """Log loss and accuracy of an experiment by epoch, training and validation: a figure of each.
 
     Of several seeds, the mean is drawn in a band of one standard deviation on either side. Under the curves of what
     reproduces a published row, the published ones are dotted.
     """
-    count = len(experiments)
-    figure, panels = plt.subplots(count, 2, figsize=(9, 3.4 * count), squeeze=False, layout="constrained")
-    for (name, runs), line in zip(experiments.items(), panels, strict=True):
-        for axes, what in zip(line, PANELS, strict=True):
-            curve(axes, name, runs, what)
-        title = f"{name} on {runs[0]['settings']['dataset']}, from {runs[0]['weights']['label']}{of_seeds(runs)}"
-        line[0].set_title(title, fontsize="medium", loc="left")
-        line[1].legend(fontsize="small")
-    plt.close(figure)  # so that a notebook shows it once, by `show`
-    return figure
+    lines = [(name, runs, split, look(place, SPLITS[split])) for place, split in enumerate(SPLITS)]
+    return [by_epoch(lines, what, f"{name} on {runs[0]['settings']['dataset']}{of_seeds(runs)}") for what in PANELS]
 
 
-def curve(axes: Axes, name: str, runs: list[Record], what: str) -> None:
-    """One panel: `what` is `loss` or `accuracy`."""
-    epochs, published = [row["epoch"] for row in runs[0]["history"]], published_row(name)
-    for split, label in SPLITS.items():
-        style = {"color": COLOURS[split], "markersize": 3}
-        key = f"{split}_{what}"
-        values = np.array([[row[key] for row in run["history"]] for run in runs])
-        mean = values.mean(0)
-        axes.plot(epochs, mean, "o-", label=label, **style)
-        if len(runs) > 1:
-            deviation = values.std(0, ddof=1)
-            axes.fill_between(epochs, mean - deviation, mean + deviation, color=COLOURS[split], alpha=0.25, linewidth=0)
-        if published and key in published:
-            axes.plot(published["curve_epochs"], published[key], ":", label=f"{label}, published", **style)
-    axes.set(xlabel="epoch", ylabel=PANELS[what])
+def compared(runs: list[Record]) -> list[Described]:
+    """Validation log loss and accuracy of several runs by epoch, laid over each other: a figure of each."""
+    lines = [(run["run"], [run], "val", look(place, run["run"])) for place, run in enumerate(runs)]
+    return [by_epoch(lines, what, "validation") for what in PANELS]
+
+
+@styled
+def by_epoch(lines: list[tuple[str, list[Record], str, dict[str, Any]]], what: str, title: str) -> Described:
+    """`loss` or `accuracy` by epoch. lines: of each the experiment, its runs, `train` or `val`, and how it is drawn."""
+    figure, axes = plt.subplots()
+    texts, data = [], []
+    for name, runs, split, style in lines:
+        table = history_of(name, runs, f"{split}_{what}")
+        draw(axes, table, style, dataset=runs[0]["settings"]["dataset"])
+        ours = table.dropna(subset=what)[what]
+        texts.append(f"{style['label']} from {shown(what, ours.iloc[0])} to {shown(what, ours.iloc[-1])}")
+        data.append(table.assign(run=name, split=split))
+    axes.set(xlabel="epoch", ylabel=PANELS[what], title=title)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(alpha=0.3)
+    axes.legend()
+    plt.close(figure)  # so that a notebook shows it once, by `show`
+    together = pd.concat(data)
+    dotted = " The published curves on Tiny-ImageNet are dotted." if together["published"].notna().any() else ""
+    return figure, f"{PANELS[what]} by epoch, {title}: {'; '.join(texts)}.{dotted}", together
+
+
+def history_of(name: str, runs: list[Record], key: str) -> pd.DataFrame:
+    """A key of the history by epoch, `train_loss` to `val_accuracy`: of runs alike but for their seeds, and published.
+
+    Columns: `epoch`, `loss` or `accuracy`, its `deviation` between seeds, and `published`; NaN where there is none.
+    """
+    values = pd.DataFrame({run["run"]: {row["epoch"]: row[key] for row in run["history"]} for run in runs})
+    row = published_row(name) or {}
+    published = dict(zip(row["curve_epochs"], row[key], strict=True)) if key in row else {}
+    what = key.partition("_")[2]
+    known = pd.Series(published, dtype=float)
+    table = pd.DataFrame({what: values.mean(axis=1), "deviation": values.std(axis=1), "published": known})
+    return table.rename_axis("epoch").reset_index()
+
+
+def draw(axes: Axes, table: pd.DataFrame, style: dict[str, Any], dataset: str = "tiny-imagenet") -> None:
+    """One line on `dataset`, its band and its published one, from what `history_of` gives."""
+    what = table.columns[1]
+    ours, published = table.dropna(subset=what), table.dropna(subset="published")
+    axes.plot(ours["epoch"], ours[what], **style)
+    if ours["deviation"].notna().any():
+        ends = (ours[what] - ours["deviation"], ours[what] + ours["deviation"])
+        axes.fill_between(ours["epoch"], *ends, color=style["color"], alpha=0.25, linewidth=0)
+    if len(published):
+        where = "" if dataset == "tiny-imagenet" else " on Tiny-ImageNet"
+        more = {"color": style["color"], "label": f"{style['label']}, published{where}"}
+        axes.plot(published["epoch"], published["published"], ":", **more)
+
+
+@styled
+def thumbnail(name: str, runs: list[Record]) -> Described:
+    """The curve of the validation accuracy alone, small, without axes."""
+    table = history_of(name, runs, "val_accuracy")
+    figure, axes = plt.subplots(figsize=(1.5, 0.6))
+    draw(axes, table, look(1, "validation") | {"markersize": 2})
+    axes.axis("off")
+    axes.margins(0.05, 0.1)
+    plt.close(figure)
+    return figure, f"validation accuracy of {name} by epoch", table
 
 
 def of_seeds(runs: list[Record]) -> str:
@@ -62,68 +136,68 @@ def of_seeds(runs: list[Record]) -> str:
     return f", {len(runs)} seeds" if len(runs) > 1 else ""
 
 
-def describe(name: str, runs: list[Record]) -> str:
-    """The curves of an experiment in words."""
-    first, last = ([run["history"][place] for run in runs] for place in (0, -1))
-    accuracy, loss = ([shown(key, *(row[key] for row in rows)) for rows in (first, last)] for key in VALIDATION)
-    published = "curve_epochs" in (published_row(name) or {})
-    dotted = " The published curves on Tiny-ImageNet are dotted beside them." if published else ""
-    return (
-        f"Log loss and accuracy of {name} on {runs[0]['settings']['dataset']}, starting from "
-        f"{runs[0]['weights']['label']}{of_seeds(runs)}, by epoch: from epoch 1 to {last[0]['epoch']}, validation "
-        f"accuracy goes from {accuracy[0]} to {accuracy[1]}, validation log loss from {loss[0]} to {loss[1]}.{dotted}"
-    )
-
-
-def samples(split: TinyImageNet, count: int = 12, columns: int = 6) -> tuple[Figure, str]:
-    """One image each of `count` classes spread over all, with words and bounding box; and the figure in words."""
-    first = {target: index for index, target in reversed(list(enumerate(split.targets)))}
-    shown = np.linspace(0, len(split.classes) - 1, min(count, len(split.classes))).round().astype(int)
-    lines = -(-len(shown) // columns)
-    figure, panels = plt.subplots(lines, columns, figsize=(9, 1.8 * lines), squeeze=False, layout="constrained")
-    for axes in panels.flat:
-        axes.axis("off")
-    words = [split.class_names[target].split(",")[0] for target in shown]
-    for axes, target, word in zip(panels.flat, shown, words, strict=False):
-        left, top, right, bottom = map(int, split.boxes[first[target]])
-        axes.imshow(split.load(first[target]), interpolation="none")  # the browser enlarges, not the file
-        axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="white"))
-        axes.set_title(word, fontsize="small")
-    plt.close(figure)
-    return figure, f"Sample images with their bounding boxes, one each of these classes: {', '.join(words)}."
-
-
-def bars(ablations: pd.DataFrame) -> tuple[Figure, str]:
-    """The accuracies of a recipe's ablations, the best on top; those that others go over in another colour."""
+@styled
+def bars(ablations: pd.DataFrame) -> Described:
+    """The accuracies of a recipe's ablations, the best on top; those that others go over in another colour and mark."""
     table = ablations.sort_values("accuracy")
-    figure, axes = plt.subplots(figsize=(9, 0.8 + 0.3 * len(table)), layout="constrained")
-    colours = [COLOURS["val" if name in set(table["over"]) else "train"] for name in table["ablation"]]
-    axes.barh(table["ablation"], 100 * table["accuracy"], xerr=100 * table["deviation"].fillna(0), color=colours)
-    axes.set(xlabel="accuracy on held-out training images (per cent)", xlim=(0, None))
-    axes.grid(alpha=0.3, axis="x")
+    figure, axes = plt.subplots(figsize=(6.5, 0.8 + 0.25 * len(table)))
+    for name, accuracy, deviation in zip(
+        table["ablation"], table["accuracy"], table["deviation"].fillna(0), strict=True
+    ):
+        under = name in set(table["over"])
+        axes.errorbar(100 * accuracy, name, xerr=100 * deviation, color=COLOURS[under], marker=MARKS[under])
+    axes.set(xlabel="accuracy on held-out training images (per cent)")
     plt.close(figure)
     named = ", ".join(f"{row['ablation']} {100 * row['accuracy']:.1f}" for _, row in table[::-1].iterrows())
-    return figure, f"Accuracy of the ablations of {table['recipe'].iloc[0]}, per cent: {named}."
+    text = f"Accuracy of the ablations of {table['recipe'].iloc[0]}, per cent: {named}."
+    return figure, text, table[["ablation", "over", "accuracy", "deviation"]]
 
 
-def before_and_after(image: np.ndarray, enlarged: np.ndarray) -> tuple[Figure, str]:
-    """An image and what resizing made of it, uint8 (H, W, 3), each pixel as large in the one as in the other."""
-    sizes = [pixels.shape[0] for pixels in (image, enlarged)]
-    figure, panels = plt.subplots(1, 2, figsize=(9, 6), width_ratios=sizes, layout="constrained")
-    for axes, pixels, size in zip(panels, (image, enlarged), sizes, strict=True):
-        axes.imshow(pixels, interpolation="none")
-        axes.set_title(f"{size}x{size}", fontsize="medium")
-        axes.set_anchor("N")
-        axes.axis("off")
+@styled
+def reliability(record: Record) -> Described:
+    """Accuracy by confidence of a run's model on the validation images, and how many images have each confidence."""
+    table = read_table(record, "reliability.csv")
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(4.5, 3.8), sharex=True, height_ratios=(3, 1))
+    place = {"x": table["from"], "width": table["to"] - table["from"], "align": "edge", "edgecolor": "#24292f"}
+    top.bar(height=table["accuracy"], color=COLOURS[1], alpha=0.6, linewidth=0.6, **place)
+    top.plot([0, 1], [0, 1], "--", color="#24292f", linewidth=1, label="confidence = accuracy")
+    top.plot(table["confidence"], table["accuracy"], "o", color=COLOURS[1], label="mean of each bin")
+    error = f"expected calibration error {percent(record['evaluation']['calibration_error'])}"
+    top.set(ylabel="accuracy", ylim=(0, 1), title=error)
+    bottom.bar(height=table["images"] / table["images"].sum(), color="#888888", linewidth=0.6, **place)
+    bottom.set(xlabel="confidence", ylabel="images", xlim=(0, 1))
+    figure.legend(loc="outside lower center", ncols=2)
     plt.close(figure)
-    text = "An image before and after it was resized from {0}x{0} to {1}x{1} pixels, drawn to scale.".format(*sizes)
-    return figure, text
+    pairs = ", ".join(f"{100 * row['confidence']:.0f} to {100 * row['accuracy']:.0f}" for _, row in table.iterrows())
+    return figure, f"Reliability diagram, {error}: confidence to accuracy by bin, per cent: {pairs}.", table
 
 
-def show(figure: Figure, text: str) -> None:
-    """Display `figure` in a notebook as SVG; `text` says what is to be seen, and becomes its alternative text."""
-    svg = io.StringIO()
-    with plt.rc_context({"svg.hashsalt": "tinyclf"}):  # the same figure gives the same file
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-    bundle = {"image/svg+xml": svg.getvalue(), "text/plain": text}
-    display(bundle, raw=True, metadata={"image/svg+xml": {"alt": text}})
+@styled
+def extremes(record: Record, count: int = 10) -> Described:
+    """Accuracy by class: the `count` best and the `count` worst, with their words."""
+    table = read_table(record, "classes.csv").sort_values("accuracy", ascending=False, kind="stable")
+    groups = [table] if len(table) <= 2 * count else [table[:count], table[-count:]]
+    figure, axes = plt.subplots(figsize=(4.5, 0.7 + 0.19 * (sum(map(len, groups)) + len(groups) - 1)))
+    heights = np.concatenate([np.arange(len(group)) + place * (count + 1.0) for place, group in enumerate(groups)])
+    drawn = pd.concat(groups)
+    axes.barh(heights, drawn["accuracy"], color=COLOURS[1], height=0.75)
+    axes.set_yticks(heights, [first_word(words) for words in drawn["words"]], fontsize=8)
+    axes.invert_yaxis()
+    axes.set(
+        xlabel="accuracy",
+        xlim=(0, 1),
+        title="by class" if len(groups) == 1 else f"the {count} best and the {count} worst classes",
+    )
+    axes.grid(visible=False, axis="y")
+    plt.close(figure)
+    named = [
+        ", ".join(f"{first_word(row['words'])} {percent(row['accuracy'], 0)}" for _, row in group.iterrows())
+        for group in groups
+    ]
+    return figure, f"Accuracy by class, {'; the worst: '.join(named)}.", drawn
+
+
+def first_word(words: str) -> str:
+    """The first of a class's words, which are many, cut to what fits beside a figure."""
+    word = words.split(",")[0]
+    return word if len(word) <= 24 else word[:23] + "…"

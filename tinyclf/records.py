@@ -10,9 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from tinyclf.errors import TinyclfError
 from tinyclf.files import write
 from tinyclf.paths import reports_dir
+from tinyclf.settings import Settings
 
 if TYPE_CHECKING:  # not imported to draw a table: accelerate and torchmetrics take seconds
     from tinyclf.evaluation import Evaluation
@@ -90,6 +93,22 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) 
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([list(header), *rows])
     write(path, text.getvalue())
+
+
+def settings_of(record: Record) -> Settings:
+    """The settings of a run, or of a parent in a record; those that are newer than the record had their default."""
+    return Settings(**record["settings"])
+
+
+def read_table(record: Record, name: str) -> pd.DataFrame:
+    """A table beside a record, `classes.csv` say. Raises TinyclfError where the run left none, or an older version."""
+    path = reports_dir() / record["settings"]["dataset"] / record["run"] / name
+    try:
+        return pd.read_csv(path, keep_default_na=False, na_values={"accuracy": ["nan"]})  # "null" may be a word
+    except (OSError, ValueError) as error:
+        raise TinyclfError(
+            f"{path}: not a readable table ({error}); the run's notebook, run again, writes it"
+        ) from error
 
 
 def read_records(dataset: str) -> dict[str, Record]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tinyclf.experiments import Experiment
 from tinyclf.files import locked, writable, write
 from tinyclf.paths import reports_dir
 
+OVERWRITTEN = re.compile(r"[^\n\r]*\r(?!\n)")  # by what comes after it, as on a terminal
 FAILED = ("failed.ipynb", "failed.html")  # what a run that failed leaves; not committed
 
 
@@ -100,9 +102,15 @@ def show_progress() -> None:
 
 
 def tidy(path: Path, experiment: Experiment) -> None:
-    """Take paths of this machine out of an executed notebook, and say what it is."""
+    """Take paths of this machine and passing lines out of an executed notebook, and say what it is."""
     notebook = nbformat.read(path, 4)
     notebook.metadata["title"] = f"{experiment.title} ({experiment.parameters['dataset']})"
+    if experiment.name != "summary":
+        notebook.metadata |= {"front": "../index.html", "dataset": experiment.parameters["dataset"]}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                output.text = OVERWRITTEN.sub("", output.text)
     for key in ("input_path", "output_path"):
         notebook.metadata.get("papermill", {}).pop(key, None)
     weights, text = experiment.parameters.get("weights", ""), nbformat.writes(notebook)

@@ -1,27 +1,46 @@
 """The tables of one experiment's page, made from its records: curves, results, where the numbers come from."""
 
-import pandas as pd
+import dataclasses
 
+import pandas as pd
+from IPython.display import HTML
+from markupsafe import Markup
+
+from tinyclf.commands import command
+from tinyclf.markup import details, link, table, two_lines
+from tinyclf.naming import family
 from tinyclf.paths import reports_dir
-from tinyclf.records import Record
-from tinyclf.tables import percent, pixels, published_at, published_row, settings_of, shown
+from tinyclf.records import Record, read_table, settings_of
+from tinyclf.settings import Settings
+from tinyclf.tables import duration, percent, pixels, published_at, published_row, shown
 
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 
 
+def settings_table(settings: Settings) -> HTML:
+    """All settings, those first that differ from the published recipe; the rest opens on a click."""
+    recipe = dataclasses.asdict(Settings(dataset=settings.dataset))
+    rows = [(name, repr(value), repr(recipe[name])) for name, value in dataclasses.asdict(settings).items()]
+    columns = ["setting", "value", "published recipe"]
+    changed = pd.DataFrame([row for row in rows if row[1] != row[2]], columns=columns)
+    every = details(f"all {len(rows)} settings", table(pd.DataFrame(rows, columns=columns)))
+    return HTML((table(changed).data if len(changed) else "<p>All as in the published recipe.</p>") + every.data)
+
+
 def curve_table(name: str, runs: list[Record]) -> pd.DataFrame:
-    """The history of one run, or of one for each of several seeds, beside the published curve where there is one.
+    """The history of one run, or of one for each of several seeds, over the published curve where there is one.
 
     Text; losses in nats; of several seeds mean and standard deviation.
     """
-    epochs, row = list(zip(*(run["history"] for run in runs), strict=True)), published_row(name)
+    epochs, row = list(zip(*(run["history"] for run in runs), strict=True)), published_row(name) or {}
     columns = {}
     for key in CURVES:
-        columns[key.replace("_", " ")] = [shown(key, *(run[key] for run in epoch)) for epoch in epochs]
-        if row and key in row:
-            read_off = [published_at(row, key, epoch[0]["epoch"]) for epoch in epochs]
-            texts = ["" if value is None else shown(key, value) for value in read_off]
-            columns[f"{key.replace('_', ' ')}, published"] = texts
+        cells = []
+        for epoch in epochs:
+            read_off = published_at(row, key, epoch[0]["epoch"])
+            there = "" if read_off is None else f"published {shown(key, read_off)}"
+            cells.append(two_lines(shown(key, *(run[key] for run in epoch)), there))
+        columns[key.replace("_", " ")] = cells
     return pd.DataFrame(columns, index=pd.Index([epoch[0]["epoch"] for epoch in epochs], name="epoch"))
 
 
@@ -58,31 +77,46 @@ def evaluation_table(record: Record) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def confusions(record: Record, count: int = 10) -> pd.DataFrame:
+    """The commonest confusions of a run's model on the validation images, in words."""
+    classes, confusion = read_table(record, "classes.csv").set_index("wnid"), read_table(record, "confusion.csv")
+    rows = [
+        {
+            "class": classes["words"][row["wnid"]],
+            "taken for": classes["words"][row["taken for"]],
+            "images": str(row["images"]),
+            "of the class": percent(row["images"] / classes["images"][row["wnid"]], 0),
+        }
+        for _, row in confusion.sort_values("images", ascending=False, kind="stable")[:count].iterrows()
+    ]
+    return pd.DataFrame(rows)
+
+
 def provenance(record: Record, runs: str) -> pd.DataFrame:
-    """Where a record's numbers come from, as Markdown: data, weights, speed, commit, versions and hardware.
+    """Where a record's numbers come from: command, commit, data, weights, speed, versions and hardware.
 
     runs: leads from the page to the folder of runs, to link the one that this one started from.
     """
     weights = record["weights"]
     parent = weights.get("parent")
-    facts = {
-        "data": f"{record['data']['name']}, sha256 {record['data']['sha256']}",
-        "starts from": weights["label"],
-        "weights file": f"{weights['file']}, sha256 {weights['sha256']}",
-        "weights of": parent
-        and f"{link(parent['run'], record, runs)} after epoch {parent['epochs']}, sha256 {weights['sha256']}",
-        "seed": record["settings"]["seed"],
+    facts = {"command": command(family(record["run"]), [record], "run")}
+    for number, environment in enumerate(record["environments"]):  # several, if it was continued elsewhere
+        facts["commit" + ", continued" * number] = environment["commit"] or "not a git checkout"
+    facts["data"] = f"{record['data']['name']}, sha256 {record['data']['sha256']}"
+    facts["starts from"] = weights["label"]
+    if weights["file"]:
+        facts["weights file"] = f"{weights['file']}, sha256 {weights['sha256']}"
+    if parent:
+        whose = run_link(parent["run"], record, runs)
+        facts["weights of"] = Markup("{} after epoch {}, sha256 {}").format(whose, parent["epochs"], weights["sha256"])
+    facts |= {
+        "seed": str(record["settings"]["seed"]),
         "images a second": f"{record['images_per_second']:.0f}",
-        "minutes": f"{record['seconds'] / 60:.1f}",
+        "time": duration(record["seconds"]),
         "finished": record["finished"],
     }
-    if weights["file"] is None:
-        del facts["weights file"]
-    if not parent:
-        del facts["weights of"]
-    for number, environment in enumerate(record["environments"]):  # several, if it was continued elsewhere
+    for number, environment in enumerate(record["environments"]):
         hardware, then = environment["hardware"], ", continued" * number
-        facts[f"commit{then}"] = environment["commit"] or "not a git checkout"
         facts[f"versions{then}"] = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
         facts[f"hardware{then}"] = f"{hardware['device']}: {hardware['name']}, {hardware['threads']} threads"
         if hardware.get("processes", 1) > 1:
@@ -90,7 +124,7 @@ def provenance(record: Record, runs: str) -> pd.DataFrame:
     return pd.DataFrame(facts.items(), columns=["run", record["run"]])
 
 
-def link(run: str, record: Record, runs: str) -> str:
+def run_link(run: str, record: Record, runs: str) -> Markup:
     """A link to another run on the data set of `record`, to its page where it has one, else to its record."""
     page = reports_dir() / record["settings"]["dataset"] / run / "index.html"
-    return f"[{run}]({runs}{run}/{page.name if page.is_file() else 'record.json'})"
+    return link(run, f"{runs}{run}/{page.name if page.is_file() else 'record.json'}")

@@ -154,10 +154,6 @@ class Settings:
         """Settings from a notebook's variables, `globals()`; a setting that is not among them keeps its default."""
         return cls(**{name: namespace[name] for name in cls.names() if name in namespace})
 
-    def describe(self) -> str:
-        """One `name = value` a line."""
-        return "\n".join(f"{name} = {value!r}" for name, value in dataclasses.asdict(self).items())
-
 
 def parent_of(weights: str) -> str:
     """Name of the run whose model `weights` asks for; empty where that is none."""

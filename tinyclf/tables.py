@@ -1,27 +1,40 @@
 """The accuracy tables of all experiments, made from records and published numbers alone."""
 
-import dataclasses
 import re
 import statistics
 import tomllib
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from tinyclf import experiments
 from tinyclf.arithmetic import training_cost
-from tinyclf.naming import family, seed_of, with_seed
-from tinyclf.records import Record, read_records
-from tinyclf.settings import Settings, one_of, parent_of
+from tinyclf.commands import changes, lineage
+from tinyclf.naming import family
+from tinyclf.records import Record, read_records, settings_of
+from tinyclf.settings import Settings, one_of
 
 PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "published.toml").read_text())
+PUBLISHED_COLUMNS = ("README", "published last", "published best")
 OURS = (
-    *("published, same epoch", "ours last", "ours best", "mirrored too", "input", "epochs", "arithmetic", "seeds"),
-    *("starts from", "seconds", "hardware"),
+    *("published, same epoch", "ours last", "difference", "ours best", "mirrored too", "input", "epochs", "arithmetic"),
+    *("seeds", "starts from", "seconds", "hardware"),
 )
 SCRATCH, PRETRAINED = "From nothing", "From ImageNet weights"
 NOT_RUN = dict.fromkeys(OURS, "") | {"ours last": "not run"}
+
+
+class Row(NamedTuple):
+    """One row of the accuracy tables."""
+
+    table: str  # SCRATCH or PRETRAINED
+    title: str  # name of the experiment, or what else of the one before
+    changed: str  # what its runs have other than the experiment
+    goals: list[str]  # to reach; none for what reproduces a published row
+    runs: list[Record]  # that it is made of, alike but for their seeds; none where it was not run
+    cells: dict[str, str]  # the rest, as text by column
 
 
 def published_row(name: str) -> dict[str, Any] | None:
@@ -63,83 +76,78 @@ def start_of(record: Record) -> str:
     return ", from ".join([*map(family, parents), origin])
 
 
-def accuracy_tables(dataset: str) -> dict[str, pd.DataFrame]:
-    """Validation accuracy, top-1: published beside ours, a row for each experiment that has a published row.
+def accuracy_rows(dataset: str) -> list[Row]:
+    """Validation accuracy, top-1: published beside ours, for each experiment that reproduces a row or has a goal.
 
-    One table for what started from nothing and one for what started from ImageNet weights, by title: images of
-    Tiny-ImageNet are ImageNet's own, so that a pretrained model may have seen those that it is evaluated on.
     Every number of ours comes from a record under `reports/<dataset>/`; what was not run says so. Several seeds make a
     mean and the standard deviation between them.
     """
     ours = by_experiment(read_records(dataset))
-    rows: dict[str, list[dict[str, str]]] = {SCRATCH: [], PRETRAINED: []}
+    rows = []
     for name in experiments.entries():
         published, runs = published_row(name), ours.get(name, [])
-        goals = experiments.entries()[name].get("goals")
+        goals = experiments.entries()[name].get("goals", [])
         if not (published or goals):
             continue
         planned = Settings.from_notebook(experiments.read(dataset)[name].parameters)
         start = runs[0]["weights"]["label"] if runs else planned.weights.replace("none", "nothing")
-        table = rows[SCRATCH if start.endswith("nothing") else PRETRAINED]
-        title = name + (changes(name, runs[0]) if runs else "")
-        if not published:
-            table.append(our_own_cells(title, goals) | our_cells(runs, planned.epochs))
-            continue
-        then = published_at(published, "val_accuracy", runs[0]["result"]["last"]["epoch"]) if runs else None
-        same_epoch = {"published, same epoch": "" if then is None else percent(then)}
-        table.append(published_cells(title, published) | our_cells(runs, published["epochs"]) | same_epoch)
-        for size, there in published.get("at_other_sizes", {}).items():
-            title = f"the same model, evaluated at {pixels(size)}"
-            table.append(published_cells(title, there) | cells_at(size, runs))
-    return {title: pd.DataFrame(table) for title, table in rows.items()}
+        table = SCRATCH if start.endswith("nothing") else PRETRAINED
+        changed = changes(name, runs[0]) if runs else ""
+        cells = published_cells(published) | our_cells(runs, published["epochs"] if published else planned.epochs)
+        if published and runs:
+            cells |= beside(published, runs)
+        rows.append(Row(table, name, changed, goals, runs, cells))
+        for size, there in (published or {}).get("at_other_sizes", {}).items():
+            cells = published_cells(there) | cells_at(size, runs, there)
+            rows.append(Row(table, f"the same model, evaluated at {pixels(size)}", "", [], [], cells))
+    return rows
 
 
-def changes(name: str, record: Record) -> str:
-    """What a record's settings have other than the experiment of its name; empty if nothing.
+def accuracy_tables(dataset: str) -> dict[str, pd.DataFrame]:
+    """The accuracy rows as text, by title of the table.
 
-    But for the length of a run that can go on.
-    Also those of the runs that it started from, with their length.
+    One table for what started from nothing and one for what started from ImageNet weights: images of Tiny-ImageNet are
+    ImageNet's own, so that a pretrained model may have seen those that it is evaluated on.
     """
-    changed = changed_settings(name, record["run"], record["settings"])
-    if not settings_of(record).planned:
-        changed.pop("epochs", None)
-    texts = [f"{key} = {value}" for key, value in changed.items()]
-    parent = record["weights"].get("parent")
-    while parent:
-        changed = changed_settings(family(parent["run"]), parent["run"], parent["settings"])
-        texts += [f"{key} = {value} in {family(parent['run'])}" for key, value in changed.items()]
-        parent = parent["parent"]
-    return f", changed: {', '.join(texts)}" if texts else ""
-
-
-def changed_settings(name: str, run: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Those of a run's settings that are others than its experiment's own; none for a run that is of no experiment."""
-    if name not in (known := experiments.read(settings["dataset"])):
-        return {}
-    expected = dataclasses.asdict(Settings.from_notebook(known[name].parameters))
-    start = settings["weights"]
-    if expected["weights"] in ("imagenet", "mini") and start != "none" and not parent_of(start):
-        expected["weights"] = start  # a stand-in, and labelled so
-    if (seed := seed_of(run)) == settings["seed"]:
-        expected["seed"] = seed
-        if parent_of(expected["weights"]) in known:
-            expected["weights"] = with_seed(expected["weights"], seed)
-    return {key: value for key, value in settings.items() if value != expected.get(key)}
-
-
-def published_cells(name: str, published: dict[str, Any]) -> dict[str, str]:
+    rows = accuracy_rows(dataset)
     return {
-        "experiment": name,
-        "README": percent(published["readme"], 1),
-        "published last": percent(published["last"]),
-        "published best": percent(published["best"]) if "best" in published else "",
+        title: pd.DataFrame([{"experiment": described(row)} | row.cells for row in rows if row.table == title])
+        for title in (SCRATCH, PRETRAINED)
     }
 
 
-def our_own_cells(name: str, goals: list[str]) -> dict[str, str]:
-    """The published side of a row that is ours alone: what it is to reach."""
-    empty = dict.fromkeys(("README", "published last", "published best"), "")
-    return {"experiment": f"**{name}**; to reach: {'; '.join(goals)}"} | empty
+def described(row: Row) -> str:
+    """The first cell of a row in Markdown."""
+    changed = f", changed: {row.changed}" if row.changed else ""
+    return f"**{row.title}**{changed}; to reach: {'; '.join(row.goals)}" if row.goals else row.title + changed
+
+
+def beside(published: dict[str, Any], runs: list[Record]) -> dict[str, str]:
+    """The cells that set `runs` beside a published row at the epoch that they ended with, if it is known for that."""
+    epoch = runs[0]["result"]["last"]["epoch"]
+    curve = published_at(published, "val_accuracy", epoch)
+    then = published["last"] if curve is None and epoch == published["epochs"] else curve
+    ours = [run["result"]["last"]["val_accuracy"] for run in runs]
+    return {
+        "published, same epoch": "" if curve is None else percent(curve),
+        "difference": "" if then is None else difference(runs, ours, then),
+    }
+
+
+def difference(runs: list[Record], ours: list[float], published: float) -> str:
+    """The mean of accuracies of ours less a published one, in points; empty for another data set than the published."""
+    if runs[0]["settings"]["dataset"] != "tiny-imagenet":
+        return ""
+    return f"{100 * (statistics.mean(ours) - published):+.2f}"
+
+
+def published_cells(published: dict[str, Any] | None) -> dict[str, str]:
+    """The published side of a row; empty for one that is ours alone."""
+    if not published:
+        return dict.fromkeys(PUBLISHED_COLUMNS, "")
+    best = percent(published["best"]) if "best" in published else ""
+    cells = (percent(published["readme"], 1), percent(published["last"]), best)
+    return dict(zip(PUBLISHED_COLUMNS, cells, strict=True))
 
 
 def our_cells(runs: list[Record], epochs: int) -> dict[str, str]:
@@ -149,14 +157,16 @@ def our_cells(runs: list[Record], epochs: int) -> dict[str, str]:
     mirrored = [run["mirrored"]["top1"] for run in runs if run.get("mirrored")]
     cells = (
         "",
-        *(shown("accuracy", *(run["result"][which]["val_accuracy"] for run in runs)) for which in ("last", "best")),
+        shown("accuracy", *(run["result"]["last"]["val_accuracy"] for run in runs)),
+        "",
+        shown("accuracy", *(run["result"]["best"]["val_accuracy"] for run in runs)),
         shown("accuracy", *mirrored) if mirrored else "",
         pixels(settings_of(runs[0]).input_size),
         f"{runs[0]['result']['last']['epoch']} of {epochs}",
         relative_cost(runs[0]),
         str(len(runs)),
         runs[0]["weights"]["label"],
-        f"{statistics.mean(run['seconds'] for run in runs):,.0f}",
+        f"{seconds_of(runs):,.0f}",
         hardware_of(runs),
     )
     return dict(zip(OURS, cells, strict=True))
@@ -165,11 +175,12 @@ def our_cells(runs: list[Record], epochs: int) -> dict[str, str]:
 def cost(record: Record) -> int:
     """The multiply-adds, forward and backward, that the training behind a record took: its own and its parents'."""
     classes, images = record["data"]["classes"], record["data"]["train"]
-    found, parent = training_cost(settings_of(record), classes, images), record["weights"].get("parent")
-    while parent:
-        found += training_cost(settings_of(parent), classes, images)
-        parent = parent["parent"]
-    return found
+    return sum(training_cost(settings_of(each), classes, images) for each in (record, *lineage(record)))
+
+
+def seconds_of(runs: list[Record]) -> float:
+    """The mean of the time that training took, with its validation."""
+    return statistics.mean(run["seconds"] for run in runs)
 
 
 def relative_cost(record: Record) -> str:
@@ -187,22 +198,22 @@ def hardware_of(runs: list[Record]) -> str:
     return "; ".join(dict.fromkeys(names))
 
 
-def cells_at(size: str, runs: list[Record]) -> dict[str, str]:
+def cells_at(size: str, runs: list[Record], published: dict[str, Any]) -> dict[str, str]:
     """Ours for the models of `runs` at another input size than the one that they were trained for."""
     there = at_size(size, runs)
     if not there:
         return NOT_RUN
-    return NOT_RUN | {"ours last": shown("accuracy", *there), "input": pixels(size), "epochs": "0"}
+    return NOT_RUN | {
+        "ours last": shown("accuracy", *there),
+        "difference": difference(runs, there, published["last"]),
+        "input": pixels(size),
+        "epochs": "0",
+    }
 
 
 def at_size(size: str, runs: list[Record]) -> list[float]:
     """The accuracies of those `runs` whose models were evaluated at another size, at that size."""
     return [run["at_other_sizes"][size]["top1"] for run in runs if size in run.get("at_other_sizes", {})]
-
-
-def settings_of(record: Record) -> Settings:
-    """The settings of a run, or of a parent in a record; those that are newer than the record had their default."""
-    return Settings(**record["settings"])
 
 
 def pixels(size: int | str) -> str:
@@ -244,15 +255,20 @@ def order(dataset: str) -> list[str]:
 
 def report(dataset: str) -> str:
     """The accuracy tables with what a reader must know of them, in Markdown."""
-    sentences = [
+    return "\n\n".join([accuracy(dataset), *notes(dataset)])
+
+
+def notes(dataset: str) -> list[str]:
+    """What a reader must know of the accuracy tables, in Markdown, a sentence or two each."""
+    return [
         "Validation accuracy, top-1. The best epoch is chosen on the split that it is reported on; the last is not.",
-        "Published, same epoch, is the published curve at our last epoch, read off a figure.",
+        "Published, same epoch, is the published curve at our last epoch, read off a figure. The difference is to "
+        "that, in points, or without one to the published last epoch if ours has as many.",
         "Of several seeds the table gives mean and standard deviation, and the mean of the seconds.",
         "Arithmetic: multiply-adds of training, forward and backward, with those of the runs that it started from, in "
         "parts of row 1's 15 epochs; what ImageNet weights took is counted for nobody.",
+        *stand_ins(dataset, read_records(dataset), "../.."),
     ]
-    notes = stand_ins(dataset, read_records(dataset), "../..")
-    return "\n\n".join([accuracy(dataset), *sentences, *notes])
 
 
 def stand_ins(dataset: str, records: dict[str, Record], project: str) -> list[str]:
@@ -270,16 +286,24 @@ def stand_ins(dataset: str, records: dict[str, Record], project: str) -> list[st
         "order compares."
     ]
     return part * (dataset == "tiny-imagenet-20") + [
-        f"{label}: these are not torchvision's ImageNet weights; what they are says "
+        f"{escape(label)}: these are not torchvision's ImageNet weights; what they are says "
         f"[README.md]({project}/README.md#stand-in-weights)."
         for label in sorted(labels)
     ]
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table of text in Markdown."""
-    lines = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
+    """A table of text in Markdown. The text may have Markdown in it, but no HTML, and no end of a cell."""
+    rows = [[cell.replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in table.astype(str).to_numpy()]
+    lines = [list(table.columns), ["---"] * len(table.columns), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as text, in minutes or hours where they are many."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def percent(value: float, digits: int = 2, more: str = "") -> str:

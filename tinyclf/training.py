@@ -10,7 +10,6 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 from tinyclf import checkpoint
 from tinyclf.batches import Batches
@@ -19,6 +18,7 @@ from tinyclf.errors import TinyclfError
 from tinyclf.evaluation import evaluate
 from tinyclf.numerics import enough_memory, precisely, refuse_non_finite
 from tinyclf.optimization import Average, learning_rate, set_rate, sgd
+from tinyclf.progress import progress
 from tinyclf.settings import Settings
 
 Epoch = dict[str, float]  # one row of a history, see `fit`
@@ -135,8 +135,7 @@ def train_epoch(
     correct = torch.zeros((), dtype=torch.int64, device=device)
     patience = 1 if device.type == "cpu" else 50  # steps between two looks at the loss, which wait for a GPU
     name = f"epoch {epoch} training"
-    # disable=None: a bar where a terminal can show one, nothing elsewhere
-    for step, batch in enumerate(tqdm(batches.epoch(epoch), name, len(batches), leave=False, disable=None)):
+    for step, batch in enumerate(progress(batches.epoch(epoch), name, len(batches))):
         rate = learning_rate(settings, epoch - 1 + step / len(batches))
         set_rate(optimizer, rate)
         optimizer.zero_grad()

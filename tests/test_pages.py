@@ -1,0 +1,169 @@
+"""The pages as a reader has them: opened from disk in a browser without a network, wide, narrow and dark."""
+
+import io
+import json
+import shutil
+from contextlib import contextmanager
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import nbformat
+import numpy as np
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+from PIL import Image
+
+from tinyclf import cli, reports
+from tinyclf.comparison import comparison
+from tinyclf.experiments import choose
+from tinyclf.paths import PROJECT
+from tinyclf.runs import train_experiment
+
+EVIL = "<script>alert(1)</script> $x$, evil"
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+SHOW = """
+from tinyclf.figures import extremes, show
+from tinyclf.markup import table
+from tinyclf.records import read_records
+from tinyclf.run_tables import confusions
+
+record = read_records(dataset)["baseline-scratch"]
+rows = confusions(record)
+print(rows["class"][0])
+show(*extremes(record))
+table(rows)
+"""
+LARGEST = 1.5e6  # bytes of a page
+CUT_OFF = """() => [...document.querySelectorAll("body *")].filter(each => {
+    const box = each.getBoundingClientRect(), scrolls = each.closest(".table, .rendered_html, pre, .code");
+    return box.width && !scrolls && (box.right > innerWidth + 1 || box.left < -1);
+}).map(each => each.outerHTML.slice(0, 200))"""
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """Pages of short runs on mini, among them one of a data set whose first class has an evil name."""
+    folder = tmp_path_factory.mktemp("pages")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINYCLF_REPORTS", str(folder))
+        scratch, other, data = choose(["baseline-scratch", "data"], "mini", {"epochs": 1}, seeds=[0, 1])
+        assert cli.run_each([scratch, data], reports.run) is None
+        train_experiment(other.name, other.parameters)
+        classes = folder / "mini" / "baseline-scratch" / "classes.csv"
+        lines = classes.read_text().splitlines()
+        wnid = lines[1].split(",")[0]
+        lines[1] = f'{wnid},"{EVIL}",20,20,1.0'
+        classes.write_text("\n".join(lines))
+        confusion = classes.with_name("confusion.csv")
+        confusion.write_text(f"wnid,taken for,images\n{wnid},{wnid},20\n")
+        evil = reports.Experiment("evil", EVIL, folder / "evil.ipynb", {"dataset": "mini"})
+        parameters = new_code_cell('dataset = "mini"', metadata={"tags": ["parameters"]})
+        nbformat.write(new_notebook(cells=[parameters, new_code_cell(SHOW)], metadata=KERNEL), evil.notebook)
+        last = [evil, comparison(["baseline-scratch", "baseline-scratch-seed-1"], "mini"), *choose(["summary"], "mini")]
+        assert cli.run_each(last, reports.run) is None
+    return folder
+
+
+@pytest.fixture(scope="session")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with playwright.sync_playwright() as started:
+        if not path and not Path(started.chromium.executable_path).is_file():
+            pytest.skip("no Chromium: apt-get install chromium, or .venv/bin/playwright install chromium")
+        yield started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+
+
+@contextmanager
+def opened(browser, path, width, scheme="light"):
+    """A page at a width, and what went wrong while it loaded."""
+    page, wrong = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme), []
+    page.on("console", lambda message: wrong.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+    page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    page.on("request", lambda one: wrong.append(one.url) if not one.url.startswith(("data:", path.as_uri())) else None)
+    page.goto(path.as_uri())
+    yield page, wrong
+    page.close()
+
+
+class References(HTMLParser):
+    """What a page leads to and what it names."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.targets, self.names, self.images = [], set(), []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.targets += [found[key] for key in ("href", "src") if key in found]
+        self.names |= {found[key] for key in ("id", "name") if key in found}
+        self.images += [found.get("alt")] if tag == "img" else []
+
+
+def check(browser, path):
+    html = path.read_text()
+    assert len(html.encode()) < LARGEST
+    found = References(html)
+    assert all(found.images), "every picture is described"
+    for target in found.targets:
+        if target.startswith("#"):
+            assert target[1:] in found.names
+        elif not target.startswith("data:"):
+            assert "://" not in target and (path.parent / unquote(target).partition("#")[0]).exists(), target
+    for width in (390, 1440):
+        with opened(browser, path, width) as (page, wrong):
+            assert wrong == [] and page.evaluate(CUT_OFF) == []
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+PAGES = ("index", "baseline-scratch/index", "data/index", "compare-baseline-scratch-baseline-scratch-seed-1/index")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_opens_whole_from_disk_at_any_width(made, browser, page):
+    check(browser, made / "mini" / f"{page}.html")
+
+
+COMMITTED = sorted((PROJECT / "reports").glob("tiny-imagenet*/**/index.html"))
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: str(path.parent.relative_to(PROJECT / "reports")))
+def test_a_committed_page_opens_whole_from_disk_and_shows_no_image_of_the_data_set(browser, path):
+    check(browser, path)
+    assert "image/png" not in path.read_text() and "image/jpeg" not in path.read_text()
+
+
+def test_text_from_data_shows_as_it_is(made, browser):
+    with opened(browser, made / "mini" / "evil" / "index.html", 1440) as (page, wrong):
+        assert wrong == [] and page.title() == f"{EVIL} (mini)"
+        text = page.inner_text("main")
+        assert text.count(EVIL) >= 3  # in two cells of the table, and as the notebook printed it
+        assert page.locator("main script").count() == 0
+        assert EVIL[:23] in page.locator("figure img").first.get_attribute("alt")
+
+
+def test_a_dark_page_has_dark_figures(made, browser):
+    path = made / "mini" / "baseline-scratch" / "index.html"
+    luminance = {}
+    for scheme in ("light", "dark"):
+        with opened(browser, path, 1440, scheme) as (page, _):
+            luminance[scheme] = brightness(page.locator("figure img").first.screenshot())
+    assert luminance["light"] > 200 and luminance["dark"] < 60  # the means, of 255: lines and ink are few
+
+
+def brightness(png):
+    """The mean of a PNG's pixels, 0..255."""
+    return np.asarray(Image.open(io.BytesIO(png)).convert("L")).mean()
+
+
+def test_a_figures_numbers_are_those_of_the_record(made, browser):
+    record = json.loads((made / "mini/baseline-scratch/record.json").read_text())
+    with opened(browser, made / "mini/baseline-scratch/index.html", 1440) as (page, _):
+        with page.expect_download() as download:
+            page.locator("figcaption a").first.click()
+        lines = download.value.path().read_text().splitlines()
+    assert lines[0].startswith("epoch,loss,deviation,published")
+    assert float(lines[1].split(",")[1]) == record["history"][0]["train_loss"]
