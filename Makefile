@@ -38,9 +38,10 @@ test: $(READY)  ## run every test, and every notebook with its default parameter
 bench: $(READY) build/bench/.ready  ## measure loader, training, evaluation and memory beside other ways (8 minutes)
 	$(BIN)/tinyclf bench $(if $(filter file,$(origin DATASET)),,--dataset "$(DATASET)")
 
-lint: $(READY)  ## check the style of code and notebooks with ruff
+lint: $(READY)  ## check the style of code and notebooks with ruff, and the types with mypy
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 
 lab: $(READY)  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
@@ -54,7 +55,7 @@ lock: $(READY)  ## write requirements.txt anew with the newest versions that pyp
 		--constraints requirements.txt benchmarks/requirements.in --output-file benchmarks/requirements.txt
 
 clean:  ## remove .venv and what tools left behind; data and reports stay
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find tinyclf tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 # A .venv that was finished is brought up to date in place; any other is made from scratch.

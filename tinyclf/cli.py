@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperCommand
 
@@ -35,7 +34,8 @@ Processes = Annotated[
 class ManySeeds(TyperCommand):
     """A command that takes `--seeds 0 1 2` for `--seeds 0 --seeds 1 --seeds 2`."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    # ctx: of a click that typer has within, which has no public name
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         spread: list[str] = []
         for arg in args:
             after_a_seed = len(spread) > 1 and spread[-2] == "--seeds" and spread[-1].isdecimal()
