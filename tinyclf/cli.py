@@ -157,11 +157,10 @@ def bench(
     only: Annotated[list[str] | None, typer.Option(metavar="MEASURE", help="this measure alone; repeatable")] = None,
 ) -> None:
     """Measure loader, training, evaluation and memory beside other ways and the limit; print the table of ratios."""
-    folder = PROJECT / "benchmarks"
-    if not (folder / "bench.py").is_file():
-        raise TinyclfError(f"no {folder}: the benchmark is part of the project's checkout, not of an installed package")
+    if PROJECT is None or not (PROJECT / "benchmarks" / "bench.py").is_file():
+        raise TinyclfError("the benchmark is part of the project's checkout, not of an installed package")
     one_of("dataset", dataset, ("", *WHOLE_DATASETS))
-    sys.path.insert(0, str(folder))
+    sys.path.insert(0, str(PROJECT / "benchmarks"))
     import bench
 
     print(bench.main(dataset, seconds, only).read_text())
