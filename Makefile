@@ -38,10 +38,11 @@ test: $(READY)  ## run every test, and every notebook with its default parameter
 bench: $(READY) build/bench/.ready  ## measure loader, training, evaluation and memory beside other ways (8 minutes)
 	$(BIN)/tinyclf bench $(if $(filter file,$(origin DATASET)),,--dataset "$(DATASET)")
 
-lint: $(READY)  ## check the style of code and notebooks with ruff, and the types with mypy
+lint: $(READY)  ## check the style of code and notebooks with ruff, the types with mypy, and that notebooks are clean
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/python .ci/clean_notebooks.py notebooks/*.ipynb
 
 lab: $(READY)  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
