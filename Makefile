@@ -18,7 +18,7 @@ $(shell rm -f $(READY))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test bench lint lab lock clean
+.PHONY: help setup report test bench lint docs lab lock clean
 
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,10 @@ lint: $(READY)  ## check the style of code and notebooks with ruff, the types wi
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python .ci/clean_notebooks.py notebooks/*.ipynb
+
+docs: $(READY)  ## write the reference of the library, from its docstrings, to build/docs
+	$(BIN)/pdoc --docformat google --output-directory build/docs tinyclf
+	@echo "$(CURDIR)/build/docs/index.html"
 
 lab: $(READY)  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
