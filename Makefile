@@ -18,7 +18,7 @@ $(shell rm -f $(READY))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test bench lint lab lock clean
+.PHONY: help setup report test bench lint docs lab lock clean
 
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -38,9 +38,15 @@ test: $(READY)  ## run every test, and every notebook with its default parameter
 bench: $(READY) build/bench/.ready  ## measure loader, training, evaluation and memory beside other ways (8 minutes)
 	$(BIN)/tinyclf bench $(if $(filter file,$(origin DATASET)),,--dataset "$(DATASET)")
 
-lint: $(READY)  ## check the style of code and notebooks with ruff
+lint: $(READY)  ## check the style of code and notebooks with ruff, the types with mypy, and that notebooks are clean
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python .ci/clean_notebooks.py notebooks/*.ipynb
+
+docs: $(READY)  ## write the reference of the library, from its docstrings, to build/docs
+	$(BIN)/pdoc --docformat google --output-directory build/docs tinyclf
+	@echo "$(CURDIR)/build/docs/index.html"
 
 lab: $(READY)  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
@@ -54,7 +60,7 @@ lock: $(READY)  ## write requirements.txt anew with the newest versions that pyp
 		--constraints requirements.txt benchmarks/requirements.in --output-file benchmarks/requirements.txt
 
 clean:  ## remove .venv and what tools left behind; data and reports stay
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find tinyclf tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 # A .venv that was finished is brought up to date in place; any other is made from scratch.

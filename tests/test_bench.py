@@ -149,9 +149,10 @@ def test_memory_is_that_of_the_job_not_of_who_asks():
 def test_wrong_names_and_a_missing_folder_are_refused(monkeypatch, tmp_path):
     with pytest.raises(TinyclfError, match="did you mean training"):
         bench.main("mini", only=["trainig"])
-    monkeypatch.setattr("tinyclf.cli.PROJECT", tmp_path)
-    with pytest.raises(TinyclfError, match="part of the project's checkout"):
-        bench_command()
+    for project in (tmp_path, None):
+        monkeypatch.setattr("tinyclf.cli.PROJECT", project)
+        with pytest.raises(TinyclfError, match="part of the project's checkout"):
+            bench_command()
 
 
 def test_who_is_not_installed_is_named(data, monkeypatch):

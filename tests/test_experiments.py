@@ -4,6 +4,7 @@ import inspect
 import re
 import tomllib
 
+import clean_notebooks
 import nbformat
 import pytest
 from papermill import inspect_notebook
@@ -196,9 +197,22 @@ def test_what_is_only_started_from_is_run_unless_it_has_finished(finished, comma
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_committed_notebooks_are_clean(path):
-    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
-    assert not any(cell.outputs or cell.execution_count for cell in cells)
-    assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
+    assert clean_notebooks.fault(path) == ""
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in nbformat.read(path, 4).cells) == 1
+
+
+def test_a_notebook_that_ran_is_not_clean_and_cleaning_it_gives_it_back(tmp_path):
+    path, before = tmp_path / "ran.ipynb", NOTEBOOKS / "9_summary.ipynb"
+    notebook = nbformat.read(before, 4)
+    ran = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    ran.execution_count, ran.outputs = 1, [nbformat.v4.new_output("stream", text="printed")]
+    nbformat.write(notebook, path)
+    assert re.search(rf"is not clean: .* in cells 2. .* --clean {path} && git add {path}$", clean_notebooks.fault(path))
+    clean_notebooks.clean(path)
+    assert clean_notebooks.fault(path) == "" and path.read_text() == before.read_text()
+    notebook.metadata["kernelspec"]["name"] = "another"
+    nbformat.write(notebook, path)
+    assert "metadata of its own" in clean_notebooks.fault(path)
 
 
 def test_a_stand_in_takes_the_place_of_imagenet_weights_alone(tmp_path):

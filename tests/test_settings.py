@@ -57,6 +57,7 @@ def test_a_parameter_that_the_notebook_does_not_have_is_refused():
     check_parameters({"In": ["", defaults, "other = 1"]})  # a cell of the user's own
     check_parameters({"In": ["", "epochs: int = 15", "# Parameters\nepochs = 3\n"]})
     check_parameters({"In": ["", "%pwd", "# Parameters\nepochs = 3\n"]})  # run in another order, by hand
+    check_parameters({"In": ["", "for each in ():\n    pass", "# Parameters\nepochs = 3\n"]})
     check_parameters({})
     with pytest.raises(TinyclfError, match="parameter = 'epoch': expected one of epochs, run; did you mean epochs"):
         check_parameters({"In": ["", defaults, "# Parameters\nrun = 'x'\nepoch = 9\n"]})

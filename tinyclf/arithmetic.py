@@ -2,6 +2,7 @@
 
 import copy
 from functools import cache
+from typing import Any
 
 import pandas as pd
 import torch
@@ -22,11 +23,12 @@ def layers(model: nn.Module, input_size: int) -> pd.DataFrame:
     which the first layer does not need. Sums over COUNTS are those of the model. Nothing is computed: the model is
     copied to torch's `meta` device, where tensors have shapes alone.
     """
-    model, rows = copy.deepcopy(model).to("meta").eval(), []
+    model = copy.deepcopy(model).to("meta").eval()
+    rows: list[dict[str, Any]] = []
 
     def note(name: str, layer: nn.Module, output: Tensor) -> None:
-        weight = getattr(layer, "weight", None)
-        each = weight[0].numel() if isinstance(layer, (nn.Conv2d, nn.Linear)) else 0  # for one number of the output
+        # For one number of the output
+        each = layer.weight[0].numel() if isinstance(layer, (nn.Conv2d, nn.Linear)) else 0
         rows.append(
             {
                 "layer": name,

@@ -129,9 +129,17 @@ def train_batches(data: Packed, settings: Settings, process: PartialState) -> Ba
 
 def val_batches(data: Packed, settings: Settings, process: PartialState, *, alone: bool = False) -> Batches:
     """The validation batches of a run for `process`: its part of each of them, or all where it works `alone`."""
-    part = {} if alone else {"part": process.process_index, "parts": process.num_processes}
-    kind = {"input_size": settings.input_size, "normalization": settings.normalization, "classes": len(data.classes)}
-    return Batches(data.val.images, data.val.labels, settings.batch_size, process.device, **kind, **part)
+    return Batches(
+        data.val.images,
+        data.val.labels,
+        settings.batch_size,
+        process.device,
+        input_size=settings.input_size,
+        normalization=settings.normalization,
+        classes=len(data.classes),
+        part=0 if alone else process.process_index,
+        parts=1 if alone else process.num_processes,
+    )
 
 
 def read_rows(images: np.ndarray) -> Callable[[Tensor], Tensor]:

@@ -62,7 +62,7 @@ def save(
     tensors = {f"model.{name}": value.cpu().contiguous() for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         # There is none before the first step, nor in SGD without momentum
-        momentum = optimizer and optimizer.state[parameter].get("momentum_buffer")
+        momentum = optimizer.state[parameter].get("momentum_buffer") if optimizer else None
         if momentum is not None:
             tensors[f"momentum.{name}"] = momentum.cpu().contiguous()
     for name, value in average.values.items() if average else ():
@@ -87,7 +87,7 @@ def digest(text: str, tensors: dict[str, Tensor]) -> str:
     found = hashlib.sha256(text.encode())
     for name, each in sorted(tensors.items()):
         found.update(f"{name} {each.dtype} {tuple(each.shape)}".encode())
-        found.update(each.reshape(-1).view(torch.uint8).numpy())
+        found.update(each.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
@@ -141,8 +141,9 @@ def restore(
         momentum = saved.tensors.get(f"momentum.{name}")
         if optimizer and momentum is not None:  # in its parameter's memory layout, as a fused step takes for granted
             optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).detach().copy_(momentum)
-    for name, value in (saved.part("average.") or saved.part("model.")).items() if average else ():
-        average.values[name].copy_(value)
+    if average:
+        for name, value in (saved.part("average.") or saved.part("model.")).items():
+            average.values[name].copy_(value)
 
 
 def delete(path: Path) -> None:

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperCommand
 
@@ -35,7 +34,8 @@ Processes = Annotated[
 class ManySeeds(TyperCommand):
     """A command that takes `--seeds 0 1 2` for `--seeds 0 --seeds 1 --seeds 2`."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    # ctx: of a click that typer has within, which has no public name
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         spread: list[str] = []
         for arg in args:
             after_a_seed = len(spread) > 1 and spread[-2] == "--seeds" and spread[-1].isdecimal()
@@ -157,11 +157,10 @@ def bench(
     only: Annotated[list[str] | None, typer.Option(metavar="MEASURE", help="this measure alone; repeatable")] = None,
 ) -> None:
     """Measure loader, training, evaluation and memory beside other ways and the limit; print the table of ratios."""
-    folder = PROJECT / "benchmarks"
-    if not (folder / "bench.py").is_file():
-        raise TinyclfError(f"no {folder}: the benchmark is part of the project's checkout, not of an installed package")
+    if PROJECT is None or not (PROJECT / "benchmarks" / "bench.py").is_file():
+        raise TinyclfError("the benchmark is part of the project's checkout, not of an installed package")
     one_of("dataset", dataset, ("", *WHOLE_DATASETS))
-    sys.path.insert(0, str(folder))
+    sys.path.insert(0, str(PROJECT / "benchmarks"))
     import bench
 
     print(bench.main(dataset, seconds, only).read_text())

@@ -37,7 +37,7 @@ def changed_settings(name: str, run: str, settings: dict[str, Any]) -> dict[str,
     start = settings["weights"]
     if expected["weights"] in ("imagenet", "mini") and start != "none" and not parent_of(start):
         expected["weights"] = start  # a stand-in, and labelled so
-    if (seed := seed_of(run)) == settings["seed"]:
+    if (seed := seed_of(run)) is not None and seed == settings["seed"]:
         expected["seed"] = seed
         if parent_of(expected["weights"]) in known:
             expected["weights"] = with_seed(expected["weights"], seed)

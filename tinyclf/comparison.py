@@ -38,7 +38,8 @@ def differing(records: list[Record]) -> pd.DataFrame:
     """The settings that are not the same in all runs: a column for each run."""
     settings = pd.DataFrame({each["run"]: dataclasses.asdict(settings_of(each)) for each in records}, dtype=object)
     settings = settings.map(repr)
-    return settings[settings.nunique(axis=1) > 1].rename_axis("setting")
+    others: pd.DataFrame = settings[settings.nunique(axis=1) > 1]
+    return others.rename_axis("setting")
 
 
 def accuracies(record: Record) -> tuple[float, float, float]:
@@ -51,7 +52,7 @@ def results(records: list[Record]) -> pd.DataFrame:
     """What came out on the validation images, a column for each run; under accuracies the difference to the first."""
     columns = {}
     for each in records:
-        rows = {}
+        rows: dict[str, str] = {}
         for what, value, first in zip(ACCURACIES, accuracies(each), accuracies(records[0]), strict=True):
             rows[what] = two_lines(percent(value), "" if each is records[0] else f"{100 * (value - first):+.2f}")
         rows["loss"] = f"{each['evaluation']['loss']:.3f}"

@@ -19,7 +19,7 @@ __all__ = ["NO_LABEL", "SIDE", "TINY_IMAGENET", "Layout", "TinyImageNet", "decod
 SIDE = 64  # pixels, the width and the height of every image
 
 
-class TinyImageNet(VisionDataset):
+class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26's takes none
     """Pairs of an RGB PIL image, 64x64, and its class, an int; greyscale files become RGB, none is dropped.
 
     Args:

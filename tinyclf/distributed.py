@@ -47,11 +47,13 @@ class SyncedBatchNorm(nn.BatchNorm2d):
             return super().forward(input)
         over, input = (0, 2, 3), input.to(torch.promote_types(input.dtype, torch.float32))  # bf16 would round the sums
         values = input.new_tensor([input.numel() / self.num_features])  # of each channel, in this process
-        sums = Total.apply(torch.cat([input.sum(over), values]))
+        sums: Tensor = Total.apply(torch.cat([input.sum(over), values]))
         count = sums[-1]
         mean = sums[:-1] / count
         centred = input - mean[:, None, None]
-        variance = Total.apply(centred.square().sum(over)) / count
+        variance: Tensor = Total.apply(centred.square().sum(over)) / count
+        assert self.num_batches_tracked is not None and self.momentum is not None  # as a ResNet has them
+        assert self.running_mean is not None and self.running_var is not None
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
@@ -66,7 +68,7 @@ def shared(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     Its parameters are those of `model` itself, whose batch norms are replaced in place where there are several. (On
     several GPUs, torch's batch norm over all of them waits for the host in each layer.)
     """
-    model.to(accelerator.device, memory_format=torch.channels_last)
+    model.to(accelerator.device).to(memory_format=torch.channels_last)
     if accelerator.num_processes == 1:
         return model
     if accelerator.device.type == "cuda":
@@ -75,4 +77,5 @@ def shared(model: nn.Module, accelerator: Accelerator) -> nn.Module:
         for each in model.modules():
             if type(each) is nn.BatchNorm2d:
                 each.__class__ = SyncedBatchNorm
-    return accelerator.prepare_model(model)
+    prepared: nn.Module = accelerator.prepare_model(model)
+    return prepared

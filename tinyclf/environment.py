@@ -39,10 +39,12 @@ def describe(device: torch.device, processes: int = 1) -> dict[str, dict[str, ob
 
 
 def commit(*folders: str) -> str | None:
-    """The commit this code is at, `-dirty` where files of it were changed since; None outside a git checkout.
+    """The commit this code is at, `-dirty` where files of it were changed since; None outside a git checkout of it.
 
     folders: those whose files count; by default the ones that decide a run's numbers.
     """
+    if PROJECT is None or not (PROJECT / ".git").exists():  # git would look further up, and find another project's
+        return None
     git = ["git", "-C", str(PROJECT)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

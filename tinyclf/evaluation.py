@@ -48,7 +48,7 @@ class Evaluation:
     def _accuracy(self, among: int) -> float:
         scores = multiclass_stat_scores(self.logits, self.labels, self.classes, "micro", among, validate_args=False)
         right, *_, images = scores.tolist()  # counts, as torchmetrics' own ratio would be rounded to 7 digits
-        return right / images
+        return float(right / images)
 
     @property
     def calibration_error(self) -> float:

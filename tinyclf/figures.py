@@ -83,7 +83,7 @@ def by_epoch(lines: list[tuple[str, list[Record], str, dict[str, Any]]], what: s
         texts.append(f"{style['label']} from {shown(what, ours.iloc[0])} to {shown(what, ours.iloc[-1])}")
         data.append(table.assign(run=name, split=split))
     axes.set(xlabel="epoch", ylabel=PANELS[what], title=title)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params("x", integer=True)
     axes.legend()
     plt.close(figure)  # so that a notebook shows it once, by `show`
     together = pd.concat(data)

@@ -113,12 +113,13 @@ def _read_train(source: Source, layout: Layout, classes: list[str], faults: list
             by_class[wnid].append(name)
     if strangers:
         faults.append(f"not a class of wnids.txt: {some(strangers)}")
-    split = Split([], [], np.empty((layout.classes * layout.train, 4), np.int64))
+    boxes = np.empty((layout.classes * layout.train, 4), np.int64)
+    split = Split([], [], boxes)
     for target, (wnid, names) in enumerate(by_class.items()):
         _expect(faults, f"train/{wnid}/images", len(names), layout.train)
         rows = _table(source, f"train/{wnid}/{wnid}_boxes.txt", f"train/{wnid}/images", names, 5, faults)
         if not faults:
-            split.boxes[len(split.names) : len(split.names) + len(names)] = [row[-4:] for row in rows]
+            boxes[len(split.names) : len(split.names) + len(names)] = [row[-4:] for row in rows]
         split.names.extend(names)
         split.targets.extend([target] * len(names))
     return split

@@ -19,7 +19,7 @@ class Table(HTML):
     """A table in a notebook and on its page, and as text where no HTML is shown."""
 
     def __init__(self, frame: pd.DataFrame, html: str) -> None:
-        super().__init__(html)
+        super().__init__(html)  # type: ignore[no-untyped-call]  # IPython's
         self.frame = frame
 
     def __repr__(self) -> str:

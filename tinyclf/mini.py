@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL
+from numpy.typing import NDArray
 from PIL import Image
 
 from tinyclf.errors import TinyclfError
@@ -31,7 +32,7 @@ GREY_EVERY = 50  # one image in 50 is greyscale; in Tiny-ImageNet 2,178 of 120,0
 LAYOUT = Layout("mini", classes=10, train=40, val=20, test=10)
 PRETRAIN_LAYOUT = Layout("mini-pretrain", classes=20, train=100, val=5, test=1)
 
-Array = np.ndarray
+Array = NDArray[np.float64]
 
 
 # Shapes: signed distance to the outline, negative inside, for points (u, v) of the object's own unit-sized plane. -----
@@ -40,7 +41,8 @@ Array = np.ndarray
 def polygon(corners: int, u: Array, v: Array) -> Array:
     """Regular polygon whose corners lie on the unit circle."""
     angles = 2 * np.pi * np.arange(corners) / corners + np.pi / 2
-    return np.max([u * np.cos(a) + v * np.sin(a) for a in angles], axis=0) - np.cos(np.pi / corners)
+    distance: Array = np.max([u * np.cos(a) + v * np.sin(a) for a in angles], axis=0) - np.cos(np.pi / corners)
+    return distance
 
 
 def star(u: Array, v: Array) -> Array:
@@ -50,7 +52,8 @@ def star(u: Array, v: Array) -> Array:
     x, y = radius * np.cos(fold), radius * np.sin(fold)
     notch, tip = (0.45, 0.0), (np.cos(np.pi / 5), np.sin(np.pi / 5))
     dx, dy = tip[0] - notch[0], tip[1] - notch[1]
-    return ((x - notch[0]) * dy - (y - notch[1]) * dx) / np.hypot(dx, dy)
+    distance: Array = ((x - notch[0]) * dy - (y - notch[1]) * dx) / np.hypot(dx, dy)
+    return distance
 
 
 def cross(u: Array, v: Array) -> Array:
@@ -61,7 +64,8 @@ def cross(u: Array, v: Array) -> Array:
 
 def crescent(u: Array, v: Array) -> Array:
     """Disc with a bite taken out of it."""
-    return np.maximum(np.hypot(u, v) - 1, 0.75 - np.hypot(u - 0.6, v))
+    distance: Array = np.maximum(np.hypot(u, v) - 1, 0.75 - np.hypot(u - 0.6, v))
+    return distance
 
 
 SHAPES: dict[str, Callable[[Array, Array], Array]] = {
@@ -113,7 +117,8 @@ def colour(hue: float, saturation: float, value: float) -> Array:
 def stretch(cells: int) -> Array:
     """(64, cells) weights that interpolate linearly from `cells` values to 64 pixels."""
     at = np.linspace(0, cells - 1, SIZE)[:, None]
-    return np.clip(1 - np.abs(at - np.arange(cells)), 0, 1)
+    weights: Array = np.clip(1 - np.abs(at - np.arange(cells)), 0, 1)
+    return weights
 
 
 def place(x: float, y: float, radius: float, angle: float, aspect: float = 1.0) -> tuple[Array, Array]:
@@ -138,14 +143,15 @@ def background(rng: np.random.Generator) -> Array:
         picture = picture + stretch(cells) @ rng.normal(0, 0.05, (3, cells, cells)) @ stretch(cells).T
     for _ in range(rng.integers(0, 4)):
         radius = rng.uniform(3, 8)
-        u, v = place(*rng.uniform(0, SIZE, 2), radius, rng.uniform(0, 2 * np.pi))
+        x, y = rng.uniform(0, SIZE, 2)
+        u, v = place(x, y, radius, rng.uniform(0, 2 * np.pi))
         outline = list(SHAPES.values())[rng.integers(len(SHAPES))](u, v)
         paint = colour(rng.random(), rng.uniform(0.2, 0.9), rng.uniform(0.2, 1))
         picture = blend(picture, paint, rng.uniform(0.4, 0.9) * np.clip(0.5 - outline * radius, 0, 1))
     return picture
 
 
-def draw_image(shape: str, texture: str, rng: np.random.Generator) -> tuple[Array, Array]:
+def draw_image(shape: str, texture: str, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Pixels (64, 64, 3) uint8 of one object on a background, and its mask (64, 64) bool."""
     picture = background(rng)
     # Sizes, tilts and noise are chosen so that the published recipe, with batches of 20, gets well above chance in its
@@ -176,7 +182,7 @@ def draw_image(shape: str, texture: str, rng: np.random.Generator) -> tuple[Arra
     return np.ascontiguousarray(pixels.transpose(1, 2, 0)), cover > 0.5
 
 
-def box(mask: Array) -> tuple[int, int, int, int]:
+def box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     """x0, y0, x1, y1 of the mask: first and last column and row, both inside it, as the official boxes have it."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])

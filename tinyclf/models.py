@@ -41,7 +41,7 @@ def resnet18(
     Source: He et al. 2015, arXiv:1512.03385; the surgery is that of the open project Tiny-ImageNet-Classifier.
     """
     one_of("stem", stem, STEMS)
-    model = torchvision.models.resnet18(num_classes=num_classes, zero_init_residual=zero_init)
+    model: nn.Module = torchvision.models.resnet18(num_classes=num_classes, zero_init_residual=zero_init)
     model.avgpool = nn.AdaptiveAvgPool2d(1)
     if stem != "imagenet":
         model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1)
@@ -89,7 +89,7 @@ def weights_file(weights: str) -> Path | None:
 
 def imagenet_file() -> Path:
     """torchvision's ImageNet weights in torch's own cache, downloaded and checked on first use."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET.url.rsplit("/", 1)[-1]
+    path: Path = Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET.url.rsplit("/", 1)[-1]
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

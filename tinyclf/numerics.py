@@ -41,7 +41,8 @@ def precisely(precision: str, device: torch.device) -> Iterator[None]:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             yield
         return
-    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    # Torch puts `conv` there at run time.
+    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"

@@ -212,17 +212,17 @@ def _write_split(split: TinyImageNet, stem: Path, digest: "hashlib._Hash", fault
             batch = np.zeros((min(BATCH, len(split) - start), SIDE, SIDE, 3), np.uint8)
             for row, image in enumerate(batch, start):
                 try:
-                    image[:] = split.load(row)
+                    image[:] = np.asarray(split.load(row))
                 except TinyclfError as error:
                     faults.append(str(error))
-            file.write(batch)
-            digest.update(batch)
+            file.write(batch.data)
+            digest.update(batch.data)
             bar.update(len(batch))
         file.flush()
         os.fsync(file.fileno())  # so that not even a power cut leaves a renamed cache with holes
     labels = np.array(split.targets, "<i8")
     np.save(f"{stem}_labels.npy", labels)
-    digest.update(labels)
+    digest.update(labels.data)
 
 
 def _counts(layout: Layout) -> dict[str, int]:

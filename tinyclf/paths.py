@@ -1,15 +1,20 @@
-"""Where things are. Every path of the project is resolved here, so that a notebook works from any folder."""
+"""Where things are. Every path of the project is resolved here, so that a notebook works from any folder.
+
+In a checkout they are the checkout's own folders. An installed package carries the notebooks within itself (see
+`package-dir` in pyproject.toml), and has `data/` and `reports/` in the working folder.
+"""
 
 import os
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = PROJECT / "notebooks"
+PACKAGE = Path(__file__).resolve().parent
+PROJECT = None if (PACKAGE / "notebooks").is_dir() else PACKAGE.parent  # the checkout; None for an installed package
+NOTEBOOKS = (PROJECT or PACKAGE) / "notebooks"
 
 
 def data_dir() -> Path:
-    """Folder for what is drawn, downloaded or cached: the project's `data/`."""
-    return PROJECT / "data"
+    """Folder for what is drawn, downloaded or cached: `data/` of the checkout, else of the working folder."""
+    return (PROJECT or Path.cwd()) / "data"
 
 
 def tiny_imagenet_source() -> Path:
@@ -18,5 +23,5 @@ def tiny_imagenet_source() -> Path:
 
 
 def reports_dir() -> Path:
-    """Where runs leave their records and pages: `TINYCLF_REPORTS`, else the project's `reports/`."""
-    return Path(os.environ.get("TINYCLF_REPORTS") or PROJECT / "reports").expanduser().absolute()
+    """Where runs leave records and pages: `TINYCLF_REPORTS`, else `reports/` of the checkout or the working folder."""
+    return Path(os.environ.get("TINYCLF_REPORTS") or (PROJECT or Path.cwd()) / "reports").expanduser().absolute()

@@ -29,6 +29,7 @@ def of_class(split: TinyImageNet, target: int, count: int = 12) -> HTML:
 
 def outlined(split: TinyImageNet, row: int) -> np.ndarray:
     """An image with its bounding box in white, uint8 (64, 64, 3)."""
+    assert split.boxes is not None  # as only test has none
     pixels, (left, top, right, bottom) = np.array(split.load(row)), map(int, split.boxes[row])
     side = len(pixels) - 1  # some boxes end a pixel beyond it
     left, top, right, bottom = (min(each, side) for each in (left, top, right, bottom))

@@ -40,8 +40,14 @@ class Predictor:
 
     def probabilities(self, images: np.ndarray) -> Tensor:
         """Of every class for uint8 images (N, 64, 64, 3): float32 (N, classes), on the CPU."""
-        kind = {"input_size": self.settings.input_size, "normalization": self.settings.normalization}
-        batches = Batches(images, np.zeros(len(images), int), self.settings.batch_size, self.device, **kind)
+        batches = Batches(
+            images,
+            np.zeros(len(images), int),
+            self.settings.batch_size,
+            self.device,
+            input_size=self.settings.input_size,
+            normalization=self.settings.normalization,
+        )
         return (
             logits_of(self.model, batches, "predicting", possible(self.settings.precision, self.device))
             .softmax(1)
@@ -64,10 +70,11 @@ class Predictor:
         one_of("dataset of a test split", self.dataset, WHOLE_DATASETS)
         path, layout = source_of(self.dataset)
         split = TinyImageNet(path, "test", layout=layout)
-        images, names = np.empty((len(split), SIDE, SIDE, 3), np.uint8), []
+        images = np.empty((len(split), SIDE, SIDE, 3), np.uint8)
+        names: list[str] = []
         for row, (name, _) in enumerate(split.samples):
             try:
-                images[len(names)] = split.load(row)
+                images[len(names)] = np.asarray(split.load(row))
                 names.append(PurePosixPath(name).name)
             except TinyclfError as error:
                 refuse(str(error))

@@ -64,7 +64,7 @@ def channel_statistics(images: np.ndarray, layout: Layout) -> pd.DataFrame:
     values = np.arange(256) / 255
     mean = counts @ values / counts.sum(1)
     square = counts @ values**2 / counts.sum(1)
-    rows = {"mean": mean, "standard deviation": np.sqrt(square - mean**2)}
+    rows: dict[str, np.ndarray | tuple[float, ...]] = {"mean": mean, "standard deviation": np.sqrt(square - mean**2)}
     if layout == TINY_IMAGENET:
         rows |= PUBLISHED_STATISTICS
     return pd.DataFrame.from_dict(rows, orient="index", columns=["red", "green", "blue"])

@@ -23,7 +23,7 @@ FAILED = ("failed.ipynb", "failed.html")  # what a run that failed leaves; not c
 
 def page_folder(experiment: Experiment) -> Path:
     """Where an experiment's notebook.ipynb and index.html go; the summary is the front page of its data set."""
-    folder = reports_dir() / experiment.parameters["dataset"]
+    folder: Path = reports_dir() / experiment.parameters["dataset"]
     return folder if experiment.name == "summary" else folder / experiment.name
 
 

@@ -118,11 +118,13 @@ class Run:
             if processes > 1 and missing:
                 if checkpoint.newest(self.checkpoint, report=silent) is None:
                     checkpoint.save(self.checkpoint, model, None, self.about)
+                assert lock is not None  # as `_check` saw that this process is the only one
                 worker.launch(self.checkpoint, self.about, processes, lock)
                 saved = checkpoint.newest(self.checkpoint)
                 assert saved is not None
                 checkpoint.restore(saved, model.to(self.device), None)
-                return saved.about["history"]
+                history: list[Epoch] = saved.about["history"]
+                return history
             with enough_memory(self.settings.batch_size):
                 kind = (self.data, self.settings, self.process)
                 train, val = train_batches(*kind), val_batches(*kind)

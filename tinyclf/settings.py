@@ -185,10 +185,11 @@ def assigned(source: str) -> dict[str, Any]:
         return {}
     found = {}
     for node in body:
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        if isinstance(target, ast.Name):
-            with contextlib.suppress(ValueError, TypeError):
-                found[target.id] = ast.literal_eval(node.value)
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if isinstance(target, ast.Name):
+                with contextlib.suppress(ValueError, TypeError):
+                    found[target.id] = ast.literal_eval(node.value)
     return found
 
 

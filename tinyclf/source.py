@@ -118,8 +118,8 @@ class ZipSource(Source):
         return self.__dict__ | {"_file": None}  # another process opens the zip for itself
 
     def __del__(self) -> None:
-        if getattr(self, "_file", None) is not None:
-            os.close(self._file)
+        if (file := getattr(self, "_file", None)) is not None:
+            os.close(file)
 
 
 def _scan(folder: str) -> list[os.DirEntry[str]]:

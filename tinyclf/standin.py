@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import torchvision
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from tinyclf import mini
@@ -45,7 +46,7 @@ def pretrain() -> dict[str, torch.Tensor]:
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = torchvision.models.resnet18(num_classes=len(data.classes))
+        model: nn.Module = torchvision.models.resnet18(num_classes=len(data.classes))
     optimizer = torch.optim.SGD(
         model.parameters(), LEARNING_RATE, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY
     )

@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 def published_row(name: str) -> dict[str, Any] | None:
     """The published row that an experiment, or its run of whatever seed, reproduces; None where there is none."""
-    row = experiments.entries().get(family(name), {}).get("row")
+    row: str = experiments.entries().get(family(name), {}).get("row", "")
     if row:
         one_of(f"row of {name}", row, tuple(PUBLISHED))
     return PUBLISHED.get(row)
@@ -180,7 +180,8 @@ def cost(record: Record) -> int:
 
 def seconds_of(runs: list[Record]) -> float:
     """The mean of the time that training took, with its validation."""
-    return statistics.mean(run["seconds"] for run in runs)
+    mean: float = statistics.mean(run["seconds"] for run in runs)
+    return mean
 
 
 def relative_cost(record: Record) -> str:

@@ -58,7 +58,7 @@ def fit(
     report = report if first else silent
     saved = checkpoint.newest(save_to, report) if save_to else None
     accelerator.wait_for_everyone()  # all have looked
-    if saved:
+    if save_to and saved:
         history = saved.about["history"]
         checkpoint.restore(saved, model, optimizer, average)
         if first and saved.path != save_to:
@@ -66,7 +66,7 @@ def fit(
     elif save_to and first:
         checkpoint.save(save_to, model, optimizer, about | {"history": []}, average)
     refuse_other_starts(accelerator, len(history))
-    if history:
+    if save_to and history:
         what = "continuing after" if len(history) < settings.epochs else "nothing to train: this run reached"
         report(f"{what} epoch {len(history)} of {settings.epochs}, as {save_to.name} holds it")
     for epoch in range(len(history) + 1, settings.epochs + 1):

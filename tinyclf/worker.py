@@ -64,7 +64,7 @@ def launch(path: Path, about: dict[str, Any], processes: int, lock: int) -> None
 
 def python_path() -> str:
     """Where the other processes find this package, installed or not."""
-    return os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    return os.pathsep.join(filter(None, [str(PROJECT or ""), os.environ.get("PYTHONPATH")]))
 
 
 def die_with_parent() -> None:
