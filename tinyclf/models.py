@@ -51,6 +51,11 @@ def resnet18(
     return model
 
 
+def network(settings: Settings, classes: int) -> nn.Module:
+    """The model of `settings`, for a state dict to be loaded into it: its weights are fresh."""
+    return resnet18(classes, "none", settings.stem)
+
+
 def starting_model(settings: Settings, classes: list[str]) -> nn.Module:
     """The model that a run of `settings` starts from, its fresh weights drawn from their seed.
 
@@ -62,7 +67,7 @@ def starting_model(settings: Settings, classes: list[str]) -> nn.Module:
     if parent is None:
         kind = {"shrink_stem": settings.shrink_stem, "zero_init": settings.zero_init}
         return resnet18(len(classes), settings.weights, settings.stem, **kind)
-    model = resnet18(len(classes), "none", settings.stem)
+    model = network(settings, len(classes))
     before = Settings(**parent.about["settings"])
     afresh = ("conv1.",) * (before.stem != settings.stem) + ("fc.",) * (list(parent.about["classes"]) != classes)
     load_pretrained(model, parent.weights, settings.weights, afresh, shrink_stem=settings.shrink_stem)

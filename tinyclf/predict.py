@@ -13,7 +13,7 @@ from tinyclf.distributed import this_process
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluation import logits_of
 from tinyclf.files import write
-from tinyclf.models import resnet18
+from tinyclf.models import network
 from tinyclf.numerics import possible
 from tinyclf.packed import source_of
 from tinyclf.parents import trained
@@ -35,7 +35,7 @@ class Predictor:
         self.dataset, self.epoch, self.classes = dataset, len(saved.about["history"]), saved.about["classes"]
         self.settings = Settings(**saved.about["settings"])
         self.device = this_process().device
-        self.model = resnet18(len(self.classes), "none", self.settings.stem).to(self.device)
+        self.model = network(self.settings, len(self.classes)).to(self.device)
         self.model.load_state_dict(saved.weights)
 
     def probabilities(self, images: np.ndarray) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from tinyclf.batches import train_batches, val_batches
 from tinyclf.distributed import this_process
 from tinyclf.errors import TinyclfError
-from tinyclf.models import resnet18
+from tinyclf.models import network
 from tinyclf.packed import data_for
 from tinyclf.paths import PROJECT
 from tinyclf.settings import Settings
@@ -79,7 +79,7 @@ def main(path: Path, about: dict[str, Any]) -> None:
     data = data_for(settings)
     if data.fingerprint != about["data"]["sha256"]:
         raise TinyclfError(f"{data.name} is not the data of this run, which has the sha256 {about['data']['sha256']}")
-    model = resnet18(len(data.classes), "none", settings.stem)  # its weights are the checkpoint's
+    model = network(settings, len(data.classes))  # its weights are the checkpoint's
     train, val = train_batches(data, settings, process), val_batches(data, settings, process)
     fit(model, train, val, settings, save_to=path, about=about)
     process.destroy_process_group()
