@@ -14,7 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import contestants
-import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from contestants import WAYS, Data, Limit, Tinyclf, Way
@@ -23,6 +22,7 @@ from results import AGAINST, MEMORY, page, plot
 
 from tinyclf import environment, files, paths
 from tinyclf.dataset import TINY_IMAGENET
+from tinyclf.figures import svg
 from tinyclf.layout import locate
 from tinyclf.settings import one_of
 
@@ -48,12 +48,9 @@ def main(dataset: str = "", seconds: float = 45, only: list[str] | None = None) 
         contestants.write_sample(dataset, Path(sample), SAMPLE)
         rows, missing = measure_all(dataset, Path(sample), seconds, only or list(MEASURES), device)
     pd.DataFrame(rows).to_csv(folder / "benchmarks.csv", index=False)
-    frame, title = (
-        pd.read_csv(folder / "benchmarks.csv"),
-        f"Benchmark on {dataset}" + (", scaled up" if dataset == "mini" else ""),
-    )
-    with plt.rc_context({"svg.hashsalt": "tinyclf"}):
-        plot(frame, title, device.type).savefig(folder / "benchmarks.svg", metadata={"Date": None})
+    frame = pd.read_csv(folder / "benchmarks.csv")
+    title = f"Benchmark on {dataset}" + (", scaled up" if dataset == "mini" else "")
+    files.write(folder / "benchmarks.svg", svg(plot(frame, title, device.type)))
     files.write(folder / "benchmarks.md", page(frame, title, about(device), missing, device.type))
     return folder / "benchmarks.md"
 

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from tinyclf.figures import COLOURS, styled
 from tinyclf.tables import markdown
 
 MEMORY = "memory"
@@ -134,24 +135,24 @@ def page(frame: pd.DataFrame, title: str, about: dict[str, str], missing: dict[s
     return "\n".join(parts) + "\n"
 
 
+@styled
 def plot(frame: pd.DataFrame, title: str, device: str) -> Figure:
     """A panel for each measure: ratios with their quartiles, or GB; the target dashed."""
     tables = {each: ratios(frame, each) for each in AGAINST if each in set(frame.measure)}
     if MEMORY in set(frame.measure):
         tables[MEMORY] = gigabytes(frame).to_frame("ratio").assign(low=lambda t: t.ratio, high=lambda t: t.ratio)
     heights = [len(table) + 1.5 for table in tables.values()]
-    figure, panels = plt.subplots(len(tables), 1, figsize=(8, sum(heights) * 0.4 + 0.5), height_ratios=heights,
-                                  squeeze=False, layout="constrained")  # fmt: skip
+    size = {"figsize": (8, sum(heights) * 0.4 + 0.5), "height_ratios": heights}
+    figure, panels = plt.subplots(len(tables), 1, squeeze=False, **size)
     wanted = {target.measure: target.wanted for target in targets(device)}
     for axes, (measure, table) in zip(panels[:, 0], tables.items(), strict=True):
         spread = [table.ratio - table.low, table.high - table.ratio]
-        axes.barh(table.index, table.ratio, xerr=spread, height=0.6, color="#0072b2", ecolor="#d55e00", capsize=3)
+        axes.barh(table.index, table.ratio, xerr=spread, height=0.6, color=COLOURS[0], ecolor=COLOURS[1], capsize=3)
         axes.invert_yaxis()
-        axes.set_title(measure, fontsize="medium", loc="left")
-        axes.set_xlabel("GB" if measure == MEMORY else f"images/s, ratio to {AGAINST[measure]}", fontsize="small")
-        axes.grid(axis="x", alpha=0.3)
+        axes.set(title=measure, xlabel="GB" if measure == MEMORY else f"images/s, ratio to {AGAINST[measure]}")
+        axes.grid(visible=False, axis="y")
         if measure in wanted:
-            axes.axvline(wanted[measure], color="black", linestyle="--", linewidth=1)
+            axes.axvline(wanted[measure], color="#24292f", linestyle="--", linewidth=1)
     figure.suptitle(title)
     plt.close(figure)
     return figure

@@ -22,8 +22,9 @@ styled = plt.style.context(STYLE)  # around whatever draws
 # one figure each has one of these, in this order; of one run, training has the first and validation the second.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b")
 MARKS = ("^", "o", "s", "D", "v")
-# What a dark page has in place of the ink, and of colours too dark for it
-DARK = {"#24292f": "#e6e8eb", "#0072b2": "#56b4e9", "#d55e00": "#ff9142"}
+# What a dark page has in place of ink and paper, and of colours too dark for it. The paper is drawn, as a notebook may
+# be dark where its reader's pages are light.
+DARK = {"#24292f": "#e6e8eb", "#ffffff": "#14181d", "#0072b2": "#56b4e9", "#d55e00": "#ff9142"}
 SPLITS = {"train": "training", "val": "validation"}
 PANELS = {"loss": "log loss (nats)", "accuracy": "accuracy (top-1)"}
 

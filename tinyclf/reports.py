@@ -99,6 +99,7 @@ def show_progress() -> None:
         log.setLevel(logging.INFO)
         log.propagate = False
         log.addFilter(lambda record: record.funcName in ("process_message", "log_output_message"))
+        log.addFilter(lambda record: not record.getMessage().startswith("<IPython.core.display."))
 
 
 def tidy(path: Path, experiment: Experiment) -> None:
