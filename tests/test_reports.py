@@ -50,7 +50,7 @@ def test_a_page_is_self_contained_with_code_folded_and_pictures_described(tmp_pa
     reports.run(experiment(tmp_path, "good", FIGURE))
     page = (folder / "mini" / "good" / "index.html").read_text()
     assert "<title>Title of good (mini)</title>" in page and "About good" in page and "value 7" in page
-    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", page)  # nothing is loaded from anywhere
+    assert re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", page) == ['href="../index.html']  # a link to follow
     assert not re.findall(r"@import|import\(|url\((?!['\"]?(?:data:|#))", page)
     assert page.count('<details class="code">') == 3  # parameters, injected parameters, the cell
     (image,) = re.findall(r"<img [^>]*>", page)

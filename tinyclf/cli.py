@@ -53,7 +53,8 @@ def run(
     seeds: Seeds = None,
     processes: Processes = None,
 ) -> None:
-    """Run experiments of notebooks/experiments.toml, each to its page under reports/."""
+    """Run experiments of notebooks/experiments.toml, each to its page under reports/; then the front page anew."""
+    names = [*(name for name in names if name != "summary"), "summary"]
     experiments = chosen(names, dataset, assignments(parameter, force, processes), imagenet, seeds)
     if failed := run_each(experiments, reports.run):
         raise failed

@@ -72,7 +72,7 @@ def signed(difference: str) -> Markup:
 def regenerate(dataset: str) -> str:
     """The lines that make all that the tables show again, in a shell."""
     lines = [command(name, runs, "run") for name, runs in by_experiment(read_records(dataset)).items()]
-    return "\n".join([*lines, f"tinyclf run ablations summary --dataset {dataset}"])
+    return "\n".join([*lines, f"tinyclf run ablations --dataset {dataset}"])
 
 
 def runs_table(dataset: str) -> pd.DataFrame:

@@ -86,7 +86,7 @@ def gallery(images: list[np.ndarray], texts: list[str]) -> HTML:
     tile = Markup(
         '<figure class="tile" style="display: inline-block; width: {side}px; margin: 4px; vertical-align: top">'
         '<img alt="{text}" width="{side}" height="{side}" style="image-rendering: pixelated" '
-        'src="data:image/png;base64,{source}"><figcaption>{text}</figcaption></figure>'
+        'src="data:image/png;base64,{source}"><figcaption style="font-size: 12px">{text}</figcaption></figure>'
     )
     tiles = join(
         tile.format(side=SIDE, text=text, source=png(pixels)) for pixels, text in zip(images, texts, strict=True)
