@@ -1,6 +1,7 @@
 """What a run has other than its experiment, and the command that repeats it: both told from its record."""
 
 import dataclasses
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,11 +47,11 @@ def changed_settings(name: str, run: str, settings: dict[str, Any]) -> dict[str,
 
 def differences(record: Record) -> dict[str, object]:
     """What a run's settings have other than its experiment, or than the notebook of recipes where it is of none."""
-    name, settings = family(record["run"]), dataclasses.asdict(settings_of(record))
+    name, settings = family(record["run"]), record["settings"]
     if name in experiments.read(settings["dataset"]):
         changed = changed_settings(name, record["run"], settings)
     else:
-        default = experiments.notebook_parameters(NOTEBOOK)
+        default, settings = experiments.notebook_parameters(NOTEBOOK), dataclasses.asdict(settings_of(record))
         changed = {key: value for key, value in settings.items() if value != default[key] and key != "dataset"}
     changed.pop("seed", None)
     return changed
@@ -67,7 +68,7 @@ def command(name: str, runs: list[Record], verb: str = "train") -> str:
         return "; ".join(by_notebook(run) for run in runs)
     started = [runs[0], *lineage(runs[0])]
     stand_in = started[-1]["settings"]["weights"]
-    more = f" --imagenet {stand_in}" if stand_in.endswith((".pth", ".safetensors")) else ""
+    more = f" --imagenet {shlex.quote(stand_in)}" if stand_in.endswith((".pth", ".safetensors")) else ""
     lines = []
     for each in reversed(started):
         changes = differences(each)
@@ -77,7 +78,7 @@ def command(name: str, runs: list[Record], verb: str = "train") -> str:
             more = ""
         if changes or each is runs[0]:  # what has its experiment's own settings is run when it is needed
             line = f"tinyclf {verb} {family(each['run'])} --dataset {settings_of(each).dataset}{more}"
-            line += "".join(f" -p {key}={value}" for key, value in changes.items())
+            line += "".join(f" -p {shlex.quote(f'{key}={value}')}" for key, value in changes.items())
             lines.append(line + " --seeds" + "".join(f" {seed}" for seed in seeds))
     return " && ".join(lines)
 
@@ -93,5 +94,5 @@ def lineage(record: Record) -> Iterator[dict[str, Any]]:
 def by_notebook(run: Record) -> str:
     """What makes a run again that no entry of experiments.toml has."""
     given = {"run": run["run"], **{key: run["settings"][key] for key in ("seed", "dataset")}, **differences(run)}
-    more = "".join(f" -p {key} {value}" for key, value in given.items())
+    more = "".join(f" -p {key} {shlex.quote(str(value))}" for key, value in given.items())
     return f"papermill notebooks/{NOTEBOOK.name} out.ipynb{more}"
