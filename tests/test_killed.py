@@ -1,6 +1,7 @@
 """Real processes that are killed, interrupted or started twice: nothing is lost, and every history ends the same."""
 
 import contextlib
+import json
 import multiprocessing
 import os
 import random
@@ -11,15 +12,18 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
+from jupyter_client.manager import start_new_kernel
 from torch import nn
 
 from tinyclf import checkpoint
 from tinyclf.errors import TinyclfError
 from tinyclf.packed import Packed, PackedSplit
 from tinyclf.parents import CHECKPOINT
+from tinyclf.paths import NOTEBOOKS
 from tinyclf.runs import Run
 from tinyclf.settings import Settings
 
@@ -226,3 +230,36 @@ def test_an_interrupt_leaves_a_usable_checkpoint_and_no_traceback(tmp_path):
     assert process.returncode == 130
     assert "interrupted; the same command goes on" in stderr and "Traceback" not in stderr
     assert checkpoint.read(path).about["history"] == []
+
+
+def test_an_interrupted_cell_run_again_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    cells = [cell.source for cell in nbformat.read(NOTEBOOKS / "1_baseline.ipynb", 4).cells if cell.cell_type == "code"]
+    place = next(place for place, source in enumerate(cells) if "this.fit(" in source)
+    cells[0] += "\nepochs, run = 3, 'interrupted'"
+    manager, client = start_new_kernel(kernel_name="python3")
+
+    def execute(source, until=None):
+        """The status of a cell and what it printed; interrupted once that has `until` in it."""
+        printed, asked = "", client.execute(source)
+        while True:
+            message = client.get_iopub_msg(timeout=120)
+            if message["parent_header"].get("msg_id") == asked:
+                printed += message["content"].get("text", "")
+                if until and until in printed:
+                    until = manager.interrupt_kernel()
+                if message["content"].get("execution_state") == "idle":
+                    return client.get_shell_msg(timeout=10)["content"]["status"], printed
+
+    try:
+        assert execute("\n".join(cells[:place]))[0] == "ok"
+        status, printed = execute(cells[place], until="epoch  1/3")
+        assert status == "error" and "epoch  2/3" not in printed
+        status, printed = execute(cells[place])
+        assert status == "ok" and "epoch  2/3" in printed and "epoch  1/3" not in printed
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    history = json.loads((tmp_path / "mini" / "interrupted" / "record.json").read_text())["history"]
+    assert [row["epoch"] for row in history] == [1, 2, 3]
