@@ -63,9 +63,9 @@ def image_cost(classes: int, stem: str, input_size: int) -> int:
 
 
 def stages(model: nn.Module, input_size: int) -> pd.DataFrame:
-    """The same for the parts of `model` that torchvision names (`layer1` is four convolutions), and in all.
+    """The multiply-adds of `image_cost` for each part of `model`, as torchvision names them, and in all.
 
-    `output` is that of a part's last layer.
+    `layer1` is four convolutions. `output` is that of a part's last layer.
     """
     each = layers(model, input_size)
     parts = each.groupby(each.index.str.split(".").str[0], sort=False)

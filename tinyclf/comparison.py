@@ -17,18 +17,20 @@ ACCURACIES = ("accuracy, last epoch", "accuracy, best epoch", "top-5 accuracy")
 
 def comparison(names: list[str], dataset: str) -> Experiment:
     """The page that compares runs. Raises TinyclfError for one that has no record, and for fewer than two."""
-    chosen(names, dataset)
+    names = [each["run"] for each in chosen(names, dataset)]
     parameters = {"dataset": dataset, "runs": " ".join(names)}
     title = f"Comparison of {', '.join(names[:-1])} and {names[-1]}"
     return Experiment(f"compare-{'-'.join(names)}"[:100], title, NOTEBOOKS / "8_compare.ipynb", parameters)
 
 
 def chosen(names: list[str], dataset: str) -> list[Record]:
-    """The records of runs by their names, in that order; TinyclfError as above."""
+    """The records of runs by their names, in that order and each once; see `comparison` for errors."""
     one_of("dataset", dataset, DATASETS)
     records = read_records(dataset)
     for name in names:
         one_of(f"run on {dataset}", name, tuple(records))
+        if "evaluation" not in records[name]:
+            raise TinyclfError(f"the record of {name} is of an older version, without evaluation: run it again")
     if len(set(names)) < 2:
         raise TinyclfError(f"nothing to compare: name two runs on {dataset} or more of {', '.join(records) or 'none'}")
     return [records[name] for name in dict.fromkeys(names)]

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 NUMBER = re.compile(r"[-+±]?[\d.,]+(\s|%|$|<|e[-+]\d)")  # starts a cell that stands at the right of its column
-SIDE = 128  # pixels that an image is shown at
+TILE = 128  # pixels that an image is shown at
 
 
 class Table(HTML):
@@ -89,7 +89,7 @@ def gallery(images: list[np.ndarray], texts: list[str]) -> HTML:
         'src="data:image/png;base64,{source}"><figcaption style="font-size: 12px">{text}</figcaption></figure>'
     )
     tiles = join(
-        tile.format(side=SIDE, text=text, source=png(pixels)) for pixels, text in zip(images, texts, strict=True)
+        tile.format(side=TILE, text=text, source=png(pixels)) for pixels, text in zip(images, texts, strict=True)
     )
     return HTML(Markup('<div class="gallery">{}</div>').format(tiles))
 

@@ -4,7 +4,7 @@ import re
 
 from tinyclf.errors import TinyclfError
 
-NAME = re.compile(r"[A-Za-z0-9_][\w.=+-]{0,99}")
+NAME = re.compile(r"[A-Za-z0-9][\w.=+-]{0,99}")
 SEED = re.compile(r"-seed-(\d+)$")
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from tinyclf.dataset import TinyImageNet
 from tinyclf.layout import SPLITS, TINY_IMAGENET, Layout
+from tinyclf.settings import NORMALIZATIONS
 
 # The properties that the published project's README states of Tiny-ImageNet.
 PUBLISHED = {
@@ -17,11 +18,9 @@ PUBLISHED = {
     "test images a class": 50,
     "image shape": "(64, 64, 3)",
 }
-# Those that go round for the training images, on the scale 0..1: red, green, blue.
-PUBLISHED_STATISTICS = {
-    "mean, published": (0.4802, 0.4481, 0.3975),
-    "standard deviation, published": (0.2770, 0.2691, 0.2821),
-}
+PUBLISHED_STATISTICS = dict(
+    zip(("mean, published", "standard deviation, published"), NORMALIZATIONS["tiny-imagenet"], strict=True)
+)
 
 
 def properties(splits: dict[str, TinyImageNet], layout: Layout, images: np.ndarray) -> pd.DataFrame:

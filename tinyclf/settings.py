@@ -122,7 +122,9 @@ class Settings:
             in_range("momentum of nesterov", self.momentum, 0.01, 1)
 
     def size_in(self, epoch: int) -> int:
-        """The input size of an epoch, from 1: a multiple of 8 pixels while it grows."""
+        """The input size of an epoch, from 1: a multiple of 8 pixels while it grows, but for the first."""
+        if self.grow_from and epoch == 1:
+            return self.grow_from
         growing = max(1, round(self.epochs * 2 / 3))
         if not self.grow_from or epoch > growing:
             return self.input_size
