@@ -47,6 +47,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINYCLF_REPORTS", str(folder))
+        patch.setenv("JPY_SESSION_NAME", "a notebook that calls `tinyclf run`")
         scratch, other, data = choose(["baseline-scratch", "data"], "mini", {"epochs": 1}, seeds=[0, 1])
         assert cli.run_each([scratch, data], reports.run) is None
         train_experiment(other.name, other.parameters)
@@ -133,7 +134,20 @@ COMMITTED = sorted((PROJECT / "reports").glob("tiny-imagenet*/**/index.html"))
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: str(path.parent.relative_to(PROJECT / "reports")))
 def test_a_committed_page_opens_whole_from_disk_and_shows_no_image_of_the_data_set(browser, path):
     check(browser, path)
-    assert "image/png" not in path.read_text() and "image/jpeg" not in path.read_text()
+    page, notebook = path.read_text(), path.with_name("notebook.ipynb").read_text()
+    for kind in ("image/png", "image/jpeg"):
+        assert kind not in page and f'"{kind}"' not in notebook and f'src=\\"data:{kind}' not in notebook
+
+
+def test_no_page_holds_widgets_whoever_asked_for_it(made):
+    for path in made.glob("mini/**/notebook.ipynb"):
+        assert "jupyter.widget" not in path.read_text()
+
+
+def test_the_front_page_leads_to_every_page(made):
+    folder = made / "mini"
+    targets = set(References((folder / "index.html").read_text()).targets)
+    assert {str(each.relative_to(folder)) for each in folder.glob("*/index.html")} <= targets
 
 
 def test_text_from_data_shows_as_it_is(made, browser):

@@ -11,7 +11,7 @@ from tinyclf import pictures
 from tinyclf.dataset import TinyImageNet
 from tinyclf.figures import compared, show
 from tinyclf.packed import Packed
-from tinyclf.records import MISTAKES, Record, read_records
+from tinyclf.records import Record, read_records, read_table
 
 AT_ONCE = 12  # images
 
@@ -44,7 +44,8 @@ def mistakes(record: Record, data: Packed) -> None:
     def draw(first: int) -> None:
         display(pictures.mistakes(record, data, AT_ONCE, first=first - 1))
 
-    widget(draw, first=IntSlider(min=1, max=MISTAKES, step=AT_ONCE, description="from", continuous_update=False))
+    count = max(1, len(read_table(record, "mistakes.csv")))
+    widget(draw, first=IntSlider(min=1, max=count, step=AT_ONCE, description="from", continuous_update=False))
 
 
 def runs(dataset: str) -> None:

@@ -22,6 +22,7 @@ styled = plt.style.context(STYLE)  # around whatever draws
 # one figure each has one of these, in this order; of one run, training has the first and validation the second.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b")
 MARKS = ("^", "o", "s", "D", "v")
+LINES = ("-", "--", "-.")  # of the first five, the next five and so on
 # What a dark page has in place of ink and paper, and of colours too dark for it. The paper is drawn, as a notebook may
 # be dark where its reader's pages are light.
 DARK = {"#24292f": "#e6e8eb", "#ffffff": "#14181d", "#0072b2": "#56b4e9", "#d55e00": "#ff9142"}
@@ -53,7 +54,8 @@ def svg(figure: Figure) -> str:
 
 def look(place: int, label: str) -> dict[str, Any]:
     """How the line at a place among the lines of a figure is drawn."""
-    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKS[place % len(MARKS)], "label": label}
+    turn, place = divmod(place, len(COLOURS))
+    return {"color": COLOURS[place], "marker": MARKS[place], "linestyle": LINES[turn % len(LINES)], "label": label}
 
 
 def curves(name: str, runs: list[Record]) -> list[Described]:
@@ -129,7 +131,9 @@ def thumbnail(name: str, runs: list[Record]) -> Described:
     axes.axis("off")
     axes.margins(0.05, 0.1)
     plt.close(figure)
-    return figure, f"validation accuracy of {name} by epoch", table
+    ours = table.dropna(subset="accuracy")["accuracy"]
+    ends = f"from {shown('accuracy', ours.iloc[0])} to {shown('accuracy', ours.iloc[-1])}"
+    return figure, f"validation accuracy of {name} by epoch, {ends}", table
 
 
 def of_seeds(runs: list[Record]) -> str:

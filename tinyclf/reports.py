@@ -43,6 +43,7 @@ def run(experiment: Experiment) -> None:
 def execute(experiment: Experiment, folder: Path) -> None:
     beside = folder / "notebook.partial.ipynb"  # papermill saves it after every cell
     show_progress()
+    os.environ.pop("JPY_SESSION_NAME", None)  # of a notebook that this was called from: nobody sits before the kernel
     failure = ""
     try:
         papermill.execute_notebook(
@@ -105,8 +106,9 @@ def show_progress() -> None:
 
 
 def tidy(path: Path, experiment: Experiment) -> None:
-    """Take paths of this machine and passing lines out of an executed notebook, and say what it is."""
+    """Take paths of this machine, passing lines and widgets out of an executed notebook, and say what it is."""
     notebook = nbformat.read(path, 4)
+    notebook.metadata.pop("widgets", None)  # their state; no page shows one, as no kernel lies behind it
     notebook.metadata["title"] = f"{experiment.title} ({experiment.parameters['dataset']})"
     if experiment.name != "summary":
         notebook.metadata |= {"front": "../index.html", "dataset": experiment.parameters["dataset"]}
@@ -125,8 +127,6 @@ def render(path: Path, title: str) -> str:
     exporter = HTMLExporter(
         template_name="template",
         extra_template_basedirs=[str(Path(__file__).parent)],
-        mathjax_url="",
-        require_js_url="",
     )
     page, _ = exporter.from_filename(str(path), resources={"metadata": {"name": title}})
     return page

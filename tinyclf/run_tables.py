@@ -107,7 +107,7 @@ def provenance(record: Record, runs: str) -> pd.DataFrame:
     if weights["file"]:
         facts["weights file"] = f"{weights['file']}, sha256 {weights['sha256']}"
     if parent:
-        whose = run_link(parent["run"], record, runs)
+        whose = run_link(parent["run"], record["settings"]["dataset"], runs)
         facts["weights of"] = Markup("{} after epoch {}, sha256 {}").format(whose, parent["epochs"], weights["sha256"])
     facts |= {
         "seed": str(record["settings"]["seed"]),
@@ -124,7 +124,10 @@ def provenance(record: Record, runs: str) -> pd.DataFrame:
     return pd.DataFrame(facts.items(), columns=["run", record["run"]])
 
 
-def run_link(run: str, record: Record, runs: str) -> Markup:
-    """A link to another run on the data set of `record`, to its page where it has one, else to its record."""
-    page = reports_dir() / record["settings"]["dataset"] / run / "index.html"
-    return link(run, f"{runs}{run}/{page.name if page.is_file() else 'record.json'}")
+def run_link(run: str, dataset: str, runs: str, text: str = "") -> Markup:
+    """A link to a run on `dataset`, to its page where it has one, else to its record; `text` stands for its name.
+
+    runs: leads from where the link stands to the folder of runs.
+    """
+    page = reports_dir() / dataset / run / "index.html"
+    return link(text or run, f"{runs}{run}/{page.name if page.is_file() else 'record.json'}")
