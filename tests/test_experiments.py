@@ -16,6 +16,7 @@ from tinyclf.experiments import choose, notebook_parameters, parse
 from tinyclf.naming import family
 from tinyclf.paths import NOTEBOOKS
 from tinyclf.settings import DATASETS, Settings
+from tinyclf.tables import accuracy_rows
 
 
 def test_every_experiment_resolves_on_every_data_set():
@@ -144,7 +145,7 @@ def test_what_holds_out_images_is_not_started_from_what_does_not():
 def test_recipes_that_plan_their_epochs_are_left_out_where_all_are_run_for_so_many():
     names = {each.name for each in choose([], "mini")}
     left_out = names - {each.name for each in choose([], "mini", {"epochs": 1})}
-    assert left_out == {"fast-scratch", "modern-scratch", "modern-imagenet"}
+    assert left_out >= {"fast-scratch", "modern-scratch", "modern-imagenet"} and "baseline-scratch" not in left_out
     (named,) = choose(["fast-scratch"], "mini", {"epochs": 2})
     assert named.parameters["epochs"] == 2
 
@@ -258,6 +259,8 @@ def test_what_is_unknown_or_of_the_wrong_type_is_refused_by_name(arguments, said
         ('[x]\ntitle = "t"\nnotebook = "none.ipynb"', "x needs a title, and a notebook that is there"),
         ("[x", "experiments.toml"),
         ('[x]\ndatasets = ["tiny"]', "datasets of x = 'tiny'"),
+        ('[x]\ngoals = [{ txt = "40 %" }]', "key of a goal of x = 'txt'"),
+        ('[x]\ngoals = [{ text = "40 %" }]', "a goal of x needs a text and an accuracy"),
     ],
 )
 def test_a_slip_in_the_file_is_refused_by_name(tmp_path, monkeypatch, text, said):
@@ -266,6 +269,15 @@ def test_a_slip_in_the_file_is_refused_by_name(tmp_path, monkeypatch, text, said
     with pytest.raises(TinyclfError) as error:
         choose([], "mini")
     assert said in str(error.value)
+
+
+def test_an_experiment_at_the_end_of_the_file_is_run_before_what_is_made_of_the_records(monkeypatch):
+    entries = experiments.entries()
+    entries["mine"] = {"title": "t", "notebook": "1_baseline.ipynb", "datasets": ["mini"], "row": "row-1"}
+    monkeypatch.setattr(experiments, "entries", lambda: entries)
+    assert [each.name for each in choose([], "mini")][-3:] == ["mine", "ablations", "summary"]
+    assert "mine" in [row.title for row in accuracy_rows("mini")]
+    assert "mine" not in [row.title for row in accuracy_rows("tiny-imagenet")]
 
 
 def test_a_parameter_of_the_file_that_the_notebook_does_not_take_is_refused(monkeypatch):

@@ -13,14 +13,16 @@ from tinyclf import runs
 from tinyclf.errors import TinyclfError
 from tinyclf.experiments import read
 from tinyclf.figures import curves
+from tinyclf.front_page import regenerate
 from tinyclf.naming import with_seed
 from tinyclf.packed import Packed, PackedSplit
 from tinyclf.parents import is_finished
+from tinyclf.paths import PROJECT
 from tinyclf.records import read_records
 from tinyclf.run_tables import curve_table, result_table
 from tinyclf.runs import Run
 from tinyclf.settings import Settings
-from tinyclf.tables import SCRATCH, accuracy_tables, by_experiment, published_row, report, stand_ins
+from tinyclf.tables import SCRATCH, accuracy_tables, by_experiment, judged, published_row, report, stand_ins
 
 SETTINGS = Settings(epochs=2, batch_size=8)
 WORDS = ["ant", "bee", "cat", "dog"]
@@ -287,6 +289,38 @@ def test_the_length_of_a_recipe_that_plans_it_is_part_of_it(reports):
     assert row["experiment"].startswith("**fast-scratch**, changed: epochs = 2; to reach") and row["seeds"] == "3"
 
 
+def test_a_goal_is_reached_by_the_mean_of_all_seeds_within_its_limits(reports):
+    record = finished()
+
+    def runs_of(dataset, *accuracies):
+        settings = record["settings"] | {"dataset": dataset}
+        return [record | {"settings": settings, "result": {"last": {"val_accuracy": each}}} for each in accuracies]
+
+    goal = {"text": "30 %", "accuracy": 0.3}
+    assert judged(goal, runs_of("tiny-imagenet", 0.28, 0.32)) == "30 %: reached"
+    assert judged(goal, runs_of("tiny-imagenet", 0.28, 0.31)) == "30 %: missed"
+    assert judged(goal, runs_of("mini", 0.9)) == judged(goal, []) == "30 %"
+    both = runs_of("tiny-imagenet", 0.9)  # 2 of row 1's 15 epochs
+    for limits in ({"epochs": 2}, {"arithmetic": 2 / 15 + 1e-6}):
+        assert judged(goal | limits, both) == "30 %: reached"
+    for limits in ({"epochs": 1}, {"arithmetic": 0.1}):
+        assert judged(goal | limits, both) == "30 %: missed"
+
+
+def test_the_lines_that_make_all_again_have_what_was_asked_for_and_no_line_twice(reports):
+    record = finished(name="preprocessing")
+    older = {key: value for key, value in record["settings"].items() if key != "evaluate_at"}
+    (reports / "mini" / "preprocessing" / "record.json").write_text(json.dumps(record | {"settings": older}))
+    parent = {"run": "preprocessing", "epochs": 2, "settings": older, "parent": None}
+    for name in ("finetuning", "finetuning-small-stem"):
+        finished(name=name)
+        path = reports / "mini" / name / "record.json"
+        weights = {"label": "preprocessing, from nothing", "file": None, "sha256": "abc", "parent": parent}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"weights": weights}))
+    lines = regenerate("mini").splitlines()
+    assert len(lines) == len(set(lines)) == 4 and not any("evaluate_at" in line for line in lines)
+
+
 def test_what_was_validated_on_training_images_stands_in_no_accuracy_table(reports):
     finished(dataclasses.replace(SETTINGS, hold_out=True))
     assert accuracy_tables("mini")[SCRATCH]["ours last"][0] == "not run"
@@ -361,12 +395,14 @@ def test_only_torchvisions_own_weights_are_called_imagenet(weights, label):
     assert runs.weights_label(weights) == label
 
 
-def test_a_stand_in_is_explained_where_it_was_used_and_nowhere_else():
+def test_a_stand_in_is_explained_where_it_was_used_and_nowhere_else(monkeypatch):
     records = {"a": {"weights": {"label": "nothing"}}, "b": {"weights": {"label": "ImageNet"}}}
     assert stand_ins("tiny-imagenet", records, "..") == []
-    records["c"] = {"weights": {"label": runs.weights_label("x.pth")}}
-    (note,) = stand_ins("tiny-imagenet", records, "..")
-    assert "x.pth" in note and "(../README.md#stand-in-weights)" in note
+    records["c"] = {"weights": {"label": runs.weights_label("a*b (1).pth")}}
+    for folder, where in {"reports": "(../README.md#stand-in-weights)", "elsewhere": "tinyclf's README"}.items():
+        monkeypatch.setenv("TINYCLF_REPORTS", str(PROJECT / folder))
+        (note,) = stand_ins("tiny-imagenet", records, "..")
+        assert "stand-in: a\\*b (1).pth)" in note and where in note
 
 
 def test_the_published_numbers_are_whole():

@@ -16,6 +16,8 @@ from tinyclf.paths import NOTEBOOKS
 from tinyclf.settings import DATASETS, NAMED_WEIGHTS, RUN, SEEDS, Settings, in_range, one_of, parent_of, typed
 
 KEYS = ("title", "notebook", "row", "goals", "datasets", "parameters", "ablations", "chosen", *DATASETS)  # of an entry
+GOAL_KEYS = ("text", "accuracy", "epochs", "arithmetic")  # of a goal: at least, in 0..1; at most; at most, of row 1's
+LAST = ("ablations", "summary")  # as they are made from the records of the others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,11 @@ def entries() -> dict[str, dict[str, Any]]:
     for name, entry in found.items():
         for key in entry:
             one_of(f"{path.name}: key of {name}", key, KEYS)
+        for goal in entry.get("goals", []):
+            for key in goal:
+                one_of(f"{path.name}: key of a goal of {name}", key, GOAL_KEYS)
+            if not {"text", "accuracy"} <= goal.keys():
+                raise TinyclfError(f"{path.name}: a goal of {name} needs a text and an accuracy")
         for dataset in entry.get("datasets", []):
             one_of(f"{path.name}: datasets of {name}", dataset, DATASETS)
         if not (NOTEBOOKS / entry.get("notebook", "")).is_file() or "title" not in entry:
@@ -104,6 +111,8 @@ def choose(
 ) -> list[Experiment]:
     """The named experiments, or all but ablations, with `overrides` put over their parameters where they take them.
 
+    Where none is named, those of LAST come after all others.
+
     One that starts from another comes after it. Where that other one was not named, it is put before it as `needed`,
     with its own parameters; of the overrides it takes `processes` alone.
     Where none is named, `epochs` among the overrides leaves out those whose every epoch depends on how many there are.
@@ -117,6 +126,7 @@ def choose(
         one_of("experiment", name, tuple(known))
     short = "epochs" in (overrides or {})
     every = [name for name, each in known.items() if not (is_ablation(name) or (short and is_planned(each)))]
+    every.sort(key=lambda name: LAST.index(name) + 1 if name in LAST else 0)
     chosen = [known[name] for name in names or every]
     accepted = {experiment.name: notebook_parameters(experiment.notebook) for experiment in chosen}
     if seeds and "seed" in (overrides or {}):
