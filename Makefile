@@ -34,7 +34,7 @@ report: $(READY)  ## run the notebooks on DATASET; leaves the accuracy table and
 # Two files at a time, each on one core: with two, small models are hardly faster.
 test: $(READY)  ## run every test, and every notebook with its default parameters
 	@reports=$$(mktemp -d) && trap 'rm -rf "$$reports"' EXIT && trap 'exit 130' INT TERM && \
-	TINYCLF_REPORTS="$$reports" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbval-lax tests notebooks
+	TINYCLF_REPORTS="$$reports" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --nbval-lax tests notebooks
 
 bench: $(READY) build/bench/.ready  ## measure loader, training, evaluation and memory beside other ways (8 minutes)
 	$(BIN)/tinyclf bench $(if $(filter file,$(origin DATASET)),,--dataset "$(DATASET)")
