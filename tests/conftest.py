@@ -71,11 +71,3 @@ def draw(folder: Path, layout: Layout) -> None:
     (folder / "wnids.txt").write_text("".join(f"{wnid}\n" for wnid in WNIDS))
     words = "".join(f"{wnid}\tword {wnid}, other word\n" for wnid in ("n00", *sorted(WNIDS), "n99"))
     (folder / "words.txt").write_text(words)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several processes one takes a whole file, and one, at once, all notebooks: Step 3 goes on from Step 2."""
-    items.sort(key=lambda item: item.path.suffix != ".ipynb")
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("notebooks" if item.path.suffix == ".ipynb" else item.path.name))

@@ -28,6 +28,7 @@ from tinyclf.runs import Run
 from tinyclf.settings import Settings
 
 EPOCHS = 6
+PAUSE = 0.02  # seconds, of each step of a run that is to be killed within its steps
 SETTINGS = Settings(epochs=EPOCHS, batch_size=8, crop_padding=4, cutmix=1.0)
 
 
@@ -76,7 +77,7 @@ def uninterrupted(processes, tmp_path_factory):
     """The history of a run that nobody disturbs, and the seconds that it takes."""
     finished(processes, tmp_path_factory.mktemp("first"))  # the first process of all waits for the imports
     started = time.perf_counter()
-    history = finished(processes, tmp_path_factory.mktemp("whole"))
+    history = finished(processes, tmp_path_factory.mktemp("whole"), None, PAUSE)
     assert history.count(b"\n") == 1 + EPOCHS
     return history, time.perf_counter() - started
 
@@ -86,7 +87,7 @@ def test_killed_at_20_random_moments_and_restarted_every_history_ends_the_same(p
     draw, reached = random.Random(0), []
     for number in range(20):
         reports = tmp_path / str(number)
-        process = processes.Process(target=child, args=(reports,))
+        process = processes.Process(target=child, args=(reports, None, PAUSE))
         process.start()
         time.sleep(draw.uniform(0, seconds))
         process.kill()
