@@ -119,6 +119,7 @@ def entered_choices(data: Data, device: torch.device) -> tuple[dict[str, Limit],
         AGAINST["choices"]: limit(),
         "contiguous": limit(layout=torch.contiguous_format),
         "plain SGD": limit(fused=False),
+        "torchvision's convolutions": limit(ours=False),
     }
     if device.type == "cuda":
         choices |= {

@@ -13,17 +13,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from measure import BATCH, Watch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
+from torchvision.models import resnet18
 from torchvision.transforms import Compose, RandomHorizontalFlip, ToTensor
 
 from tinyclf.augment import Augmentation
 from tinyclf.batches import Batch, Batches
 from tinyclf.dataset import SIDE, TinyImageNet
 from tinyclf.evaluation import evaluate
-from tinyclf.models import resnet18
+from tinyclf.models import resnet18 as our_resnet18
 from tinyclf.numerics import precisely
 from tinyclf.packed import PackedSplit, open_packed, source_of
 from tinyclf.settings import Settings
@@ -75,12 +76,16 @@ def open_data(dataset: str, folder: Path) -> Data:
 
 
 class Way:
-    """A way to load, train and evaluate, with a model of its own; here, plain PyTorch as the published project's."""
+    """A way to load, train and evaluate, with a model of its own; here, plain PyTorch as the published project's.
 
-    def __init__(self, data: Data, device: torch.device) -> None:
+    ours: the model is tinyclf's, quick at small maps on a CPU, in place of torchvision's.
+    """
+
+    def __init__(self, data: Data, device: torch.device, *, ours: bool = False) -> None:
         self.data, self.device = data, device
         torch.manual_seed(0)
-        self.model = resnet18(data.classes).to(device)
+        model = our_resnet18(data.classes) if ours else resnet18(num_classes=data.classes)
+        self.model: nn.Module = model.to(device)
         self.optimizer = torch.optim.SGD(self.model.parameters(), RECIPE.learning_rate, RECIPE.momentum)
 
     def batches(self, split: str, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
@@ -195,7 +200,7 @@ class Tinyclf(Way):
     """tinyclf's own loader, training epoch and evaluation, on the whole set."""
 
     def __init__(self, data: Data, device: torch.device) -> None:
-        super().__init__(data, device)
+        super().__init__(data, device, ours=True)
         self.model.to(memory_format=torch.channels_last)
         self.optimizer = sgd(self.model, RECIPE)
         train, val = (data.arrays[split] for split in SPLITS)
@@ -234,8 +239,9 @@ class Limit(Way):
         fused: bool = True,
         compiled: bool = False,
         precision: str = "fp32",
+        ours: bool = True,
     ) -> None:
-        super().__init__(data, device)
+        super().__init__(data, device, ours=ours)
         self.model.to(memory_format=layout)
         self.forward = torch.compile(self.model) if compiled else self.model
         rate, momentum = RECIPE.learning_rate, RECIPE.momentum

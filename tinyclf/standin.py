@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 import torchvision
 from safetensors.torch import save_file
-from torch import nn
 from torch.nn.functional import cross_entropy
 
 from tinyclf import mini
 from tinyclf.augment import Augmentation
 from tinyclf.batches import Batches
+from tinyclf.convolution import quickened
 from tinyclf.packed import pack
 from tinyclf.paths import data_dir
 
@@ -46,7 +46,7 @@ def pretrain() -> dict[str, torch.Tensor]:
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model: nn.Module = torchvision.models.resnet18(num_classes=len(data.classes))
+        model = quickened(torchvision.models.resnet18(num_classes=len(data.classes)))
     optimizer = torch.optim.SGD(
         model.parameters(), LEARNING_RATE, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY
     )
