@@ -8,7 +8,7 @@ from torch import Tensor, nn
 # Height and width up to which it is a product: there, the matrix from all inputs to all outputs has no more numbers to
 # multiply with than the convolution has, most of whose taps lie on the padding. oneDNN is slow at those maps, most of
 # all in the gradient of the weights: from 512 to 512 channels, of 64 maps of 1x1, forward and backward take it 59 ms
-# where the product takes 3 (AVX2, 2 cores); of 100 maps of 2x2, 116 and 36. At 3x3 and 4x4 the product is no faster.
+# where the product takes 3 (AVX2, 2 cores); of 100 maps of 2x2, 128 and 36. At 3x3 and 4x4 the product is no faster.
 SIDE = 2
 
 
