@@ -163,3 +163,18 @@ def test_the_command_line_refuses_with_one_message_and_a_status(tmp_path, folder
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and not folder.exists()
     assert done.stderr.startswith("tinyclf: parameter = 'epoch'") and "Traceback" not in done.stderr
+
+
+def test_of_progress_nothing_stays_on_the_page(tmp_path, folder):
+    passing = """
+import time
+for left in ("20 s left", "10 s left"):
+    print("\\r" + left, end="", flush=True)
+    time.sleep(0.5)  # so that each comes on its own
+print("\\r         \\r", end="", flush=True)
+time.sleep(0.5)
+print("epoch 1")
+"""
+    reports.run(experiment(tmp_path, "long", passing))
+    (cell,) = nbformat.read(next(folder.rglob("notebook.ipynb")), 4).cells[-1:]
+    assert [output.text for output in cell.outputs] == ["epoch 1\n"]
