@@ -84,7 +84,7 @@ class Way:
     def __init__(self, data: Data, device: torch.device, *, ours: bool = False) -> None:
         self.data, self.device = data, device
         torch.manual_seed(0)
-        model = our_resnet18(data.classes) if ours else resnet18(num_classes=data.classes)
+        model = our_resnet18(num_classes=data.classes) if ours else resnet18(num_classes=data.classes)
         self.model: nn.Module = model.to(device)
         self.optimizer = torch.optim.SGD(self.model.parameters(), RECIPE.learning_rate, RECIPE.momentum)
 
