@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from tinyclf.convolution import Convolution, quickened
+from tinyclf.convolution import Convolution, leads, quickened
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -28,9 +28,7 @@ def test_maps_and_gradients_are_those_of_torch(shape, stride, count):
 
 
 def test_a_model_used_for_inference_first_can_be_trained_after():
-    from tinyclf.convolution import taps
-
-    taps.cache_clear()
+    leads.cache_clear()
     model = quickened(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, bias=False)))
     with torch.inference_mode():
         model(torch.rand(1, 2, 2, 2))

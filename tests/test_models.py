@@ -32,9 +32,9 @@ def test_without_weights_it_is_torchvisions_with_another_head():
     ours = resnet18(200).eval()
     torch.manual_seed(0)
     theirs = torchvision.models.resnet18(num_classes=200).eval()
-    images = torch.rand(2, 3, 64, 64)
-    assert all(map(torch.equal, ours.state_dict().values(), theirs.state_dict().values()))
-    torch.testing.assert_close(ours(images), theirs(images))
+    images = torch.rand(2, 3, 128, 128)  # from there on, no map is small enough for a convolution of ours
+    assert torch.equal(ours(images), theirs(images))
+    torch.testing.assert_close(ours(images[..., :64, :64]), theirs(images[..., :64, :64]))
     assert ours.fc.out_features == 200 and isinstance(ours.avgpool, torch.nn.AdaptiveAvgPool2d)
 
 

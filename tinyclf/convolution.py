@@ -10,6 +10,7 @@ from torch import Tensor, nn
 # all in the gradient of the weights: from 512 to 512 channels, of 64 maps of 1x1, forward and backward take it 59 ms
 # where the product takes 3 (AVX2, 2 cores); of 100 maps of 2x2, 128 and 36. At 3x3 and 4x4 the product is no faster.
 SIDE = 2
+Sizes = tuple[int, ...]  # of height and width
 
 
 class Convolution(nn.Conv2d):
@@ -20,13 +21,10 @@ class Convolution(nn.Conv2d):
         count, _, height, width = maps.shape
         if maps.device.type != "cpu" or max(height, width) > SIDE:
             return super().forward(maps)
-        sizes = zip((height, width), self.kernel_size, self.stride, self.padding, strict=True)
-        down, across = (taps(*each) for each in sizes)
-        # Of every pair of an output and an input place, which tap leads from one to the other, if any
-        lead = torch.einsum("oik,pjl->opijkl", down, across).to(self.weight)
+        lead = leads((height, width), self.kernel_size, self.stride, self.padding).to(self.weight)
         rows, columns = lead.shape[:2]
         kernels = self.weight.permute(0, 2, 3, 1).flatten(1, 2)  # (C', taps, C), a view of what is channels last
-        matrix = torch.matmul(lead.view(-1, kernels.shape[1]), kernels)  # (C', pairs, C)
+        matrix = torch.matmul(lead.flatten(0, 3), kernels)  # (C', pairs of an output and an input place, C)
         product = maps.permute(0, 2, 3, 1).flatten(1) @ matrix.view(-1, height * width * self.in_channels).T
         product = product.view(count, self.out_channels, rows, columns)
         return product.contiguous(memory_format=torch.channels_last)
@@ -34,11 +32,14 @@ class Convolution(nn.Conv2d):
 
 @cache
 @torch.inference_mode(False)  # what is kept may be needed by a backward pass
-def taps(side: int, kernel: int, stride: int, padding: int) -> Tensor:
-    """Along one axis, float32 (outputs, inputs, taps): 1 where a tap leads from an input to an output, else 0."""
-    outputs = (side + 2 * padding - kernel) // stride + 1
-    tap = torch.arange(side) - stride * torch.arange(outputs)[:, None] + padding
-    return (tap[:, :, None] == torch.arange(kernel)).float()
+def leads(sides: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes) -> Tensor:
+    """Which tap leads from an input place to an output place: float32 (H', W', H, W, taps), 1 where it does, else 0."""
+    axes = []  # (outputs, inputs, taps) of each
+    for side, size, step, room in zip(sides, kernel, stride, padding, strict=True):
+        outputs = (side + 2 * room - size) // step + 1
+        tap = torch.arange(side) - step * torch.arange(outputs)[:, None] + room
+        axes.append((tap[:, :, None] == torch.arange(size)).float())
+    return torch.einsum("oik,pjl->opijkl", *axes).flatten(4)
 
 
 def quickened(model: nn.Module) -> nn.Module:

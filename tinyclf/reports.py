@@ -10,7 +10,7 @@ import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
-from nbformat import NotebookNode
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from papermill.exceptions import PapermillExecutionError
 
 from tinyclf.errors import TinyclfError
@@ -113,28 +113,16 @@ def tidy(path: Path, experiment: Experiment) -> None:
     notebook.metadata["title"] = f"{experiment.title} ({experiment.parameters['dataset']})"
     if experiment.name != "summary":
         notebook.metadata |= {"front": "../index.html", "dataset": experiment.parameters["dataset"]}
+    pieces = CoalesceStreamsPreprocessor()  # joins them: papermill leaves one for each time that something was printed
     for cell in notebook.cells:
-        if "outputs" in cell:
-            cell.outputs = joined(cell.outputs)
-            for output in cell.outputs:
-                if output.output_type == "stream":
-                    output.text = OVERWRITTEN.sub("", output.text)
+        pieces.preprocess_cell(cell, {}, 0)
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                output.text = OVERWRITTEN.sub("", output.text)
     for key in ("input_path", "output_path"):
         notebook.metadata.get("papermill", {}).pop(key, None)
     weights, text = experiment.parameters.get("weights", ""), nbformat.writes(notebook)
     path.write_text(text.replace(weights, os.path.basename(weights)) if os.sep in weights else text)
-
-
-def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Outputs of a cell with what was printed in one go: papermill leaves a piece for each time it came."""
-    whole: list[NotebookNode] = []
-    for output in outputs:
-        before = whole[-1] if whole else None
-        if before and output.output_type == before.output_type == "stream" and output.name == before.name:
-            before.text += output.text
-        else:
-            whole.append(output)
-    return whole
 
 
 def render(path: Path, title: str) -> str:
