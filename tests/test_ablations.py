@@ -4,11 +4,12 @@ import dataclasses
 import json
 import tomllib
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from tinyclf import experiments
-from tinyclf.ablations import ablations, readable
+from tinyclf.ablations import ablations, luck, readable
 from tinyclf.arithmetic import training_cost
 from tinyclf.experiments import choose, notebook_parameters, parse
 from tinyclf.figures import bars
@@ -44,7 +45,7 @@ def leave(reports, run, accuracy, settings, **more):
     record = {
         "run": run,
         "settings": dataclasses.asdict(settings),
-        "data": {"classes": 20, "train": 360, "sha256": "abc"},
+        "data": {"classes": 20, "train": 360, "val": 40, "sha256": "abc"},
         "weights": {"label": "nothing"},
         "environments": [ENVIRONMENT],
         "history": [{}] * settings.epochs,
@@ -139,6 +140,16 @@ def test_for_a_reader_each_stands_beside_the_one_that_it_goes_over(reports):
     figure, text, data = bars(table[table["recipe"] == "recipe"])
     assert text == "Accuracy of the ablations of recipe, per cent: slower 50.0, start 35.0, plain 25.0."
     assert list(data["ablation"]) == ["plain", "start", "slower"] and len(figure.axes[0].containers) == 3
+
+
+def test_how_far_an_accuracy_is_known_is_what_drawing_other_images_shows(reports):
+    leave_all(reports)
+    table = ablations("mini")
+    table = table[table["recipe"] == "recipe"]  # 40 images each; of the accuracies, the one at 0.5 is known the least
+    drawn = np.random.default_rng(0).binomial(40, 0.5, (2, 200_000)) / 40
+    one, two = 100 * drawn[0].std(), 100 * (drawn[0] - drawn[1]).std()
+    assert "40 images were held out" in luck(table)
+    assert f"of an accuracy is up to {one:.1f} points, that of a gain up to {two:.1f} if" in luck(table)
 
 
 def test_without_a_run_there_is_no_row(reports):

@@ -21,9 +21,9 @@ def ablations(dataset: str) -> pd.DataFrame:
     Numbers as they are, accuracies in 0..1. run: its name without a seed; recipe, ablation: the two parts of it, where
     experiments.toml knows it; over: the ablation that it changes something of; changed: what that is, and what was
     changed for this run alone; accuracy: of the held-out images by the model of the last epoch, the mean over seeds;
-    deviation: their standard deviation; mirrored: the accuracy of each image together with its mirror image;
-    multiply_adds: of its training, forward and backward; of row 1: the same in parts of what row 1 takes; seconds;
-    hardware; commit; command: what runs it again.
+    deviation: their standard deviation; held_out: how many images those are; mirrored: the accuracy of each image
+    together with its mirror image; multiply_adds: of its training, forward and backward; of row 1: the same in parts of
+    what row 1 takes; seconds; hardware; commit; command: what runs it again.
     """
     alike: dict[str, list[Record]] = {}
     for name, record in read_records(dataset).items():
@@ -52,6 +52,7 @@ def row(name: str, runs: list[Record]) -> dict[str, object]:
         "changed": ", ".join(f"{key} = {value}" for key, value in changed.items()),
         "accuracy": statistics.mean(accuracies),
         "deviation": statistics.stdev(accuracies) if len(runs) > 1 else None,
+        "held_out": runs[0]["data"]["val"],
         "mirrored": statistics.mean(mirrored) if mirrored else None,
         "epochs": len(runs[0]["history"]),
         "seeds": len(runs),
@@ -86,3 +87,13 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def luck(table: pd.DataFrame) -> str:
+    """How far the accuracies of one recipe's ablations are known, from the number of held-out images: a sentence."""
+    variance = (table["accuracy"] * (1 - table["accuracy"]) / table["held_out"]).max()  # of a binomial share
+    return (
+        f"{table['held_out'].min():,} images were held out: the standard error of an accuracy is up to "
+        f"{100 * variance**0.5:.1f} points, that of a gain up to {100 * (2 * variance) ** 0.5:.1f} if the two models "
+        "err independently, less if they mostly err on the same images. A smaller gain may be luck."
+    )
