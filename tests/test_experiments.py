@@ -77,7 +77,7 @@ title = "Ours"
 notebook = "4_recipes.ipynb"
 chosen = "far"
 parameters = { epochs = 2, label_smoothing = 0.1 }
-mini = { batch_size = 20 }
+mini = { batch_size = 20, epochs = 9 }
 [recipe.ablations]
 start = {}
 large = { batch_size = 50 }
@@ -90,19 +90,19 @@ near = { over = "far", epochs = 1 }
 def test_an_ablation_is_its_recipe_with_changes_validated_on_held_out_images(monkeypatch):
     loads, text = tomllib.loads, ABLATIONS
     monkeypatch.setattr(experiments.tomllib, "loads", lambda _: loads(text))
-    names = ["recipe", *(f"recipe.{label}" for label in ("start", "plain", "far", "near"))]
-    recipe, start, plain, far, near = (each.parameters for each in choose(names, "mini"))
+    names = ["recipe", *(f"recipe.{label}" for label in ("start", "large", "plain", "far", "near"))]
+    recipe, start, large, plain, far, near = (each.parameters for each in choose(names, "mini"))
     assert start["label_smoothing"] == 0.1 and start["hold_out"] and start["run"] == "recipe.start"
     assert plain == start | {"label_smoothing": 0.0, "run": "recipe.plain"}
     assert far == plain | {"epochs": 3, "run": "recipe.far"} and near == far | {"epochs": 1, "run": "recipe.near"}
-    assert recipe == {key: value for key, value in far.items() if key != "hold_out"} | {"run": "recipe"}
+    assert start["batch_size"] == 20 and large == start | {"batch_size": 50, "run": "recipe.large"}
+    there = {key: value for key, value in far.items() if key != "hold_out"}
+    assert recipe == there | {"epochs": 9, "run": "recipe"}  # what mini has for it is over what was chosen
     assert [each.name for each in choose([], "mini")] == ["recipe"]  # ablations only by name
     overs = {name: entry.get("over") for name, entry in experiments.entries().items()}
     assert list(overs.values()) == [None, "", "start", "start", "plain", "far"]
-    (large,) = choose(["recipe.large"], "tiny-imagenet")
-    assert large.parameters["batch_size"] == 50
-    with pytest.raises(TinyclfError, match=r"experiment = 'recipe.large': expected one of"):
-        choose(["recipe.large"], "mini")  # which has a batch size of its own
+    (whole,) = choose(["recipe"], "tiny-imagenet")
+    assert whole.parameters["epochs"] == 3 and whole.parameters["run"] == "recipe"
     text = ABLATIONS.replace('over = "plain"', 'over = "near"')
     with pytest.raises(TinyclfError, match=r"over of recipe = .*: it goes round in a circle"):
         choose(["recipe"], "mini")

@@ -37,7 +37,7 @@ def entries() -> dict[str, dict[str, Any]]:
     After an experiment come its ablations, as experiments of their own, `NAME.ABLATION`, validated on held-out training
     images. Each changes something, `changed`, of the one that its `over` names, else of the one that changes nothing of
     the entry's parameters. The one that is `chosen` is what the experiment itself runs, on all images. What an entry
-    has for a data set holds there for all of them.
+    has for a data set holds there over its parameters and what was chosen; what an ablation changes holds everywhere.
     """
     path = NOTEBOOKS / "experiments.toml"
     try:
@@ -87,19 +87,16 @@ def chain(ablations: dict[str, dict[str, Any]], label: str, what: str) -> dict[s
 
 
 def read(dataset: str) -> dict[str, Experiment]:
-    """The experiments for `dataset`, by name and in order, but for ablations that it overrules. Raises TinyclfError."""
+    """The experiments for `dataset`, by name and in order. Raises TinyclfError."""
     one_of("dataset", dataset, DATASETS)
-    return {
-        name: Experiment(
-            name,
-            entry["title"],
-            NOTEBOOKS / entry["notebook"],
-            {"dataset": dataset} | entry.get("parameters", {}) | entry.get("changes", {}) | entry.get(dataset, {}),
-        )
-        for name, entry in entries().items()
-        if dataset in entry.get("datasets", DATASETS)
-        and not entry.get("changed", {}).keys() & entry.get(dataset, {}).keys()
-    }
+    found = {}
+    for name, entry in entries().items():
+        if dataset in entry.get("datasets", DATASETS):
+            changes, there = entry.get("changes", {}), entry.get(dataset, {})
+            last = there | changes if "over" in entry else changes | there
+            parameters = {"dataset": dataset} | entry.get("parameters", {}) | last
+            found[name] = Experiment(name, entry["title"], NOTEBOOKS / entry["notebook"], parameters)
+    return found
 
 
 def choose(
