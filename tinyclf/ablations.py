@@ -95,5 +95,6 @@ def luck(table: pd.DataFrame) -> str:
     return (
         f"{table['held_out'].min():,} images were held out: the standard error of an accuracy is up to "
         f"{100 * variance**0.5:.1f} points, that of a gain up to {100 * (2 * variance) ** 0.5:.1f} if the two models "
-        "err independently, less if they mostly err on the same images. A smaller gain may be luck."
+        "err independently, less if they mostly err on the same images. A gain below twice that may be luck; the luck "
+        "of a seed comes on top."
     )
