@@ -99,11 +99,11 @@ def test_history_and_validation_count_every_image_exactly_once(results):
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a core for each of two processes")
 def test_a_run_starts_its_processes_itself_and_goes_on_under_accelerate_and_in_one(tmp_path, monkeypatch, capsys):
-    data, records = open_packed("mini"), {}
+    data, records, recipe = open_packed("mini"), {}, {"batch_size": 100, "input_size": 32}
     for name, processes in (("one", 1), ("two", 2)):
         monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
         torch.manual_seed(0)
-        model, run = resnet18(10), Run(Settings(epochs=1, batch_size=100), data, name)
+        model, run = resnet18(10), Run(Settings(epochs=1, **recipe), data, name)
         history = run.fit(model, processes)
         records[name] = run.finish(history, model)
         assert capsys.readouterr().out.count("epoch  1/1") == 1
@@ -112,13 +112,14 @@ def test_a_run_starts_its_processes_itself_and_goes_on_under_accelerate_and_in_o
     assert two["evaluation"]["top1"] == two["history"][0]["val_accuracy"]  # the model came back from the processes
 
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
-    recipe = ["-m", "tinyclf", "train", "baseline-scratch", "-p", "batch_size=100", "-p", "epochs=2"]
+    train = ["-m", "tinyclf", "train", "baseline-scratch", "-p", "epochs=2"]
+    train += [word for name, value in recipe.items() for word in ("-p", f"{name}={value}")]
     os.rename(tmp_path / "mini" / "two", tmp_path / "mini" / "baseline-scratch")
-    done = subprocess.run([*launcher, *recipe], cwd=PROJECT, capture_output=True, text=True)
+    done = subprocess.run([*launcher, *train], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "continuing after epoch 1 of 2" in done.stdout and done.stdout.count("epoch  2/2") == 1
 
-    run = Run(Settings(epochs=3, batch_size=100), data, "baseline-scratch")
+    run = Run(Settings(epochs=3, **recipe), data, "baseline-scratch")
     record = run.finish(run.fit(model), model)
     assert [each["hardware"]["processes"] for each in record["environments"]] == [2, 2, 1][
         -len(record["environments"]) :

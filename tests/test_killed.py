@@ -59,7 +59,7 @@ def train(pause=0.0):
 def processes():
     """Starts processes that have imported everything already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tinyclf.runs"])
+    context.set_forkserver_preload(["tinyclf.runs", "pytest", "nbformat", "jupyter_client.manager"])
     return context
 
 
@@ -238,7 +238,7 @@ def test_an_interrupted_cell_run_again_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     cells = [cell.source for cell in nbformat.read(NOTEBOOKS / "1_baseline.ipynb", 4).cells if cell.cell_type == "code"]
     place = next(place for place, source in enumerate(cells) if "this.fit(" in source)
-    cells[0] += "\nepochs, run = 3, 'interrupted'"
+    cells[0] += "\nepochs, input_size, run = 3, 32, 'interrupted'"
     manager, client = start_new_kernel(kernel_name="python3")
 
     def execute(source, until=None):
