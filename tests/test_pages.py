@@ -48,7 +48,8 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINYCLF_REPORTS", str(folder))
         patch.setenv("JPY_SESSION_NAME", "a notebook that calls `tinyclf run`")
-        scratch, other, data = choose(["baseline-scratch", "data"], "mini", {"epochs": 1, "input_size": 32}, seeds=[0, 1])
+        short = {"epochs": 1, "input_size": 32}
+        scratch, other, data = choose(["baseline-scratch", "data"], "mini", short, seeds=[0, 1])
         assert cli.run_each([scratch, data], reports.run) is None
         train_experiment(other.name, other.parameters)
         classes = folder / "mini" / "baseline-scratch" / "classes.csv"
