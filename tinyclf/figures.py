@@ -87,7 +87,10 @@ def by_epoch(lines: list[tuple[str, list[Record], str, dict[str, Any]]], what: s
         data.append(table.assign(run=name, split=split))
     axes.set(xlabel="epoch", ylabel=PANELS[what], title=title)
     axes.locator_params("x", integer=True)
-    axes.legend()
+    labels = axes.get_legend_handles_labels()[1]
+    columns = 1 if max(map(len, labels)) > 26 else 2  # as many as the figure is wide enough for
+    figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(labels) // columns))  # inches, a line of the legend
+    figure.legend(loc="outside lower center", ncols=columns)  # where no curve runs
     plt.close(figure)  # so that a notebook shows it once, by `show`
     together = pd.concat(data)
     dotted = " The published curves on Tiny-ImageNet are dotted." if together["published"].notna().any() else ""
