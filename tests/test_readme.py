@@ -7,7 +7,9 @@ import tomllib
 import nbformat
 import pytest
 
+from tinyclf.figures import history_of
 from tinyclf.paths import NOTEBOOKS, PROJECT
+from tinyclf.records import read_records
 from tinyclf.tables import accuracy
 
 README = (PROJECT / "README.md").read_text()
@@ -20,6 +22,23 @@ def test_its_tables_are_those_of_the_committed_records(dataset, monkeypatch):
         pytest.skip(f"reports/{dataset} was changed since the last commit: README.md goes with that commit")
     monkeypatch.setenv("TINYCLF_REPORTS", str(PROJECT / "reports"))
     assert README.split(f"<!-- {dataset} -->\n")[1].split("\n<!-- end -->")[0] == accuracy(dataset)
+
+
+def test_it_tells_where_the_curve_of_row_1_leaves_the_published_one(monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(PROJECT / "reports"))
+    runs = [read_records("tiny-imagenet")["baseline-scratch"]]
+    tables = (history_of("baseline-scratch", runs, f"{split}_accuracy") for split in ("val", "train"))
+    val, train = (each.dropna(subset=["accuracy", "published"]) for each in tables)
+    points = (100 * (val["accuracy"] - val["published"])).set_axis(val["epoch"])
+    outside = points[points.abs() > 2]
+    epochs = " and ".join(", ".join(map(str, outside.index)).rsplit(", ", 1))
+    below = " and ".join(", ".join(f"{-each:.1f}" for each in outside).rsplit(", ", 1))
+    told = " ".join(README.split("Row 1 ends ")[1].split("\n\n")[0].split())
+    assert f"epochs {epochs} lie {below} points below" in told
+    assert told.startswith(f"{-points.iloc[-1]:.2f} points below")
+    assert points.loc[8:].abs().max() <= 0.5 and "from epoch 8 on" in told and "within half a point" in told
+    most = 100 * (train["accuracy"] - train["published"]).abs().max()
+    assert f"within {most:.1f} of the published one" in told
 
 
 def test_the_steps_stand_in_the_order_and_wording_of_the_notebooks():
