@@ -1,0 +1,84 @@
+"""What a run's batch norms make of its validation accuracy: `python benchmarks/batch_norms.py CHECKPOINT...`.
+
+A batch norm is evaluated with running averages of mean and variance, which hold little more than the last ten batches
+of training. Of each checkpoint, this estimates them anew over more batches, its weights as they are, and evaluates that
+model beside what the run itself found. One that stands between two epochs is what was trained for fewer, `tinyclf
+train baseline-scratch --dataset tiny-imagenet -p epochs=7`. Writes reports/benchmarks/<dataset>/batch_norms.csv and,
+with --readme, the table that README.md has of row 1 on Tiny-ImageNet.
+"""
+
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from torch.optim.swa_utils import update_bn
+
+from tinyclf import checkpoint, files, paths
+from tinyclf.batches import train_batches, val_batches
+from tinyclf.distributed import accelerate, shared
+from tinyclf.evaluation import evaluate
+from tinyclf.models import network
+from tinyclf.numerics import precisely
+from tinyclf.packed import data_for
+from tinyclf.settings import Settings
+from tinyclf.tables import markdown, percent, published_at, published_row
+
+README = paths.PROJECT / "README.md"
+MEASURED = paths.PROJECT / "reports" / "benchmarks" / "tiny-imagenet" / "batch_norms.csv"
+START, END = "<!-- batch norms -->\n", "\n<!-- end -->"
+
+
+def main(
+    checkpoints: Annotated[list[Path], typer.Argument(metavar="CHECKPOINT...")], batches: int = 50, readme: bool = False
+) -> Path:
+    """Measure, write the table and return its path: a row for each checkpoint, losses in nats, accuracies 0..1.
+
+    checkpoints: of runs on the same data set, after one epoch at least. batches: how many of the training batches of
+    the next epoch are averaged over. readme: see above. Raises TinyclfError for a damaged checkpoint.
+    """
+    rows, accelerator = [], accelerate()
+    for path in checkpoints:
+        saved = checkpoint.read(path)
+        settings, history = Settings(**saved.about["settings"]), saved.about["history"]
+        data = data_for(settings)
+        kind = (data, settings, accelerator.state)
+        model, last = network(settings, len(data.classes)), history[-1]
+        shared(model, accelerator)
+        checkpoint.restore(saved, model, None)
+        some = islice(train_batches(*kind).epoch(last["epoch"] + 1), batches)
+        with precisely(settings.precision, accelerator.device):
+            update_bn((batch.images for batch in some), model)
+        found = evaluate(model, val_batches(*kind), last["epoch"], precision=settings.precision)
+        row = {key: last[key] for key in ("epoch", "learning_rate", "train_accuracy", "val_loss", "val_accuracy")}
+        row |= {"batches": batches, "anew_val_loss": found.loss, "anew_val_accuracy": found.top1}
+        print(f"epoch {row['epoch']:2d}  val {row['val_accuracy']:.1%}, anew {found.top1:.1%}", flush=True)
+        rows.append(row)
+    table = files.writable(paths.reports_dir() / "benchmarks" / settings.dataset) / "batch_norms.csv"
+    pd.DataFrame(rows).to_csv(table, index=False)
+    if readme:
+        head, rest = README.read_text().split(START)
+        files.write(README, head + START + shown() + END + rest.split(END, 1)[1])
+    return table
+
+
+def shown() -> str:
+    """What was measured of row 1 on Tiny-ImageNet, as a table in Markdown."""
+    row, rows = published_row("baseline-scratch") or {}, []
+    for each in pd.read_csv(MEASURED).itertuples():
+        published = published_at(row, "val_accuracy", each.epoch)
+        rows.append(
+            {
+                "epoch": each.epoch,
+                "learning rate": f"{each.learning_rate:g}",
+                "published": "" if published is None else percent(published, 1),
+                "ours": percent(each.val_accuracy, 1),
+                "ours, norms estimated anew": percent(each.anew_val_accuracy, 1),
+            }
+        )
+    return markdown(pd.DataFrame(rows))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,50 @@
+"""benchmarks/batch_norms.py estimates what it says and nothing else: against means and variances of plain PyTorch."""
+
+import batch_norms
+import pandas as pd
+import pytest
+import torch
+
+from tinyclf.batches import train_batches, val_batches
+from tinyclf.distributed import this_process
+from tinyclf.evaluation import evaluate
+from tinyclf.models import starting_model
+from tinyclf.packed import open_packed
+from tinyclf.runs import Run
+from tinyclf.settings import Settings
+
+
+def test_a_model_is_evaluated_with_the_mean_of_so_many_batches(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
+    settings, data = Settings(epochs=1, input_size=32, learning_rate=0.01), open_packed("mini")
+    run = Run(settings, data, "looked-into")
+    model = starting_model(settings, data.classes)
+    (row,) = run.fit(model)
+    before = run.checkpoint.read_bytes()
+    found = pd.read_csv(batch_norms.main([run.checkpoint], batches=2)).iloc[0]
+    assert run.checkpoint.read_bytes() == before
+    assert (found["epoch"], found["batches"], found["val_accuracy"]) == (1, 2, row["val_accuracy"])
+
+    batches = train_batches(data, settings, this_process()).epoch(2)
+    inputs = [{}, {}]  # of each norm, in a batch
+    model.train()
+    for seen, batch in zip(inputs, batches, strict=False):
+        hooks = [
+            norm.register_forward_pre_hook(lambda norm, inputs, seen=seen: seen.update({norm: inputs[0]}))
+            for norm in model.modules()
+            if isinstance(norm, torch.nn.BatchNorm2d)
+        ]
+        with torch.no_grad():
+            model(batch.images)
+        for hook in hooks:
+            hook.remove()
+    for norm in inputs[0]:
+        norm.running_mean.copy_(sum(seen[norm].mean((0, 2, 3)) for seen in inputs) / 2)
+        norm.running_var.copy_(sum(seen[norm].var((0, 2, 3)) for seen in inputs) / 2)
+    expected = evaluate(model, val_batches(data, settings, this_process()))
+    assert found["anew_val_loss"] == pytest.approx(expected.loss, rel=1e-4) != row["val_loss"]
+    assert found["anew_val_accuracy"] == pytest.approx(expected.top1, abs=0.006)
+
+
+def test_the_readme_has_what_was_measured():
+    assert batch_norms.START + batch_norms.shown() + batch_norms.END in batch_norms.README.read_text()
