@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
+import torch
 import typer
+from results import put
 from torch.optim.swa_utils import update_bn
 
 from tinyclf import checkpoint, files, paths
 from tinyclf.batches import train_batches, val_batches
-from tinyclf.distributed import accelerate, shared
+from tinyclf.distributed import this_process
 from tinyclf.evaluation import evaluate
 from tinyclf.models import network
 from tinyclf.numerics import precisely
@@ -27,7 +29,7 @@ from tinyclf.tables import markdown, percent, published_at, published_row
 
 README = paths.PROJECT / "README.md"
 MEASURED = paths.PROJECT / "reports" / "benchmarks" / "tiny-imagenet" / "batch_norms.csv"
-START, END = "<!-- batch norms -->\n", "\n<!-- end -->"
+NAME = "batch norms"  # of the table
 
 
 def main(
@@ -38,17 +40,17 @@ def main(
     checkpoints: of runs on the same data set, after one epoch at least. batches: how many of the training batches of
     the next epoch are averaged over. readme: see above. Raises TinyclfError for a damaged checkpoint.
     """
-    rows, accelerator = [], accelerate()
+    rows, process = [], this_process()
     for path in checkpoints:
         saved = checkpoint.read(path)
         settings, history = Settings(**saved.about["settings"]), saved.about["history"]
         data = data_for(settings)
-        kind = (data, settings, accelerator.state)
+        kind = (data, settings, process)
         model, last = network(settings, len(data.classes)), history[-1]
-        shared(model, accelerator)
-        checkpoint.restore(saved, model, None)
+        model.load_state_dict(saved.weights)
+        model.to(process.device, memory_format=torch.channels_last)
         some = islice(train_batches(*kind).epoch(last["epoch"] + 1), batches)
-        with precisely(settings.precision, accelerator.device):
+        with precisely(settings.precision, process.device):
             update_bn((batch.images for batch in some), model)
         found = evaluate(model, val_batches(*kind), last["epoch"], precision=settings.precision)
         row = {key: last[key] for key in ("epoch", "learning_rate", "train_accuracy", "val_loss", "val_accuracy")}
@@ -58,8 +60,7 @@ def main(
     table = files.writable(paths.reports_dir() / "benchmarks" / settings.dataset) / "batch_norms.csv"
     pd.DataFrame(rows).to_csv(table, index=False)
     if readme:
-        head, rest = README.read_text().split(START)
-        files.write(README, head + START + shown() + END + rest.split(END, 1)[1])
+        put(README, NAME, shown())
     return table
 
 

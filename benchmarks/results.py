@@ -1,14 +1,17 @@
 """From the rounds, the lines of the CSV, to ratios, verdicts, the Markdown page and the plot."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from tinyclf import files
 from tinyclf.figures import COLOURS, styled
 from tinyclf.tables import markdown
 
+END = "\n<!-- end -->"  # of a table in a page, which starts with its name
 MEMORY = "memory"
 CALM = 0.25  # cores that other processes may keep busy without disturbing a turn
 AGAINST = {  # what is measured: whose rate the others' are divided by
@@ -25,6 +28,12 @@ MEANING = {
     "evaluation": "Evaluation, as a share of the limit: a bare forward pass on one batch.",
     "choices": "The bare training step with other choices than tinyclf's.",
 }
+
+
+def put(page: Path, name: str, table: str) -> None:
+    """Write a table into `page`, in the place of the one of that name."""
+    before, mark, rest = page.read_text().partition(f"<!-- {name} -->\n")
+    files.write(page, before + mark + table + END + rest.partition(END)[2])
 
 
 @dataclass(frozen=True)

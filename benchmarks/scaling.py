@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from results import put
 
 from tinyclf.arithmetic import image_cost
 from tinyclf.batches import Batches
@@ -36,7 +37,6 @@ IMAGENET, IMAGENET_CLASSES = 1_281_167, 1000  # training images: Russakovsky et 
 ROUNDS = 1  # each of nine minutes on two cores
 TABLE = PROJECT / "reports" / "benchmarks" / "scaling.csv"
 PAGE = PROJECT / "docs" / "scaling.md"
-END = "\n<!-- end -->"
 NOT_MEASURED = "Not measured yet: `python benchmarks/scaling.py` writes this table."
 WAYS = {"1 thread": {"OMP_NUM_THREADS": "1"}, "all threads": {}, "2 processes": {}}
 
@@ -108,8 +108,7 @@ def main(
         table.writeheader()
         table.writerows(row | {"machine": machine} for row in rows)
     for name, table in TABLES.items():
-        before, mark, rest = PAGE.read_text().partition(f"<!-- {name} -->\n")
-        PAGE.write_text(before + mark + table() + END + rest.partition(END)[2])
+        put(PAGE, name, table())
 
 
 def measured() -> str:

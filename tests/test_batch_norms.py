@@ -3,6 +3,7 @@
 import batch_norms
 import pandas as pd
 import pytest
+import results
 import torch
 
 from tinyclf.batches import train_batches, val_batches
@@ -47,4 +48,5 @@ def test_a_model_is_evaluated_with_the_mean_of_so_many_batches(tmp_path, monkeyp
 
 
 def test_the_readme_has_what_was_measured():
-    assert batch_norms.START + batch_norms.shown() + batch_norms.END in batch_norms.README.read_text()
+    table = f"<!-- {batch_norms.NAME} -->\n{batch_norms.shown()}{results.END}"
+    assert table in batch_norms.README.read_text()

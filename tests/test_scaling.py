@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import results
 import scaling
 
 
 @pytest.mark.parametrize("name", scaling.TABLES)
 def test_its_tables_are_those_of_the_measured_file_or_say_that_there_is_none(name):
     expected = scaling.TABLES[name]() if scaling.TABLE.is_file() else scaling.NOT_MEASURED
-    assert scaling.PAGE.read_text().split(f"<!-- {name} -->\n")[1].split(scaling.END)[0] == expected
+    assert scaling.PAGE.read_text().split(f"<!-- {name} -->\n")[1].split(results.END)[0] == expected
 
 
 def test_reading_gives_the_rates_and_the_memory_of_both_turns(tmp_path):
