@@ -5,30 +5,7 @@ import torch
 
 from tinyclf import numerics
 from tinyclf.errors import TinyclfError
-from tinyclf.numerics import enough_memory, possible, precisely, refuse_non_finite
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-        MemoryError(),
-    ],
-)
-def test_out_of_memory_says_which_batch_size_to_try(error):
-    with pytest.raises(TinyclfError, match=r"batches of 100 images: try batch_size = 50"), enough_memory(100):
-        raise error
-
-
-def test_a_cpu_that_cannot_allocate_is_recognised():
-    with pytest.raises(TinyclfError, match="out of memory"), enough_memory(100):
-        torch.empty(2**60)
-
-
-def test_other_errors_pass():
-    with pytest.raises(RuntimeError, match="shapes"), enough_memory(100):
-        raise RuntimeError("shapes do not match")
+from tinyclf.numerics import possible, precisely, refuse_non_finite
 
 
 def test_the_first_loss_that_is_not_finite_is_named_by_its_step():

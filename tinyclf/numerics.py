@@ -1,4 +1,4 @@
-"""What can go wrong with a step: the precision it is asked for, numbers that are not finite, memory that runs out."""
+"""What can go wrong with a step: the precision it is asked for, numbers that are not finite."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +10,6 @@ from tinyclf.environment import cpu_flags
 from tinyclf.errors import TinyclfError
 
 BF16_CPUS = {"avx512_bf16", "amx_bf16", "bf16"}  # what Linux calls the instructions; the last on ARM
-# How a CPU, cuDNN and cuBLAS say it
-NO_MEMORY = ("can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def possible(precision: str, device: torch.device) -> str:
@@ -52,20 +50,6 @@ def precisely(precision: str, device: torch.device) -> Iterator[None]:
     finally:
         for backend, value in zip(backends, before, strict=True):
             backend.fp32_precision = value
-
-
-@contextmanager
-def enough_memory(batch_size: int) -> Iterator[None]:
-    """Turn running out of memory into a TinyclfError that says which batch size to try."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        by_kind = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        if not by_kind and not any(each in str(error) for each in NO_MEMORY):
-            raise
-        raise TinyclfError(
-            f"out of memory with batches of {batch_size} images: try batch_size = {max(2, batch_size // 2)}"
-        ) from error
 
 
 def refuse_non_finite(losses: Tensor, name: str, steps: int, each: int = 1, rate: float | None = None) -> None:

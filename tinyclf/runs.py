@@ -17,8 +17,9 @@ from tinyclf.distributed import this_process
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluation import Evaluation, evaluate
 from tinyclf.files import locked, writable
+from tinyclf.memory import enough_memory
 from tinyclf.models import fingerprint, starting_model, weights_file
-from tinyclf.numerics import enough_memory, possible
+from tinyclf.numerics import possible
 from tinyclf.packed import Packed, data_for
 from tinyclf.parents import checkpoint_of
 from tinyclf.records import Record, write_record

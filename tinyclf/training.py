@@ -16,7 +16,8 @@ from tinyclf.batches import Batches
 from tinyclf.distributed import accelerate, shared
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluation import evaluate
-from tinyclf.numerics import enough_memory, precisely, refuse_non_finite
+from tinyclf.memory import enough_memory, keep_memory
+from tinyclf.numerics import precisely, refuse_non_finite
 from tinyclf.optimization import Average, learning_rate, set_rate, sgd
 from tinyclf.progress import progress
 from tinyclf.settings import Settings
@@ -51,6 +52,8 @@ def fit(
     Raises TinyclfError when the loss is not finite, naming epoch, step and learning rate, and when memory runs out.
     """
     accelerator = accelerate()
+    if accelerator.device.type == "cpu":
+        keep_memory()
     parallel, optimizer = shared(model, accelerator), sgd(model, settings)
     average = Average(model, settings.ema) if settings.ema else None
     history: list[Epoch] = []
