@@ -1,5 +1,6 @@
 """The README says what the records, the notebooks and the experiments say."""
 
+import math
 import shutil
 import subprocess
 import tomllib
@@ -39,6 +40,18 @@ def test_it_tells_where_the_curve_of_row_1_leaves_the_published_one(monkeypatch)
     assert points.loc[8:].abs().max() <= 0.5 and "from epoch 8 on" in told and "within half a point" in told
     most = 100 * (train["accuracy"] - train["published"]).abs().max()
     assert f"within {most:.1f} of the published one" in told
+
+
+def test_it_tells_how_far_row_2_lies_from_the_published_curves(monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(PROJECT / "reports"))
+    runs = [read_records("tiny-imagenet")["baseline-imagenet"]]
+    tables = (history_of("baseline-imagenet", runs, f"{split}_accuracy") for split in ("val", "train"))
+    val, train = (100 * each.dropna(subset=["accuracy", "published"])[["accuracy", "published"]] for each in tables)
+    told = " ".join(README.split("Row 2 ends ")[1].split("\n\n")[0].split())
+    points = val["accuracy"] - val["published"]
+    assert told.startswith(f"{-points.iloc[-1]:.2f} points below")
+    assert f"within {math.ceil(10 * points.abs().max()) / 10} points of it all along" in told
+    assert "{:.1f} % of them, published {:.1f} %".format(*train.iloc[-1]) in told
 
 
 def test_the_steps_stand_in_the_order_and_wording_of_the_notebooks():
