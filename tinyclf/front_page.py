@@ -38,7 +38,7 @@ def cells(row: Row) -> dict[str, str | Markup]:
     ours = [f"best {text['ours best']}"] if text["ours best"] else []
     ours += [f"mirrored too {text['mirrored too']}"] if text["mirrored too"] else []
     same_epoch = f"published {text['published, same epoch']} there" if text["published, same epoch"] else ""
-    error = READING_ERROR if same_epoch else 0
+    error = READING_ERROR if text["published, same epoch"] not in ("", text["published last"]) else 0
     return {
         "experiment": two_lines(run_links(row.title, runs), "; ".join(about)),
         "published, last epoch": goals or two_lines(text["published last"], ", ".join(published)),

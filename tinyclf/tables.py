@@ -284,8 +284,8 @@ def notes(dataset: str) -> list[str]:
     """What a reader must know of the accuracy tables, in Markdown, a sentence or two each."""
     return [
         "Validation accuracy, top-1. The best epoch is chosen on the split that it is reported on; the last is not.",
-        "Published, same epoch, is the published curve at our last epoch, read off a figure. The difference is to "
-        "that, in points, or without one to the published last epoch if ours has as many.",
+        "Published, same epoch, is the published curve at our last epoch, read off a figure if that is not its last. "
+        "The difference is to that, in points, or without one to the published last epoch if ours has as many.",
         "Of several seeds the table gives mean and standard deviation, and the mean of the seconds.",
         "Arithmetic: multiply-adds of training, forward and backward, with those of the runs that it started from, in "
         "parts of row 1's 15 epochs; what ImageNet weights took is counted for nobody.",
