@@ -6,6 +6,7 @@ import subprocess
 import tomllib
 
 import nbformat
+import pandas as pd
 import pytest
 
 from tinyclf.figures import history_of
@@ -52,6 +53,13 @@ def test_it_tells_how_far_row_2_lies_from_the_published_curves(monkeypatch):
     assert told.startswith(f"{-points.iloc[-1]:.2f} points below")
     assert f"within {math.ceil(10 * points.abs().max()) / 10} points of it all along" in told
     assert "{:.1f} % of them, published {:.1f} %".format(*train.iloc[-1]) in told
+
+
+def test_it_tells_what_the_choice_of_fast_scratch_cost_on_held_out_images():
+    accuracy = pd.read_csv(PROJECT / "reports/tiny-imagenet/ablations.csv", index_col="ablation")["accuracy"] * 100
+    told = " ".join(README.split("`fast-scratch` is past row 1")[1].split("\n\n")[0].split())
+    for ablation, over in (("late-peak", "slower"), ("four-from-16", "four")):
+        assert f"{accuracy[over] - accuracy[ablation]:.1f} points below `{over}`" in told
 
 
 def test_the_steps_stand_in_the_order_and_wording_of_the_notebooks():
