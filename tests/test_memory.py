@@ -11,7 +11,7 @@ from tinyclf.errors import TinyclfError
 from tinyclf.memory import enough_memory
 
 FAULTS = """
-import resource, sys, torch
+import resource, torch
 from tinyclf.memory import keep_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
