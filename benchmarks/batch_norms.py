@@ -18,14 +18,14 @@ from results import put
 from torch.optim.swa_utils import update_bn
 
 from tinyclf import checkpoint, files, paths
-from tinyclf.batches import train_batches, val_batches
+from tinyclf.loader import train_batches, val_batches
 from tinyclf.distributed import this_process
-from tinyclf.evaluation import evaluate
-from tinyclf.models import network
-from tinyclf.numerics import precisely
-from tinyclf.packed import data_for
+from tinyclf.evaluate import evaluate
+from tinyclf.resnet import network
+from tinyclf.precision import precisely
+from tinyclf.cache import data_for
 from tinyclf.settings import Settings
-from tinyclf.tables import markdown, percent, published_at, published_row
+from tinyclf.accuracy import markdown, percent, published_at, published_row
 
 README = paths.PROJECT / "README.md"
 MEASURED = paths.PROJECT / "reports" / "benchmarks" / "tiny-imagenet" / "batch_norms.csv"

@@ -21,9 +21,9 @@ from measure import Row, peak_memory, rounds
 from results import AGAINST, MEMORY, page, plot
 
 from tinyclf import environment, files, paths
-from tinyclf.dataset import TINY_IMAGENET
+from tinyclf.tiny_imagenet import TINY_IMAGENET
 from tinyclf.figures import svg
-from tinyclf.layout import locate
+from tinyclf.annotations import locate
 from tinyclf.settings import one_of
 
 MEASURES = (*AGAINST, MEMORY)

@@ -21,14 +21,14 @@ from torchvision.models import resnet18
 from torchvision.transforms import Compose, RandomHorizontalFlip, ToTensor
 
 from tinyclf.augment import Augmentation
-from tinyclf.batches import Batch, Batches
-from tinyclf.dataset import SIDE, TinyImageNet
-from tinyclf.evaluation import evaluate
-from tinyclf.models import resnet18 as our_resnet18
-from tinyclf.numerics import precisely
-from tinyclf.packed import PackedSplit, open_packed, source_of
+from tinyclf.loader import Batch, Batches
+from tinyclf.tiny_imagenet import SIDE, TinyImageNet
+from tinyclf.evaluate import evaluate
+from tinyclf.resnet import resnet18 as our_resnet18
+from tinyclf.precision import precisely
+from tinyclf.cache import PackedSplit, open_packed, source_of
 from tinyclf.settings import Settings
-from tinyclf.training import sgd, train_epoch
+from tinyclf.loop import sgd, train_epoch
 
 RECIPE = Settings(batch_size=BATCH)
 SPLITS = ("train", "val")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tinyclf.errors import TinyclfError
-from tinyclf.numerics import precisely
+from tinyclf.precision import precisely
 
 BATCH = 100  # images, as published
 MIB = 2**20

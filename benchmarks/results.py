@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from tinyclf import files
 from tinyclf.figures import COLOURS, styled
-from tinyclf.tables import markdown
+from tinyclf.accuracy import markdown
 
 END = "\n<!-- end -->"  # of a table in a page, which starts with its name
 MEMORY = "memory"

@@ -22,13 +22,13 @@ import torch
 import typer
 from results import put
 
-from tinyclf.arithmetic import image_cost
-from tinyclf.batches import Batches
+from tinyclf.flops import image_cost
+from tinyclf.loader import Batches
 from tinyclf.environment import describe
-from tinyclf.packed import open_packed
+from tinyclf.cache import open_packed
 from tinyclf.paths import PROJECT
-from tinyclf.records import read_records
-from tinyclf.tables import markdown
+from tinyclf.record import read_records
+from tinyclf.accuracy import markdown
 
 STEP = 5_000  # images written at a time
 BATCH = 100

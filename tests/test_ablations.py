@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tinyclf import experiments
+from tinyclf import catalog as experiments
 from tinyclf.ablations import ablations, luck, readable
-from tinyclf.arithmetic import training_cost
-from tinyclf.experiments import choose, notebook_parameters, parse
+from tinyclf.flops import training_cost
+from tinyclf.catalog import choose, notebook_parameters, parse
 from tinyclf.figures import bars
 from tinyclf.paths import NOTEBOOKS, PROJECT
 from tinyclf.settings import Settings
@@ -22,7 +22,7 @@ FILE = """
 title = "Ours"
 notebook = "4_recipes.ipynb"
 chosen = "slower"
-parameters = { epochs = 2, label_smoothing = 0.1, mirror_test = true }
+parameters = { epochs = 2, label_smoothing = 0.1, flip_tta = true }
 [recipe.ablations]
 start = {}
 plain = { label_smoothing = 0.0 }

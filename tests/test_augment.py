@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tinyclf.augment import Augmentation, Draws
-from tinyclf.batches import Batches
+from tinyclf.loader import Batches
 from tinyclf.settings import NORMALIZATIONS
 
 COUNT, SIDE, CLASSES = 37, 64, 5

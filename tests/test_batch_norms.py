@@ -6,12 +6,12 @@ import pytest
 import results
 import torch
 
-from tinyclf.batches import train_batches, val_batches
+from tinyclf.loader import train_batches, val_batches
 from tinyclf.distributed import this_process
-from tinyclf.evaluation import evaluate
-from tinyclf.models import starting_model
-from tinyclf.packed import open_packed
-from tinyclf.runs import Run
+from tinyclf.evaluate import evaluate
+from tinyclf.resnet import starting_model
+from tinyclf.cache import open_packed
+from tinyclf.run import Run
 from tinyclf.settings import Settings
 
 

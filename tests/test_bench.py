@@ -20,7 +20,7 @@ from torch import nn
 from tinyclf import paths
 from tinyclf.cli import bench as bench_command
 from tinyclf.errors import TinyclfError
-from tinyclf.packed import pack
+from tinyclf.cache import pack
 
 CPU = torch.device("cpu")
 

@@ -12,21 +12,21 @@ from torch import nn
 
 from tinyclf import distributed
 from tinyclf.augment import Augmentation
-from tinyclf.batches import Batches
+from tinyclf.loader import Batches
 from tinyclf.distributed import SyncedBatchNorm, this_process
 from tinyclf.errors import TinyclfError
-from tinyclf.evaluation import evaluate
-from tinyclf.models import resnet18
-from tinyclf.packed import open_packed
+from tinyclf.evaluate import evaluate
+from tinyclf.resnet import resnet18
+from tinyclf.cache import open_packed
 from tinyclf.paths import PROJECT
-from tinyclf.runs import Run
+from tinyclf.run import Run
 from tinyclf.settings import Settings
-from tinyclf.training import fit
+from tinyclf.loop import fit
 
 CLASSES = 4
 COUNT = 25  # in batches of 8, the last one holds one image: one of two processes gets none of it
 MIXED = {"mixup": 0.2, "cutmix": 1.0, "crop_padding": 4, "label_smoothing": 0.1}
-SETTINGS = Settings(epochs=2, batch_size=8, weight_decay=5e-4, ema=0.9, **MIXED)
+SETTINGS = Settings(epochs=2, batch_size=8, weight_decay=5e-4, ema_decay=0.9, **MIXED)
 
 
 class Double(nn.Module):

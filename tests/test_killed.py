@@ -21,10 +21,10 @@ from torch import nn
 
 from tinyclf import checkpoint
 from tinyclf.errors import TinyclfError
-from tinyclf.packed import Packed, PackedSplit
-from tinyclf.parents import CHECKPOINT
+from tinyclf.cache import Packed, PackedSplit
+from tinyclf.initial import CHECKPOINT
 from tinyclf.paths import NOTEBOOKS
-from tinyclf.runs import Run
+from tinyclf.run import Run
 from tinyclf.settings import Settings
 
 EPOCHS = 6
@@ -59,7 +59,7 @@ def train(pause=0.0):
 def processes():
     """Starts processes that have imported everything already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tinyclf.runs", "pytest", "nbformat", "jupyter_client.manager"])
+    context.set_forkserver_preload(["tinyclf.run", "pytest", "nbformat", "jupyter_client.manager"])
     return context
 
 

@@ -14,19 +14,19 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
-from tinyclf import cli, reports
+from tinyclf import cli, notebook as reports
 from tinyclf.comparison import comparison
-from tinyclf.experiments import choose
+from tinyclf.catalog import choose
 from tinyclf.paths import PROJECT
-from tinyclf.runs import train_experiment
+from tinyclf.run import train_experiment
 
 EVIL = "<script>alert(1)</script> $x$, evil"
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 SHOW = """
 from tinyclf.figures import extremes, show
-from tinyclf.markup import table
-from tinyclf.records import read_records
-from tinyclf.run_tables import confusions
+from tinyclf.html import table
+from tinyclf.record import read_records
+from tinyclf.run_page import confusions
 
 record = read_records(dataset)["baseline-scratch"]
 rows = confusions(record)

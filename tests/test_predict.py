@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from tinyclf import predict
-from tinyclf.dataset import TinyImageNet
+from tinyclf.tiny_imagenet import TinyImageNet
 from tinyclf.errors import TinyclfError
-from tinyclf.models import resnet18
-from tinyclf.packed import open_packed, source_of
+from tinyclf.resnet import resnet18
+from tinyclf.cache import open_packed, source_of
 from tinyclf.predict import Predictor, read_image
-from tinyclf.runs import Run
+from tinyclf.run import Run
 from tinyclf.settings import Settings
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from tinyclf.figures import history_of
 from tinyclf.paths import NOTEBOOKS, PROJECT
-from tinyclf.records import read_records
-from tinyclf.tables import accuracy
+from tinyclf.record import read_records
+from tinyclf.accuracy import accuracy
 
 README = (PROJECT / "README.md").read_text()
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tinyclf.packed import open_packed
+from tinyclf.cache import open_packed
 from tinyclf.resize import resize
 
 RNG = np.random.default_rng(0)

@@ -31,7 +31,7 @@ def test_the_defaults_are_the_published_recipe():
         ("stem", "smal", "did you mean small?"),
         ("seed", -1, "from 0"),
         ("input_size", 15, "from 16"),
-        ("evaluate_at", 4, "from 16"),
+        ("eval_size", 4, "from 16"),
         ("adapt", "input_sise", "did you mean input_size?"),
         ("weights", "run:", "or run:NAME"),
     ],

@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file
 
 from tinyclf import standin
-from tinyclf.models import resnet18
-from tinyclf.packed import Packed, PackedSplit
+from tinyclf.resnet import resnet18
+from tinyclf.cache import Packed, PackedSplit
 
 
 @pytest.fixture(autouse=True)

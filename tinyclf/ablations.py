@@ -6,13 +6,13 @@ import statistics
 
 import pandas as pd
 
-from tinyclf import experiments
+from tinyclf import catalog as experiments
 from tinyclf.commands import command, differences
-from tinyclf.naming import family
-from tinyclf.records import Record, read_records, settings_of
-from tinyclf.tables import cost, hardware_of, percent, relative_cost, start_of
+from tinyclf.names import family
+from tinyclf.record import Record, read_records, settings_of
+from tinyclf.accuracy import cost, hardware_of, percent, relative_cost, start_of
 
-MUTE = ("seed", "weights", "evaluate_at", "mirror_test")  # settings that change no training, or stand beside them
+MUTE = ("seed", "weights", "eval_size", "flip_tta")  # settings that change no training, or stand beside them
 
 
 def ablations(dataset: str) -> pd.DataFrame:

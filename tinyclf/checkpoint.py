@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tinyclf.errors import TinyclfError
-from tinyclf.optimization import Average
+from tinyclf.optim import Average
 
 DAMAGE = (OSError, SafetensorError, KeyError, TypeError, RuntimeError, ValueError)  # what a broken file may raise
 

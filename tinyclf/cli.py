@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from tinyclf import reports, tables
+from tinyclf import notebook as reports, accuracy as tables
 from tinyclf.comparison import comparison
 from tinyclf.errors import TinyclfError
-from tinyclf.experiments import Experiment, choose, parse
-from tinyclf.parents import is_finished
+from tinyclf.catalog import Experiment, choose, parse
+from tinyclf.initial import is_finished
 from tinyclf.paths import PROJECT, reports_dir
 from tinyclf.settings import DATASETS, WHOLE_DATASETS, one_of
 
@@ -92,7 +92,7 @@ def train(
     the flag says that there are several), or torchrun --nproc-per-node 2 -m tinyclf train NAMES.
     """
     from tinyclf.distributed import this_process
-    from tinyclf.runs import train_experiment  # here, as accelerate and torchmetrics take seconds to import
+    from tinyclf.run import train_experiment  # here, as accelerate and torchmetrics take seconds to import
 
     experiments = chosen(names, dataset, assignments(parameter, force), imagenet, seeds)
     if this_process().num_processes > 1:  # one that went on alone would leave the others waiting for it

@@ -5,10 +5,10 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from tinyclf import experiments
-from tinyclf.naming import family, seed_of, with_seed
+from tinyclf import catalog as experiments
+from tinyclf.names import family, seed_of, with_seed
 from tinyclf.paths import NOTEBOOKS
-from tinyclf.records import Record, settings_of
+from tinyclf.record import Record, settings_of
 from tinyclf.settings import Settings, parent_of
 
 NOTEBOOK = NOTEBOOKS / "4_recipes.ipynb"  # what repeats a run that no entry of experiments.toml has
@@ -73,7 +73,7 @@ def command(name: str, runs: list[Record], verb: str = "train") -> str:
     for each in reversed(started):
         changes = differences(each)
         if each is not runs[0]:  # what it was evaluated on as well makes no other model
-            changes = {key: value for key, value in changes.items() if key not in ("evaluate_at", "mirror_test")}
+            changes = {key: value for key, value in changes.items() if key not in ("eval_size", "flip_tta")}
         if "weights" in changes:
             more = ""
         if changes or each is runs[0]:  # what has its experiment's own settings is run when it is needed

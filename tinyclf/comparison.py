@@ -5,12 +5,12 @@ import dataclasses
 import pandas as pd
 
 from tinyclf.errors import TinyclfError
-from tinyclf.experiments import Experiment
-from tinyclf.markup import two_lines
+from tinyclf.catalog import Experiment
+from tinyclf.html import two_lines
 from tinyclf.paths import NOTEBOOKS
-from tinyclf.records import Record, read_records, settings_of
+from tinyclf.record import Record, read_records, settings_of
 from tinyclf.settings import DATASETS, one_of
-from tinyclf.tables import duration, hardware_of, percent, relative_cost, start_of
+from tinyclf.accuracy import duration, hardware_of, percent, relative_cost, start_of
 
 ACCURACIES = ("accuracy, last epoch", "accuracy, best epoch", "top-5 accuracy")
 

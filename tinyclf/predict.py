@@ -7,16 +7,16 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from tinyclf.batches import Batches
-from tinyclf.dataset import SIDE, TinyImageNet
+from tinyclf.loader import Batches
+from tinyclf.tiny_imagenet import SIDE, TinyImageNet
 from tinyclf.distributed import this_process
 from tinyclf.errors import TinyclfError
-from tinyclf.evaluation import logits_of
+from tinyclf.evaluate import logits_of
 from tinyclf.files import write
-from tinyclf.models import network
-from tinyclf.numerics import possible
-from tinyclf.packed import source_of
-from tinyclf.parents import trained
+from tinyclf.resnet import network
+from tinyclf.precision import possible
+from tinyclf.cache import source_of
+from tinyclf.initial import trained
 from tinyclf.settings import DATASETS, WHOLE_DATASETS, Settings, one_of
 
 TOP = 5

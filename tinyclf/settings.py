@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tinyclf import naming
+from tinyclf import names as naming
 from tinyclf.errors import TinyclfError
 
 # By data set: as published, and where there are few images, so that an epoch still has steps enough to learn in
@@ -45,13 +45,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "momentum": (0, 1),
     "weight_decay": (0, 1),
     "label_smoothing": (0, 0.9),
-    "ema": (0, 0.99999),
+    "ema_decay": (0, 0.99999),
     "crop_padding": (0, 32),
     "mixup": (0, 100),
     "cutmix": (0, 100),
     "seed": SEEDS,
 }
-CHOICES = {"stem": STEMS, "schedule": SCHEDULES, "normalization": tuple(NORMALIZATIONS), "precision": PRECISIONS}
+CHOICES = {"stem": STEMS, "stem_init": ("random", "shrunk"), "schedule": SCHEDULES, "normalization": tuple(NORMALIZATIONS), "precision": PRECISIONS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,15 +63,16 @@ class Settings:
     """
 
     dataset: str = "mini"  # mini | tiny-imagenet | tiny-imagenet-20, every tenth class of it
+    model: str = "resnet18"  # any classification model of torchvision, by its name there
     weights: str = "none"  # none | imagenet | mini | run:NAME | path of a .pth or .safetensors state dict
     adapt: str = ""  # what may differ from what run:NAME was trained for: input_size, normalization, stem, classes
     input_size: int = 64  # pixels, height and width; images of another size are resized to it (bicubic)
-    grow_from: int = 0  # input size of the first epoch, from which it grows to input_size in 2/3 of them; 0: no growth
-    evaluate_at: int = 0  # another input size, at which the trained model is evaluated as well; 0: none
-    mirror_test: bool = False  # evaluate as well on each image together with its mirror image
+    start_size: int = 0  # input size of the first epoch, from which it grows to input_size in 2/3 of them; 0: no growth
+    eval_size: int = 0  # another input size, at which the trained model is evaluated as well; 0: none
+    flip_tta: bool = False  # evaluate as well on each image together with its mirror image
     hold_out: bool = False  # validate on every tenth training image, which is then not trained on, in place of val
     stem: str = "imagenet"  # imagenet: 7x7, stride 2, max pool | small: 3x3, stride 1 | small-pool: and max pool
-    shrink_stem: bool = False  # a small stem starts with the filters of the 7x7 one, shrunk, instead of afresh
+    stem_init: str = "random"  # of a small stem: random | shrunk, the filters of the 7x7 one made small
     zero_init: bool = False  # the last norm of each block starts at 0, so that a block starts by changing nothing
     epochs: int = 15
     batch_size: int = 0  # images a step; 0: the data set's own, 100 as published, 20 on the small ones
@@ -85,7 +86,7 @@ class Settings:
     nesterov: bool = False
     weight_decay: float = 0.0  # of all weights but norms and biases
     label_smoothing: float = 0.0  # share of the target that is spread evenly over all classes
-    ema: float = 0.0  # share that each step keeps of an average of the weights, which is evaluated; 0: the weights are
+    ema_decay: float = 0.0  # share that each step keeps of an average of the weights, which is evaluated; 0: the weights are
     flip: bool = True  # mirror each training image with probability 1/2
     crop_padding: int = 0  # pixels of black around each training image before it is cropped to its size; 0: none
     mixup: float = 0.0  # alpha of the Beta distribution of its weights; 0: none
@@ -105,17 +106,17 @@ class Settings:
             one_of("weights", self.weights, NAMED_WEIGHTS, OTHER_WEIGHTS)
         for each in self.adapts:
             one_of("adapt", each, ADAPTABLE)
-        if self.evaluate_at:
-            in_range("evaluate_at", self.evaluate_at, *RANGES["input_size"])
-        if self.grow_from:
-            in_range("grow_from", self.grow_from, RANGES["input_size"][0], self.input_size)
+        if self.eval_size:
+            in_range("eval_size", self.eval_size, *RANGES["input_size"])
+        if self.start_size:
+            in_range("start_size", self.start_size, RANGES["input_size"][0], self.input_size)
             in_range("epochs of a run that grows", self.epochs, 2, 10_000)
         for name, limits in RANGES.items():
             in_range(name, getattr(self, name), *limits)
         for name, accepted in CHOICES.items():
             one_of(name, getattr(self, name), accepted)
-        if self.shrink_stem and (self.stem == "imagenet" or self.weights == "none"):
-            raise TinyclfError("shrink_stem = True: it takes a small stem, and weights to shrink the stem of")
+        if self.stem_init == "shrunk" and (self.stem == "imagenet" or self.weights == "none"):
+            raise TinyclfError("stem_init = 'shrunk': it takes a small stem, and weights to shrink the stem of")
         if self.zero_init and self.weights != "none":
             raise TinyclfError("zero_init = True: it is for a run that starts from nothing, weights = 'none'")
         if self.nesterov:
@@ -123,18 +124,18 @@ class Settings:
 
     def size_in(self, epoch: int) -> int:
         """The input size of an epoch, from 1: a multiple of 8 pixels while it grows, but for the first."""
-        if self.grow_from and epoch == 1:
-            return self.grow_from
+        if self.start_size and epoch == 1:
+            return self.start_size
         growing = max(1, round(self.epochs * 2 / 3))
-        if not self.grow_from or epoch > growing:
+        if not self.start_size or epoch > growing:
             return self.input_size
-        size = self.grow_from + (self.input_size - self.grow_from) * (epoch - 1) / growing
-        return min(max(self.grow_from, round(size / 8) * 8), self.input_size)
+        size = self.start_size + (self.input_size - self.start_size) * (epoch - 1) / growing
+        return min(max(self.start_size, round(size / 8) * 8), self.input_size)
 
     @property
     def planned(self) -> bool:
         """Whether every epoch depends on how many there are, so that a run cannot go on to more."""
-        return self.schedule != "step" or bool(self.warmup or self.grow_from)
+        return self.schedule != "step" or bool(self.warmup or self.start_size)
 
     @property
     def parent(self) -> str:

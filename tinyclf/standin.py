@@ -9,11 +9,11 @@ import torchvision
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
-from tinyclf import mini
+from tinyclf import synthetic as mini
 from tinyclf.augment import Augmentation
-from tinyclf.batches import Batches
-from tinyclf.convolution import quickened
-from tinyclf.packed import pack
+from tinyclf.loader import Batches
+from tinyclf.small_map_conv import quickened
+from tinyclf.cache import pack
 from tinyclf.paths import data_dir
 
 # Chosen for less than a minute on two cores; it is no part of the published recipe.

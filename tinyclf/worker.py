@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from tinyclf.batches import train_batches, val_batches
+from tinyclf.loader import train_batches, val_batches
 from tinyclf.distributed import this_process
 from tinyclf.errors import TinyclfError
-from tinyclf.models import network
-from tinyclf.packed import data_for
+from tinyclf.resnet import network
+from tinyclf.cache import data_for
 from tinyclf.paths import PROJECT
 from tinyclf.settings import Settings
-from tinyclf.training import fit
+from tinyclf.loop import fit
 
 ERROR = "tinyclf: "  # what the line of a TinyclfError starts with
 

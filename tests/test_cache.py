@@ -1,0 +1,314 @@
+"""The packed cache against PIL and ImageFolder, and what happens to it when its source changes or packing is ended."""
+
+import dataclasses
+import errno
+import hashlib
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from tinyclf import cache as packed
+from tinyclf.errors import TinyclfError
+from tinyclf.cache import Packed, PackedSplit
+from tinyclf.settings import Settings
+
+fork = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(autouse=True)
+def own_data_dir(tmp_path, monkeypatch) -> Path:
+    """No test may write to the project's `data/`."""
+    monkeypatch.setattr(packed.paths, "data_dir", lambda: tmp_path / "data")
+    return tmp_path / "data"
+
+
+def pack(path: Path, small) -> packed.Packed:
+    return packed.pack(path, small.layout, "small")
+
+
+def cache_of(path: Path) -> Path:
+    return path.parent / "small.packed"
+
+
+def folders(place: Path) -> list[str]:
+    return [path.name for path in place.iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_every_image_is_pils(small, kind):
+    cache = pack(getattr(small, kind), small)
+    expected = ImageFolder(small.folder / "train")
+    assert cache.train.images.shape == (48, 64, 64, 3) and cache.train.images.dtype == np.uint8
+    assert isinstance(cache.train.images, np.memmap) and not cache.train.images.flags.writeable
+    assert cache.train.labels.dtype == np.int64 and cache.train.labels.tolist() == expected.targets
+    assert np.array_equal(cache.train.images, [np.asarray(image) for image, _ in expected])
+    names = sorted(path.name for path in (small.folder / "val/images").iterdir())
+    lines = (small.folder / "val/val_annotations.txt").read_text().splitlines()
+    wnids = dict(line.split("\t")[:2] for line in lines)
+    assert [cache.classes[label] for label in cache.val.labels] == [wnids[name] for name in names]
+    for name, image in zip(names, cache.val.images, strict=True):
+        assert np.array_equal(image, Image.open(small.folder / "val/images" / name).convert("RGB"))
+    assert cache.class_names == [f"word n0{number}, other word" for number in (1, 2, 3, 4)]
+
+
+def test_the_fingerprint_is_of_the_content(small):
+    one, other = pack(small.folder, small), pack(small.zip, small)
+    digest = hashlib.sha256(json.dumps(["n01", "n02", "n03", "n04"]).encode())
+    for split in (one.train, one.val):
+        digest.update(split.images.tobytes() + split.labels.tobytes())
+    assert one.fingerprint == other.fingerprint == digest.hexdigest()
+
+
+def test_a_cache_is_written_once(small, monkeypatch):
+    first = pack(small.zip, small)
+    monkeypatch.delattr(packed, "_pack")
+    again = pack(small.zip, small)
+    assert again.fingerprint == first.fingerprint and np.array_equal(again.val.images, first.val.images)
+
+
+def test_a_stale_cache_is_replaced(small):
+    before = pack(small.folder, small)
+    changed = small.folder / "train/n01/images/n01_0.JPEG"
+    Image.new("RGB", (64, 64), "red").save(changed, "JPEG")
+    after = pack(small.folder, small)
+    assert np.array_equal(after.train.images[0], Image.open(changed)) and after.fingerprint != before.fingerprint
+    assert len(folders(cache_of(small.folder))) == 1
+    assert not np.array_equal(before.train.images[0], after.train.images[0])  # who has the old one open keeps it
+
+
+def test_a_cache_of_another_format_is_replaced(small, monkeypatch):
+    pack(small.zip, small)
+    old = folders(cache_of(small.zip))
+    monkeypatch.setattr(packed, "FORMAT", packed.FORMAT + 1)
+    pack(small.zip, small)
+    assert len(folders(cache_of(small.zip))) == 1 and folders(cache_of(small.zip)) != old
+
+
+@pytest.mark.parametrize("name", ["train_images.npy", "val_labels.npy", "meta.json"])
+@pytest.mark.parametrize("kept", [0, 100])
+def test_a_damaged_cache_is_replaced(small, name, kept):
+    expected = pack(small.zip, small).train.images.copy()
+    [key] = folders(cache_of(small.zip))
+    os.truncate(cache_of(small.zip) / key / name, kept)
+    cache = pack(small.zip, small)
+    assert np.array_equal(cache.train.images, expected) and len(cache.val.labels) == 12
+
+
+def test_a_cache_with_other_numbers_is_replaced(small):
+    pack(small.zip, small)
+    [key] = folders(cache_of(small.zip))
+    path = cache_of(small.zip) / key / "train_images.npy"
+    np.save(path, np.load(path)[1:])
+    assert len(pack(small.zip, small).train.images) == 48
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_images_that_cannot_be_used_are_named_and_nothing_is_left(small, kind):
+    for name in ("train/n03/images/n03_4.JPEG", "val/images/val_8.JPEG"):
+        path = small.folder / name
+        os.truncate(path, path.stat().st_size - 30)
+    if kind == "zip":
+        shutil.make_archive(str(small.zip.with_suffix("")), "zip", small.folder.parent, "small")
+    path = getattr(small, kind)
+    with pytest.raises(TinyclfError, match="2 of the images cannot be used") as error:
+        pack(path, small)
+    for part in ("n03_4.JPEG", "val_8.JPEG", str(path)):
+        assert part in str(error.value)
+    assert not cache_of(path).exists()
+
+
+@pytest.mark.parametrize("limit", [100_000, 589_900])
+def test_a_full_disk_leaves_nothing(small, limit):
+    """A limit on the size of files stands in for the disk: it fails the same way, in the middle of a write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        with pytest.raises(TinyclfError, match=r"small\.packed: File too large\. It needs 737,280 bytes") as error:
+            pack(small.zip, small)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(small.zip.parent) in str(error.value) and os.listdir(small.zip.parent) == ["small.zip"]
+
+
+def test_a_disk_known_to_be_too_small_is_not_written_to(small, monkeypatch):
+    usage = shutil._ntuple_diskusage(10**9, 10**9, 48 * 64 * 64 * 3)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    with pytest.raises(TinyclfError, match="No space left on device"):
+        pack(small.zip, small)
+    assert os.listdir(small.zip.parent) == ["small.zip"]
+
+
+def test_beside_a_read_only_source_the_data_folder_is_used(small, own_data_dir, monkeypatch):
+    """Root may write anywhere, so the refusal is made up; on a mount that is read-only it is the same error."""
+    lock = packed._lock
+
+    def refuse(place: Path):
+        if place == cache_of(small.zip):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return lock(place)
+
+    monkeypatch.setattr(packed, "_lock", refuse)
+    cache = pack(small.zip, small)
+    assert Path(cache.train.images.filename).is_relative_to(own_data_dir / "small.packed")
+    assert os.listdir(small.zip.parent) == ["small.zip"]
+    monkeypatch.delattr(packed, "_pack")
+    assert pack(small.zip, small).fingerprint == cache.fingerprint
+
+
+def start_slow_packing(small, monkeypatch: pytest.MonkeyPatch) -> multiprocessing.Process:
+    """A process of its own that is in the middle of packing."""
+    load = packed.TinyImageNet.load
+    with monkeypatch.context() as slow:
+        slow.setattr(packed.TinyImageNet, "load", lambda *given: time.sleep(0.05) or load(*given))
+        slow.setattr(packed, "BATCH", 2)
+        process = fork.Process(target=pack_until_ctrl_c, args=(small,))
+        process.start()
+    written = cache_of(small.zip) / "unfinished/train_images.npy"
+    wait_until(lambda: written.exists() and written.stat().st_size > 0)
+    return process
+
+
+def pack_until_ctrl_c(small) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests run in the background ignore Ctrl-C
+    pack(small.zip, small)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+
+
+def test_ctrl_c_leaves_nothing(small, monkeypatch):
+    process = start_slow_packing(small, monkeypatch)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(30)
+    assert process.exitcode == 1  # KeyboardInterrupt, as multiprocessing reports it
+    assert os.listdir(small.zip.parent) == ["small.zip"]
+
+
+def test_what_a_killed_process_left_is_not_used_and_is_removed(small, monkeypatch):
+    process = start_slow_packing(small, monkeypatch)
+    process.kill()
+    process.join(30)
+    assert folders(cache_of(small.zip)) == ["unfinished"]
+    cache = pack(small.zip, small)
+    assert folders(cache_of(small.zip)) == [Path(cache.train.images.filename).parent.name]
+
+
+def test_several_processes_at_once_pack_once(small, tmp_path, monkeypatch):
+    once = packed._pack
+
+    def counted(*given):
+        (tmp_path / f"packed by {os.getpid()}").touch()
+        time.sleep(0.2)
+        return once(*given)
+
+    monkeypatch.setattr(packed, "_pack", counted)
+    with fork.Pool(4) as pool:
+        fingerprints = pool.starmap(fingerprint_of, [(small,)] * 4, chunksize=1)
+    assert len(set(fingerprints)) == 1 and len(list(tmp_path.glob("packed by *"))) == 1
+
+
+def fingerprint_of(small) -> str:
+    return pack(small.zip, small).fingerprint
+
+
+def test_one_that_waits_goes_on_when_the_other_fails(small, monkeypatch):
+    process = start_slow_packing(small, monkeypatch)
+    waiting = fork.Process(target=pack, args=(small.zip, small))
+    waiting.start()
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(30)
+    waiting.join(30)
+    assert waiting.exitcode == 0 and len(folders(cache_of(small.zip))) == 1
+
+
+def test_every_tenth_class_keeps_all_of_its_images_under_labels_of_its_own():
+    rng = np.random.default_rng(0)
+
+    def split(count):
+        return PackedSplit(rng.integers(0, 256, (count, 64, 64, 3), np.uint8), rng.permutation(np.arange(count) % 25))
+
+    names = [f"n{place:02d}" for place in range(25)]
+    whole = Packed("tiny-imagenet-20", names, [f"word {name}" for name in names], "whole", split(75), split(50))
+    part = packed.every_tenth(whole)
+    assert part.classes == ["n00", "n10", "n20"] and part.class_names == ["word n00", "word n10", "word n20"]
+    assert part.fingerprint not in (
+        "whole",
+        packed.every_tenth(dataclasses.replace(whole, fingerprint="x")).fingerprint,
+    )
+    for ours, theirs, each in ((part.train, whole.train, 3), (part.val, whole.val, 2)):
+        for label, place in enumerate((0, 10, 20)):
+            expected = theirs.images[theirs.labels == place]
+            np.testing.assert_array_equal(ours.images[ours.labels == label], expected)
+            assert len(expected) == each
+        assert len(ours.labels) == 3 * each
+
+
+def test_every_tenth_training_image_of_each_class_is_held_out_in_the_place_of_val():
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat(np.arange(3), 25))
+    images = np.arange(75, dtype=np.uint8)[:, None, None, None] * np.ones((1, 64, 64, 3), np.uint8)
+    val = PackedSplit(images[:6], labels[:6])
+    whole = Packed("mini", list("abc"), list("abc"), "whole", PackedSplit(images, labels), val)
+    part = packed.held_out(whole)
+    assert part.classes == whole.classes and part.fingerprint != "whole"
+    for label in range(3):
+        rows = np.flatnonzero(labels == label)
+        assert part.val.images[part.val.labels == label, 0, 0, 0].tolist() == rows[::10].tolist()
+        rest = sorted({*rows.tolist()} - {*rows[::10].tolist()})
+        assert part.train.images[part.train.labels == label, 0, 0, 0].tolist() == rest
+    assert len(part.val.labels) == 9 and len(part.train.labels) == 66
+
+
+def test_a_run_gets_the_data_that_its_settings_ask_for(monkeypatch):
+    monkeypatch.setattr(packed, "open_packed", lambda dataset: dataset)
+    monkeypatch.setattr(packed, "held_out", lambda data: f"{data}, held out")
+    assert packed.data_for(Settings()) == "mini" and packed.data_for(Settings(hold_out=True)) == "mini, held out"
+
+
+def test_an_unknown_data_set_is_refused():
+    with pytest.raises(TinyclfError, match=r"'nope'.*mini.* tiny-imagenet"):
+        packed.open_packed("nope")
+
+
+def test_a_wrong_tinyclf_data_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYCLF_DATA", str(tmp_path / "nowhere"))
+    monkeypatch.delattr("tinyclf.tiny_imagenet.download_zip")
+    with pytest.raises(TinyclfError, match=r"TINYCLF_DATA points to .*nowhere.*unset it"):
+        packed.open_packed("tiny-imagenet")
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_tinyclf_data_is_read_where_it_points(small, monkeypatch, kind):
+    monkeypatch.setattr(packed, "TINY_IMAGENET", small.layout)
+    monkeypatch.setenv("TINYCLF_DATA", str(getattr(small, kind)))
+    cache = packed.open_packed("tiny-imagenet")
+    assert cache.name == "tiny-imagenet" and cache_of(getattr(small, kind)).is_dir()
+
+
+def test_without_tinyclf_data_the_set_is_downloaded(small, own_data_dir, monkeypatch):
+    def download(folder: Path) -> Path:
+        folder.mkdir(parents=True)
+        return Path(shutil.copy(small.zip, folder))
+
+    monkeypatch.delenv("TINYCLF_DATA", raising=False)
+    monkeypatch.setattr(packed, "TINY_IMAGENET", small.layout)
+    monkeypatch.setattr("tinyclf.tiny_imagenet.TINY_IMAGENET", small.layout)
+    monkeypatch.setattr("tinyclf.tiny_imagenet.download_zip", download)
+    packed.open_packed("tiny-imagenet")
+    assert sorted(os.listdir(own_data_dir)) == ["small.packed", "small.zip"]

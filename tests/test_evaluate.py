@@ -1,0 +1,107 @@
+"""The metrics of one pass against scikit-learn-like computations by hand in NumPy."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tinyclf.augment import Augmentation
+from tinyclf.loader import Batches
+from tinyclf.errors import TinyclfError
+from tinyclf.evaluate import BINS, Evaluation, evaluate
+
+COUNT, CLASSES = 500, 7
+
+
+@pytest.fixture(scope="module")
+def made():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, CLASSES - 1, COUNT)  # the last class has no image
+    logits = rng.normal(0, 2, (COUNT, CLASSES)).astype(np.float32)
+    logits[np.arange(COUNT), labels] += 2
+    return Evaluation(torch.from_numpy(logits), torch.from_numpy(labels)), logits, labels
+
+
+def test_accuracies_loss_and_confusions_are_those_counted_by_hand(made):
+    evaluation, logits, labels = made
+    ranked = np.argsort(-logits, axis=1)
+    assert evaluation.top1 == (ranked[:, 0] == labels).mean()
+    assert evaluation.top5 == (ranked[:, :5] == labels[:, None]).any(1).mean()
+    logarithm = logits - np.log(np.exp(logits.astype(np.float64)).sum(1, keepdims=True))
+    assert evaluation.loss == pytest.approx(-logarithm[np.arange(COUNT), labels].mean(), abs=1e-6)
+    confusion = np.zeros((CLASSES, CLASSES), int)
+    np.add.at(confusion, (labels, ranked[:, 0]), 1)
+    assert evaluation.confusion.tolist() == confusion.tolist()
+    for target in range(CLASSES - 1):
+        accuracy = (ranked[labels == target, 0] == target).mean()
+        assert evaluation.class_accuracy[target].item() == pytest.approx(accuracy, abs=1e-12)
+    assert evaluation.class_accuracy[-1].isnan()
+
+
+def test_the_calibration_error_is_that_computed_bin_by_bin(made):
+    evaluation, logits, labels = made
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    error = 0.0
+    for low in np.arange(BINS) / BINS:
+        within = (confidence > low) & (confidence <= low + 1 / BINS)
+        if within.any():
+            error += within.mean() * abs(right[within].mean() - confidence[within].mean())
+    assert evaluation.calibration_error == pytest.approx(error, abs=1e-5) and error > 0.01
+
+
+def test_the_bins_of_the_reliability_diagram_make_up_the_calibration_error(made):
+    evaluation, logits, labels = made
+    rows = evaluation.reliability
+    confidence = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).max(1)
+    assert sum(images for _, _, images, *_ in rows) == len(labels)
+    assert all(lower <= sure <= upper for lower, upper, _, sure, _ in rows) and len(rows) > 3
+    for lower, upper, images, _, accuracy in rows:
+        within = (confidence >= lower) & (confidence < upper)
+        assert images == within.sum() and accuracy == (logits.argmax(1) == labels)[within].mean()
+    error = sum(images * abs(accuracy - sure) for _, _, images, sure, accuracy in rows) / len(labels)
+    assert evaluation.calibration_error == pytest.approx(error, abs=1e-5)
+
+
+def test_mistakes_are_the_wrong_ones_the_most_confident_first(made):
+    evaluation, logits, labels = made
+    confidence, found = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).max(1), logits.argmax(1)
+    wrong = [row for row in np.argsort(-confidence, kind="stable") if found[row] != labels[row]]
+    for count in (3, len(labels)):
+        rows = evaluation.mistakes(count)
+        assert [row[:3] for row in rows] == [(row, labels[row], found[row]) for row in wrong[:count]]
+    assert [row[3] for row in rows] == pytest.approx(confidence[wrong])
+    perfect = Evaluation(torch.eye(3), torch.arange(3))
+    assert perfect.mistakes(5) == [] and perfect.reliability[0][4] == 1
+
+
+def test_fewer_than_five_classes_are_all_among_the_five_likeliest():
+    assert Evaluation(torch.randn(9, 3), torch.arange(9) % 3).top5 == 1.0
+
+
+def test_logits_within_0_and_1_are_not_taken_for_probabilities():
+    logits = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+    confidence = logits.softmax(1).max(1).values.mean().item()
+    assert Evaluation(logits, torch.tensor([0, 1])).calibration_error == pytest.approx(1 - confidence, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", [{"shuffle": True}, {"augmentation": Augmentation(flip=True)}])
+def test_shuffled_or_augmented_images_are_refused(kind):
+    batches = Batches(np.zeros((4, 64, 64, 3), np.uint8), np.arange(4), 2, **kind)
+    with pytest.raises(TinyclfError, match="not shuffled nor augmented"):
+        evaluate(nn.Flatten(), batches)
+
+
+def test_one_pass_sees_each_image_once_whatever_the_batch():
+    rng = np.random.default_rng(0)
+    images, labels, calls = rng.integers(0, 256, (23, 64, 64, 3), dtype=np.uint8), np.arange(23) % 4, []
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.AvgPool2d(16), nn.Flatten(), nn.Linear(48, 4))
+    model.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+    expected = evaluate(model, Batches(images, labels, 23))
+    for size in (1, 5, 22, 24):
+        calls.clear()
+        found = evaluate(model, Batches(images, labels, size))
+        assert sum(calls) == 23 and calls[0] == min(size, 23)
+        torch.testing.assert_close(found.logits, expected.logits)
+        assert found.summary() == pytest.approx(expected.summary(), abs=1e-6)

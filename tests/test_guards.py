@@ -1,0 +1,57 @@
+"""What a step frees is kept for the next; memory that runs out says what to do."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tinyclf.errors import TinyclfError
+from tinyclf.guards import enough_memory
+
+FAULTS = """
+import resource, torch
+from tinyclf.guards import keep_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(64, 2**20)  # 256 MiB, freed at once
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+torn = faults()
+keep_memory()
+faults()
+print(torn, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is kept where malloc is glibc's")
+def test_memory_that_is_kept_is_not_mapped_anew():
+    child = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    torn, kept = map(int, child.stdout.split())
+    assert torn >= 10 * 128  # pages of 2 MiB, where the kernel gives such
+    assert kept < torn / 20
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_says_which_batch_size_to_try(error):
+    with pytest.raises(TinyclfError, match=r"batches of 100 images: try batch_size = 50"), enough_memory(100):
+        raise error
+
+
+def test_a_cpu_that_cannot_allocate_is_recognised():
+    with pytest.raises(TinyclfError, match="out of memory"), enough_memory(100):
+        torch.empty(2**60)
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match="shapes"), enough_memory(100):
+        raise RuntimeError("shapes do not match")

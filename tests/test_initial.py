@@ -1,0 +1,241 @@
+"""A run that starts from another one: takes its weights, names it in its record, and refuses one that does not fit."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tinyclf import accuracy as tables
+from tinyclf.errors import TinyclfError
+from tinyclf.catalog import choose
+from tinyclf.resnet import shrunk, starting_model
+from tinyclf.cache import Packed, PackedSplit
+from tinyclf.initial import is_finished, trained
+from tinyclf.predict import Predictor
+from tinyclf.run_page import evaluation_table, provenance
+from tinyclf.run import Run
+from tinyclf.settings import Settings
+from tinyclf.accuracy import accuracy_tables, stand_ins
+
+PARENT = Settings(epochs=1, batch_size=8, input_size=48, eval_size=64)
+CHILD = Settings(epochs=1, batch_size=8, weights="run:first")
+
+
+def data(classes="abcd"):
+    rng = np.random.default_rng(0)
+
+    def split(count):
+        labels = np.arange(count) % len(classes)
+        return PackedSplit(rng.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8), labels)
+
+    return Packed("mini", list(classes), list(classes), "fingerprint", split(8), split(8))
+
+
+def finish(settings, name, interrupt=False):
+    run = Run(settings, data(), name)
+    model = starting_model(settings, data().classes)
+    run.settings = dataclasses.replace(settings, epochs=1) if interrupt else settings
+    return run.finish(run.fit(model), model)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Reports with a finished run, `first`, and one of two epochs that finished the first."""
+    folder = tmp_path_factory.mktemp("reports")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINYCLF_REPORTS", str(folder))
+        finish(PARENT, "first")
+        finish(dataclasses.replace(PARENT, epochs=2), "half", interrupt=True)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def reports(finished, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(finished))
+    return finished / "mini"
+
+
+def test_everything_is_taken_over_but_what_is_adapted():
+    before = trained("first", "mini").weights
+    same = starting_model(dataclasses.replace(CHILD, input_size=48), data().classes).state_dict()
+    assert all(torch.equal(same[name], value) for name, value in before.items())
+    settings = dataclasses.replace(CHILD, stem="small", adapt="input_size, stem,classes")
+    other = starting_model(settings, list("vwxyz")).state_dict()
+    torch.manual_seed(settings.seed)
+    fresh = starting_model(dataclasses.replace(settings, weights="none"), list("vwxyz")).state_dict()
+    for name, value in other.items():
+        starts_afresh = name in ("conv1.weight", "conv1.bias", "fc.weight", "fc.bias")
+        assert torch.equal(value, fresh[name] if starts_afresh else before[name]), name
+
+
+def test_a_small_stem_can_take_over_the_shrunk_filters_of_the_run_that_it_starts_from():
+    before = trained("first", "mini").weights
+    settings = dataclasses.replace(CHILD, stem="small", adapt="input_size,stem", stem_init="shrunk")
+    after = starting_model(settings, data().classes)
+    assert torch.equal(after.conv1.weight, shrunk(before["conv1.weight"]))
+
+
+@pytest.mark.parametrize(
+    ("changed", "classes", "said"),
+    [
+        ({}, "abcd", r"made for input_size = 48, and this run is for input_size = 64\. .* -p input_size=48, .*"
+                     r"-p adapt=input_size$"),
+        ({"input_size": 48, "stem": "small"}, "abcd", r"made for stem = imagenet, .* for stem = small\. .* -p stem=im"),
+        ({"input_size": 48, "normalization": "imagenet"}, "abcd", r"normalization = none, .* normalization = imagenet"),
+        ({"stem": "small", "adapt": "stem"}, "abcd", r"made for input_size = 48, and .*-p adapt=stem,input_size$"),
+        ({"input_size": 48}, "abcde", r"made for classes = 4, .* for classes = 5\. .*`tinyclf run first --dataset mini "
+                                      r"--force`.* -p adapt=classes$"),
+        ({"input_size": 48}, "abce", r"made for classes = d, .* for classes = e\. "),
+    ],
+)  # fmt: skip
+def test_a_model_made_for_something_else_is_refused_with_what_would_make_it_right(changed, classes, said, reports):
+    settings = dataclasses.replace(CHILD, **changed)
+    before = sorted(reports.iterdir())
+    for refused in (
+        lambda: starting_model(settings, list(classes)),
+        lambda: Run(settings, data(classes), "child"),
+    ):
+        with pytest.raises(TinyclfError, match=said):
+            refused()
+    assert sorted(reports.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("parent", "said"),
+    [
+        ("none-such", r"run 'none-such' has no checkpoint .*`tinyclf run none-such --dataset mini`"),
+        (
+            "half",
+            r"run 'half' is unfinished, at epoch 1 of 2: let the command that started it go on, for an experiment `tin",
+        ),
+    ],
+)
+def test_a_parent_that_is_not_there_or_unfinished_is_refused_with_the_command(parent, said, reports):
+    settings = dataclasses.replace(CHILD, weights=f"run:{parent}", input_size=48)
+    with pytest.raises(TinyclfError, match=said):
+        Run(settings, data(), "child")
+    assert not (reports / "child").exists() and not (reports / "none-such").exists()
+    assert not is_finished(parent, "mini") and is_finished("first", "mini")
+
+
+def test_what_is_held_out_of_a_run_must_be_held_out_of_its_parent():
+    settings = dataclasses.replace(CHILD, input_size=48, hold_out=True)
+    with pytest.raises(TinyclfError, match="run 'first' has hold_out = False, and this one hold_out = True"):
+        starting_model(settings, data().classes)
+
+
+def test_record_and_page_link_the_parent(reports):
+    record = finish(dataclasses.replace(CHILD, adapt="input_size"), "child")
+    parent = {"run": "first", "epochs": 1, "settings": dataclasses.asdict(PARENT), "parent": None}
+    assert record["weights"]["parent"] == parent
+    assert record["weights"]["label"] == "first, from nothing"
+    assert json.loads((reports / "child/record.json").read_text()) == record
+    cells = provenance(record, "../")["child"].tolist()
+    assert any('<a href="../first/record.json">first</a> after epoch 1, sha256 ' in str(cell) for cell in cells)
+    (reports / "first/index.html").touch()
+    assert any('"../first/index.html">first</a> after' in str(cell) for cell in provenance(record, "../")["child"])
+
+
+def test_a_run_goes_on_only_from_the_parent_that_it_started_from(reports):
+    child = dataclasses.replace(CHILD, adapt="input_size")
+    finish(child, "orphan")
+    finish(dataclasses.replace(PARENT, seed=1), "second")
+    with pytest.raises(TinyclfError, match=r"orphan holds another run \(weights: first after epoch 1, .* second after"):
+        Run(dataclasses.replace(child, weights="run:second"), data(), "orphan")
+    finish(dataclasses.replace(PARENT, epochs=2, seed=1), "second")
+    finish(dataclasses.replace(child, weights="run:second"), "other")
+    finish(dataclasses.replace(PARENT, epochs=3, seed=1), "second")
+    with pytest.raises(TinyclfError, match=r"weights: second after epoch 2, .* second after epoch 3, .*--force"):
+        Run(dataclasses.replace(child, weights="run:second"), data(), "other")
+
+
+def test_a_run_never_starts_from_itself_nor_from_another_data_set(reports):
+    with pytest.raises(TinyclfError, match="run 'first' cannot start from itself"):
+        Run(CHILD, data(), "first", force=True)
+    assert is_finished("first", "mini")
+    with pytest.raises(TinyclfError, match=r"'\.\./mini/first': expected the name of a folder"):
+        dataclasses.replace(CHILD, weights="run:../mini/first")
+
+
+def test_without_its_record_a_run_has_not_finished(reports):
+    finish(PARENT, "killed")
+    (reports / "killed/record.json").unlink()
+    assert not is_finished("killed", "mini")
+
+
+def test_the_command_for_a_run_of_another_seed_is_one_that_works(reports):
+    with pytest.raises(TinyclfError, match="`tinyclf run preprocessing --dataset mini --seeds 4`"):
+        trained("preprocessing-seed-4", "mini")
+
+
+def test_a_row_says_what_was_other_in_the_run_that_it_started_from(reports):
+    parent = Settings.from_notebook(choose(["preprocessing"], "mini")[0].parameters)
+    finish(dataclasses.replace(parent, weights="none", epochs=1, input_size=48), "preprocessing")
+    child = Settings.from_notebook(choose(["finetuning"], "mini")[-1].parameters)
+    finish(dataclasses.replace(child, epochs=1), "finetuning")
+    (row,) = [row for row in accuracy_tables("mini")["From nothing"].to_dict("records") if "fine" in row["experiment"]]
+    assert row["experiment"] == (
+        "finetuning, changed: weights = none in preprocessing, input_size = 48 in preprocessing, "
+        "epochs = 1 in preprocessing"
+    )
+
+
+def test_a_model_is_evaluated_at_another_size_only_when_asked_to(reports):
+    record = json.loads((reports / "first/record.json").read_text())
+    run, saved = Run(PARENT, data(), "first"), trained("first", "mini")
+    model = starting_model(PARENT, data().classes)
+    model.load_state_dict(saved.weights)
+    assert run.evaluate(model).summary() == record["evaluation"]
+    assert run.evaluate(model, 64).summary() == record["other_sizes"]["64"] != record["evaluation"]
+    assert evaluation_table(record).columns.tolist() == ["validation, at 48x48", "validation, at 64x64"]
+
+
+def test_predictions_show_images_at_the_size_that_the_model_was_trained_for():
+    images, predictor = data().val.images[:2], Predictor("first", "mini")
+    small = [Image.fromarray(each).resize((48, 48), Image.Resampling.BICUBIC) for each in images]
+    with torch.no_grad():
+        expected = predictor.model.eval()(torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2) / 255).softmax(1)
+    torch.testing.assert_close(predictor.probabilities(images), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_table_has_a_row_for_the_model_at_another_size(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
+    finish(PARENT, "preprocessing")
+    rows = accuracy_tables("mini")["From nothing"].to_dict("records")  # as that is what it started from here
+    (there,) = [row for row in rows if row["experiment"] == "the same model, evaluated at 64x64"]
+    assert there["published last"] == "15.31\u00a0%" and there["README"] == "15.3\u00a0%"
+    assert there["ours last"].endswith("\u00a0%") and there["input"] == "64x64" and there["ours best"] == ""
+
+
+def test_the_order_of_the_rows_is_compared_with_the_published_one(monkeypatch):
+    def records(**accuracies):
+        found = {}
+        for name, accuracy in accuracies.items():
+            name = name.replace("_", "-")
+            found[name] = {"result": {"last": {"val_accuracy": accuracy}}, "other_sizes": {"64": {"top1": 0.1}}}
+        monkeypatch.setattr(tables, "by_experiment", lambda _: {name: [record] for name, record in found.items()})
+        return tables.order("mini")
+
+    rows = {"baseline_imagenet": 0.5, "finetuning": 0.4, "preprocessing": 0.7, "finetuning_small_stem": 0.6}
+    (same,) = records(**rows, baseline_scratch=0.9)
+    assert same == (
+        "Order by the last epoch, published: preprocessing > finetuning-small-stem > baseline-imagenet > finetuning > "
+        "preprocessing at 64x64. Ours: the same."
+    )
+    (other,) = records(**rows | {"finetuning": 0.55})
+    assert other.endswith(
+        "Ours: preprocessing > finetuning-small-stem > finetuning > baseline-imagenet > preprocessing at 64x64."
+    )
+    assert records(finetuning=0.5, baseline_scratch=0.9) == []
+
+
+def test_a_stand_in_is_named_once_whatever_started_from_it():
+    label = "ImageNet (stand-in: x.safetensors)"
+    records = {name: {"weights": {"label": text + label}} for name, text in {"a": "", "b": "a, from "}.items()}
+    (note,) = stand_ins("tiny-imagenet", records, "../..")
+    assert note.startswith(f"{label}: these are not")
+    part, note = stand_ins("tiny-imagenet-20", records, "../..")
+    assert "every tenth class" in part and note.startswith(label)

@@ -1,0 +1,242 @@
+"""The train loop against plain hand-written PyTorch, on a tiny set."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from tinyclf import checkpoint
+from tinyclf.augment import Augmentation
+from tinyclf.loader import Batches
+from tinyclf.errors import TinyclfError
+from tinyclf.evaluate import evaluate
+from tinyclf.resnet import resnet18
+from tinyclf.settings import Settings
+from tinyclf.loop import fit
+
+CLASSES = 4
+SETTINGS = Settings(epochs=3, batch_size=8, step_size=2)
+RECIPE = dataclasses.replace(
+    SETTINGS,
+    **{"learning_rate": 0.05, "schedule": "cosine", "warmup": 1 / 3, "nesterov": True, "weight_decay": 0.01},
+    **{"label_smoothing": 0.1, "ema_decay": 0.5, "mixup": 0.2, "cutmix": 1.0, "crop_padding": 4, "start_size": 40},
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (28, 64, 64, 3), dtype=np.uint8), rng.integers(0, CLASSES, 28)  # 28: last batch short
+
+
+def fresh():
+    torch.manual_seed(0)
+    return resnet18(CLASSES)
+
+
+def small():
+    """A model with everything that a checkpoint must hold (batch norm counts included), quicker than ResNet18."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 8, 8, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(64, CLASSES),
+    )
+
+
+def train_and_val(data, settings=SETTINGS):
+    train = Batches(
+        *data, settings.batch_size, shuffle=True, augmentation=Augmentation.of(settings), seed=settings.seed
+    )
+    return train, Batches(*data, settings.batch_size)
+
+
+def numbers(history):
+    """A history without its timings."""
+    return [{key: row[key] for key in row if key not in ("seconds", "images_per_second")} for row in history]
+
+
+def test_an_epoch_is_that_of_a_plain_loop(data):
+    train, val = train_and_val(data)
+    model = fresh()
+    history = fit(model, train, val, Settings(epochs=1, batch_size=8), report=lambda line: None)
+
+    plain = fresh()
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.001, momentum=0.9)
+    criterion = nn.CrossEntropyLoss()
+    plain.train()
+    total, right = 0.0, 0
+    for inputs, labels, _ in train.epoch(1):
+        optimizer.zero_grad()
+        outputs = plain(inputs)
+        loss = criterion(outputs, labels)
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * inputs.size(0)
+        right += (outputs.argmax(1) == labels).sum().item()
+    assert history[0]["train_loss"] == pytest.approx(total / 28, abs=1e-6)
+    assert history[0]["train_accuracy"] == right / 28
+
+    plain.eval()
+    images = torch.from_numpy(data[0]).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        outputs = plain(images)
+    expected = cross_entropy(outputs, torch.from_numpy(data[1])).item()
+    assert history[0]["val_loss"] == pytest.approx(expected, abs=1e-6)
+    assert history[0]["val_accuracy"] == (outputs.argmax(1).numpy() == data[1]).mean()
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
+
+
+def test_evaluation_counts_every_image_once_whatever_the_batch(data):
+    model = small()
+    results = [evaluate(model, Batches(*data, size)) for size in (1, 7, 8, 28, 100)]
+    for result in results:
+        assert result.loss == pytest.approx(results[0].loss, abs=1e-6) and result.top1 == results[0].top1
+
+
+def test_evaluation_leaves_the_model_as_it_was(data):
+    model = small()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    evaluate(model, Batches(*data, 8))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_all_parameters_are_trained(data):
+    model, before = small(), [value.clone() for value in small().parameters()]
+    fit(model, *train_and_val(data), SETTINGS, report=lambda line: None)
+    assert not any(torch.equal(value, old) for value, old in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("stopped_after", [1, 2])
+@pytest.mark.parametrize("settings", [SETTINGS, RECIPE], ids=["published", "everything"])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(data, tmp_path, stopped_after, settings):
+    whole, lines = small(), []
+    expected = fit(whole, *train_and_val(data, settings), settings, report=lines.append)
+    assert len(lines) == SETTINGS.epochs and all(line.startswith("epoch") for line in lines)
+
+    class Stop(Exception):
+        pass
+
+    def stop(line):
+        if line.startswith(f"epoch  {stopped_after}/"):
+            raise Stop
+
+    path = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(Stop):
+        fit(small(), *train_and_val(data, settings), settings, save_to=path, report=stop)
+    resumed, lines = small(), []
+    history = fit(resumed, *train_and_val(data, settings), settings, save_to=path, report=lines.append)
+    assert f"continuing after epoch {stopped_after} of 3" in lines[0]
+    assert len(lines) == 1 + SETTINGS.epochs - stopped_after
+    assert numbers(history) == numbers(expected)
+    assert all(torch.equal(one, other) for one, other in zip(resumed.parameters(), whole.parameters(), strict=True))
+    used = small()
+    used.load_state_dict(checkpoint.read(path).weights)
+    assert all(map(torch.equal, used.state_dict().values(), whole.state_dict().values()))
+
+
+def test_every_addition_to_the_recipe_is_that_of_a_plain_loop(data):
+    settings = dataclasses.replace(RECIPE, start_size=0)
+    train, val = train_and_val(data, settings)
+    model, plain = small(), small()
+    history = fit(model, train, val, settings, report=lambda line: None)
+    decayed = [value for value in plain.parameters() if value.ndim > 1]
+    others = [value for value in plain.parameters() if value.ndim == 1]
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others}]
+    optimizer = torch.optim.SGD(groups, 1.0, momentum=0.9, nesterov=True)
+    steps = 3 * len(train)
+
+    def rate(step):  # a warm-up of one epoch of three, then half a cosine
+        if step < steps / 3:
+            return 0.05 * step / (steps / 3)
+        return 0.05 * (1 + math.cos(math.pi * (step - steps / 3) / (2 * steps / 3))) / 2
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    average = torch.optim.swa_utils.AveragedModel(
+        plain, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.0), use_buffers=True
+    )
+    step = 0
+    for epoch in (1, 2, 3):
+        plain.train()
+        for inputs, _, mixed in train.epoch(epoch):
+            optimizer.zero_grad()
+            smoothed = 0.9 * mixed + 0.1 / CLASSES
+            (-(smoothed * plain(inputs).log_softmax(1)).sum(1).mean()).backward()
+            optimizer.step()
+            schedule.step()
+            step += 1
+            decay = min(settings.ema_decay, (1 + step) / (10 + step))
+            average.multi_avg_fn = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+            average.n_averaged += step == 1  # or the first update would be a copy
+            average.update_parameters(plain)
+        expected = evaluate(average.module, val)
+        assert history[epoch - 1]["val_loss"] == pytest.approx(expected.loss, abs=1e-5)
+        assert history[epoch - 1]["val_accuracy"] == expected.top1
+    theirs = average.module.state_dict()
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():  # torch averages the counter of batches as well
+            torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-6)
+
+
+def test_images_grow_from_epoch_to_epoch_and_are_evaluated_at_their_full_size(data):
+    sizes, settings = [], dataclasses.replace(RECIPE, epochs=6)
+    model = small()
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append((module.training, inputs[0].shape[-1])))
+    fit(model, *train_and_val(data, settings), settings, report=lambda line: None)
+    assert [size for training, size in sizes if training][::4] == [40, 48, 48, 56, 64, 64]
+    assert {size for training, size in sizes if not training} == {64}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(data):
+    train, val = train_and_val(data)
+    model = small()
+    calls = []
+
+    def poison(module, inputs):
+        calls.append(1)
+        return (inputs[0] * math.nan,) if len(calls) == 3 else None
+
+    model.register_forward_pre_hook(poison)
+    with pytest.raises(TinyclfError, match=r"became nan at epoch 1 training step 3 of 4, learning rate 0.001"):
+        fit(model, train, val, SETTINGS, report=lambda line: None)
+
+
+def test_a_loss_that_is_not_finite_in_validation_says_so(data):
+    train, _ = train_and_val(data)
+    model = small()
+    model.register_forward_pre_hook(lambda module, inputs: None if module.training else (inputs[0] * math.inf,))
+    with pytest.raises(TinyclfError, match=r"at epoch 1 validation step 1 of 2: "):
+        fit(model, train, Batches(*data, 20), SETTINGS, report=lambda line: None)
+
+
+def test_a_run_interrupted_in_its_first_epoch_starts_afresh_with_the_same_model(data, tmp_path):
+    expected = fit(small(), *train_and_val(data), SETTINGS, report=lambda line: None)
+    model, calls, path = small(), [], tmp_path / "checkpoint.safetensors"
+
+    def interrupt(module, inputs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    model.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, *train_and_val(data), SETTINGS, save_to=path, report=lambda line: None)
+    history = fit(model, *train_and_val(data), SETTINGS, save_to=path, report=lambda line: None)
+    assert numbers(history) == numbers(expected)
+
+
+def test_without_momentum_a_run_is_continued_as_well(data, tmp_path):
+    plain, path = dataclasses.replace(SETTINGS, momentum=0.0), tmp_path / "checkpoint.safetensors"
+    expected = fit(small(), *train_and_val(data), plain, report=lambda line: None)
+    first = dataclasses.replace(plain, epochs=1)
+    fit(small(), *train_and_val(data), first, save_to=path, report=lambda line: None)
+    history = fit(small(), *train_and_val(data), plain, save_to=path, report=lambda line: None)
+    assert numbers(history) == numbers(expected)

@@ -1,0 +1,181 @@
+"""Notebooks run headlessly to self-contained pages; one that fails leaves its page and does not stop the others."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import typer
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from tinyclf import cli, notebook as reports
+from tinyclf.errors import TinyclfError
+from tinyclf.catalog import Experiment
+from tinyclf.files import locked
+from tinyclf.paths import NOTEBOOKS
+from tinyclf.run import train_experiment
+
+FIGURE = """
+import matplotlib.pyplot as plt
+from tinyclf.figures import show
+figure, axes = plt.subplots()
+plt.close(figure)
+show(figure, 'an empty "figure" & <no> more')
+print("value", value)
+"""
+VALUE = 'print("value", value)'
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
+    return tmp_path / "reports"
+
+
+def experiment(tmp_path, name, *code):
+    parameters = new_code_cell('dataset = "mini"\nvalue = 1', metadata={"tags": ["parameters"]})
+    cells = [new_markdown_cell(f"# About {name}"), parameters, *map(new_code_cell, code)]
+    path = tmp_path / f"{name}.ipynb"
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=cells, metadata=kernel), path)
+    return Experiment(name, f"Title of {name}", path, {"dataset": "mini", "value": 7})
+
+
+def test_a_page_is_self_contained_with_code_folded_and_pictures_described(tmp_path, folder):
+    reports.run(experiment(tmp_path, "good", FIGURE))
+    page = (folder / "mini" / "good" / "index.html").read_text()
+    assert "<title>Title of good (mini)</title>" in page and "About good" in page and "value 7" in page
+    assert re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", page) == ['href="../index.html']  # a link to follow
+    assert not re.findall(r"@import|import\(|url\((?!['\"]?(?:data:|#))", page)
+    assert page.count('<details class="code">') == 3  # parameters, injected parameters, the cell
+    (image,) = re.findall(r"<img [^>]*>", page)
+    assert "alt='an empty \"figure\" &amp; &lt;no&gt; more'" in image and "data:image/svg+xml;base64," in image
+
+
+def test_an_executed_notebook_names_no_path_of_this_machine(tmp_path, folder):
+    one = experiment(tmp_path, "good", "print(value, weights)")
+    weights = {"weights": str(tmp_path / "some.pth")}
+    reports.run(dataclasses.replace(one, parameters=one.parameters | weights))
+    executed = folder / "mini" / "good" / "notebook.ipynb"
+    assert "some.pth" in executed.read_text() and str(tmp_path) not in executed.read_text()
+    assert str(tmp_path) not in executed.with_name("index.html").read_text()
+    assert sorted(path.name for path in executed.parent.iterdir()) == ["index.html", "notebook.ipynb"]
+
+
+def test_one_that_fails_leaves_its_page_and_the_others_still_run(tmp_path, folder, capsys):
+    message = "the <b>data</b> is not there"
+    code = f"from tinyclf.errors import TinyclfError\nraise TinyclfError({message!r})"
+    failed = cli.run_each([experiment(tmp_path, "bad", code), experiment(tmp_path, "good", VALUE)], reports.run)
+    assert isinstance(failed, TinyclfError) and str(failed) == "failed: bad"
+    assert f"tinyclf: bad: {message}" in capsys.readouterr().err
+    page = (folder / "mini" / "bad" / "failed.html").read_text()
+    assert "the &lt;b&gt;data&lt;/b&gt; is not there" in page and "<b>data</b>" not in page
+    assert "Traceback" not in page  # an error raised on purpose is its message
+    assert "value 7" in (folder / "mini" / "good" / "index.html").read_text()
+
+
+def test_the_pages_of_an_earlier_run_outlive_one_that_fails(tmp_path, folder):
+    good, place = experiment(tmp_path, "same", "print('good')"), folder / "mini" / "same"
+    reports.run(good)
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    with pytest.raises(TinyclfError, match=r"failed\.html"):
+        reports.run(experiment(tmp_path, "same", "1 / 0"))
+    assert {path.name: path.read_bytes() for path in place.iterdir() if "failed" not in path.name} == before
+    reports.run(experiment(tmp_path, "same", "print('good')"))
+    assert sorted(path.name for path in place.iterdir()) == ["index.html", "notebook.ipynb"]
+
+
+def test_a_kernel_that_dies_leaves_its_page_and_the_others_still_run(tmp_path, folder):
+    die = experiment(tmp_path, "dead", "import os\nos.kill(os.getpid(), 9)")
+    assert str(cli.run_each([die, experiment(tmp_path, "good", VALUE)], reports.run)) == "failed: dead"
+    assert "The run ended here: the kernel died" in (folder / "mini" / "dead" / "failed.html").read_text()
+    assert (folder / "mini" / "good" / "index.html").is_file()
+
+
+def test_an_interrupt_leaves_the_pages_of_an_earlier_run(tmp_path, folder, monkeypatch):
+    one = experiment(tmp_path, "good", VALUE)
+    reports.run(one)
+    before = {path.name: path.read_bytes() for path in (folder / "mini" / "good").iterdir()}
+
+    def interrupt(source, target, *args, **kwargs):
+        Path(target).write_text("{}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reports.papermill, "execute_notebook", interrupt)
+    with pytest.raises(typer.Exit) as stopped:
+        cli.run_each([one], reports.run)
+    assert stopped.value.exit_code == 130
+    assert {path.name: path.read_bytes() for path in (folder / "mini" / "good").iterdir()} == before
+
+
+def test_two_pages_of_one_experiment_are_not_made_at_once(tmp_path, folder):
+    place = folder / "mini" / "good"
+    with locked(place / ".page.lock"), pytest.raises(TinyclfError, match=rf"under way already.*process {os.getpid()}"):
+        reports.run(experiment(tmp_path, "good", VALUE))
+    reports.run(experiment(tmp_path, "good", VALUE))
+    assert sorted(path.name for path in place.iterdir()) == ["index.html", "notebook.ipynb"]
+
+
+def test_an_error_that_nobody_foresaw_keeps_its_traceback(tmp_path, folder):
+    with pytest.raises(TinyclfError, match="ZeroDivisionError"):
+        reports.run(experiment(tmp_path, "bad", "1 / 0"))
+    assert "Traceback" in (folder / "mini" / "bad" / "failed.html").read_text()
+
+
+def test_a_reports_folder_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, folder):
+    folder.write_text("a file")
+    with pytest.raises(TinyclfError, match=r"cannot write to .*TINYCLF_REPORTS"):
+        reports.run(experiment(tmp_path, "good", f"open({str(tmp_path / 'ran')!r}, 'w')"))
+    assert not (tmp_path / "ran").exists()
+
+
+def papermill(tmp_path, *parameters):
+    command = [sys.executable, "-m", "papermill", NOTEBOOKS / "1_baseline.ipynb", "out.ipynb", *parameters]
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+
+def test_plain_papermill_runs_the_baseline_from_any_folder(tmp_path, folder):
+    parameters = ["-p", "epochs", "1", "-p", "input_size", "32"]
+    done = papermill(tmp_path, *parameters, "-p", "run", "from-papermill", "--log-output")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((folder / "mini" / "from-papermill" / "record.json").read_text())
+    assert record["settings"]["epochs"] == len(record["history"]) == 1
+    assert (tmp_path / "out.ipynb").is_file()
+    assert "epoch  1/1  lr 1e-03" in done.stderr  # a line for each epoch in the log
+    train_experiment("from Python", {"dataset": "mini", "epochs": 1, "input_size": 32, "run": "from-python"})
+    histories = [(folder / "mini" / run / "history.csv").read_bytes() for run in ("from-papermill", "from-python")]
+    assert histories[0] == histories[1]  # to the last bit
+
+
+def test_plain_papermill_with_a_slip_in_a_parameters_name_stops_at_once(tmp_path, folder):
+    done = papermill(tmp_path, "-p", "epoch", "1")
+    assert done.returncode != 0
+    assert "parameter = 'epoch': expected one of dataset, weights" in done.stderr
+    assert not folder.exists()
+
+
+def test_the_command_line_refuses_with_one_message_and_a_status(tmp_path, folder):
+    command = [Path(sys.executable).with_name("tinyclf"), "run", "baseline-scratch", "-p", "epoch=3"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and not folder.exists()
+    assert done.stderr.startswith("tinyclf: parameter = 'epoch'") and "Traceback" not in done.stderr
+
+
+def test_of_progress_nothing_stays_on_the_page(tmp_path, folder):
+    passing = """
+import time
+for left in ("20 s left", "10 s left"):
+    print("\\r" + left, end="", flush=True)
+    time.sleep(0.5)  # so that each comes on its own
+print("\\r         \\r", end="", flush=True)
+time.sleep(0.5)
+print("epoch 1")
+"""
+    reports.run(experiment(tmp_path, "long", passing))
+    (cell,) = nbformat.read(next(folder.rglob("notebook.ipynb")), 4).cells[-1:]
+    assert [output.text for output in cell.outputs] == ["epoch 1\n"]

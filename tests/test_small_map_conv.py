@@ -1,0 +1,70 @@
+"""The convolution of small maps against torch's own."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from tinyclf.small_map_conv import Convolution, leads, quickened
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 2), (2, 1), (3, 3), (2, 5)])
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_maps_and_gradients_are_those_of_torch(shape, stride, count):
+    torch.manual_seed(0)
+    theirs = nn.Conv2d(4, 6, 3, stride, 1, bias=False).double().to(memory_format=torch.channels_last)
+    ours = quickened(nn.Sequential(nn.Conv2d(4, 6, 3, stride, 1, bias=False).double()))
+    ours[0].load_state_dict(theirs.state_dict())
+    assert type(ours[0]) is Convolution
+    results = []
+    for layer in (ours, theirs):
+        maps = torch.rand(count, 4, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        out = layer(maps.requires_grad_())
+        out.square().sum().backward()
+        results.append((out, maps.grad, next(layer.parameters()).grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_model_used_for_inference_first_can_be_trained_after():
+    leads.cache_clear()
+    model = quickened(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, bias=False)))
+    with torch.inference_mode():
+        model(torch.rand(1, 2, 2, 2))
+    model(torch.rand(1, 2, 2, 2)).sum().backward()
+    assert model[0].weight.grad.any()
+
+
+def test_what_is_larger_or_elsewhere_is_torchs_own():
+    layer = quickened(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, bias=False)))
+    plain = nn.Conv2d(2, 2, 3, padding=1, bias=False)
+    plain.load_state_dict(layer[0].state_dict())
+    maps = torch.rand(2, 2, 4, 4)
+    assert torch.equal(layer(maps), plain(maps))
+    assert layer.to("meta")(torch.empty(3, 2, 1, 1, device="meta")).shape == (3, 2, 1, 1)
+
+
+def test_resnet18_keeps_its_names_and_weights():
+    model = torchvision.models.resnet18()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert quickened(model) is model
+    assert all(map(torch.equal, model.state_dict().values(), before.values())) and [*model.state_dict()] == [*before]
+    assert sum(type(layer) is Convolution for layer in model.modules()) == 16  # all but the stem and the 1x1
+
+
+@pytest.mark.parametrize("size", [24, 32, 64])
+def test_a_step_of_resnet18_is_that_of_torchvisions(size):
+    losses = []
+    for change in (quickened, lambda model: model):
+        torch.manual_seed(0)
+        model = change(torchvision.models.resnet18(num_classes=5)).double()
+        images = torch.rand(4, 3, size, size, dtype=torch.float64)
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(images), torch.arange(4))
+            loss.backward()
+            optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-9)

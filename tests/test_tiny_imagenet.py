@@ -1,0 +1,324 @@
+"""TinyImageNet against torchvision's ImageFolder and PIL, from folder and zip, whole and damaged."""
+
+import multiprocessing
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFile
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from tinyclf.tiny_imagenet import TinyImageNet, decode
+from tinyclf.errors import TinyclfError
+from tinyclf.archive import fingerprint, open_source
+
+
+def to_tensor() -> v2.PILToTensor:
+    return v2.PILToTensor()
+
+
+def roots(small) -> list[Path]:
+    return [small.folder, small.folder.parent, small.zip, small.zip.parent]
+
+
+def test_train_is_what_torchvision_reads(small):
+    expected = ImageFolder(small.folder / "train")
+    for root in roots(small):
+        ours = TinyImageNet(root, "train", layout=small.layout)
+        assert (ours.classes, ours.class_to_idx, ours.targets) == (
+            expected.classes,
+            expected.class_to_idx,
+            expected.targets,
+        )
+        assert [small.folder / name for name, _ in ours.samples] == [Path(name) for name, _ in expected.samples]
+        for (image, target), (expected_image, expected_target) in zip(ours, expected, strict=True):
+            assert image.mode == "RGB" and target == expected_target and type(target) is int
+            assert np.array_equal(image, expected_image)
+
+
+def test_boxes_and_val_labels_are_those_of_the_files(small):
+    val = TinyImageNet(small.zip, "val", layout=small.layout)
+    rows = [line.split("\t") for line in (small.folder / "val/val_annotations.txt").read_text().splitlines()]
+    by_name = {row[0]: row for row in rows}
+    assert [name for name, _ in val.samples] == sorted(f"val/images/{name}" for name in by_name)
+    for (name, target), box in zip(val.samples, val.boxes, strict=True):
+        row = by_name[Path(name).name]
+        assert val.classes[target] == row[1] and box.tolist() == [int(field) for field in row[2:]]
+    train = TinyImageNet(small.zip, "train", layout=small.layout)
+    assert train.boxes.shape == (48, 4) and train.boxes.dtype == np.int64
+    name, target = train.samples[17]
+    wnid = train.classes[target]
+    line = next(
+        line
+        for line in (small.folder / f"train/{wnid}/{wnid}_boxes.txt").read_text().splitlines()
+        if line.startswith(f"{Path(name).name}\t")
+    )
+    assert train.boxes[17].tolist() == [int(field) for field in line.split("\t")[1:]]
+
+
+def test_test_split_has_no_labels(small):
+    test = TinyImageNet(small.folder, "test", layout=small.layout)
+    assert test.boxes is None and test.targets == [-1] * 8 and test[0][1] == -1
+    assert [name for name, _ in test.samples][:2] == ["test/images/test_0.JPEG", "test/images/test_1.JPEG"]
+
+
+def test_class_names_follow_the_sorted_wnids(small):
+    data = TinyImageNet(small.folder, "val", layout=small.layout)
+    assert data.classes == ["n01", "n02", "n03", "n04"]
+    assert data.class_names[2] == "word n03, other word"
+
+
+def test_transforms_and_repr(small):
+    data = TinyImageNet(small.zip, "val", to_tensor(), lambda target: target + 100, layout=small.layout)
+    image, target = data[4]
+    assert image.shape == (3, 64, 64) and target == data.targets[4] + 100
+    assert "Number of datapoints: 12" in repr(data) and "Split: val" in repr(data) and str(small.zip) in repr(data)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_forked_workers_read_what_one_process_reads(small, kind):
+    data = TinyImageNet(getattr(small, kind), "train", to_tensor(), layout=small.layout)
+    expected = torch.stack([data[index][0] for index in range(len(data))])  # opens the zip before the fork
+    for _ in range(2):
+        loader = DataLoader(data, batch_size=5, num_workers=2, multiprocessing_context="fork")
+        images, targets = (torch.cat(part) for part in zip(*loader, strict=True))
+        assert torch.equal(images, expected) and targets.tolist() == data.targets
+
+
+def test_processes_that_share_an_open_zip_do_not_disturb_each_other(small):
+    source = open_source(small.zip)
+    names = source.names("train") * 200
+    expected = {name: source.read(name) for name in names}
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        assert pool.map(source.read, names, chunksize=100) == [expected[name] for name in names]
+
+
+def test_spawned_workers_can_read_the_zip(small):
+    source = open_source(small.zip)
+    names = source.names("train")
+    expected = [source.read(name) for name in names]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert pool.map(source.read, names) == expected
+    data = TinyImageNet(small.zip, "val", layout=small.layout)
+    assert np.array_equal(pickle.loads(pickle.dumps(data))[3][0], data[3][0])
+
+
+def test_hidden_files_do_not_count(small):
+    (small.folder / "val/images/.DS_Store").touch()
+    (small.folder / "val/images/._val_0.JPEG").touch()
+    assert len(TinyImageNet(small.folder, "val", layout=small.layout)) == 12
+    with zipfile.ZipFile(small.zip, "a") as opened:
+        opened.writestr("small/val/images/._val_0.JPEG", b"")
+        opened.writestr("__MACOSX/small/val/images/._val_0.JPEG", b"")
+    assert len(TinyImageNet(small.zip, "val", layout=small.layout)) == 12
+
+
+def test_fingerprint_changes_with_names_sizes_and_times(small):
+    image = small.folder / "val/images/val_0.JPEG"
+    for path, file in ((small.folder, image), (small.zip, small.zip)):
+        seen = {fingerprint(path)}
+        stat = file.stat()
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+        seen.add(fingerprint(path))
+        with file.open("ab") as opened:
+            opened.write(b"x")
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        seen.add(fingerprint(path))
+        assert len(seen) == 3 and fingerprint(path) in seen
+    before = fingerprint(small.folder)
+    image.rename(image.with_name("val_00.JPEG"))
+    assert fingerprint(small.folder) != before
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def edit(name: str, change: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        lines = (folder / name).read_text().splitlines()
+        (folder / name).write_text("".join(f"{line}\n" for line in change(lines)))
+
+    return apply
+
+
+def copy(name: str, other: str) -> Callable[[Path], None]:
+    return lambda folder: shutil.copy(folder / name, folder / other)
+
+
+ANNOTATIONS = "val/val_annotations.txt"
+DAMAGES = {
+    "an image too few": (
+        "train",
+        remove("train/n02/images/n02_7.JPEG"),
+        ["train/n02/images has 11 images instead of 12", "train/n02/images/n02_7.JPEG"],
+    ),
+    "an image too many": (
+        "train",
+        copy("train/n02/images/n02_7.JPEG", "train/n02/images/n02_99.JPEG"),
+        ["train/n02/images has 13 images instead of 12", "no line for: train/n02/images/n02_99.JPEG"],
+    ),
+    "a class too many": (
+        "train",
+        lambda folder: shutil.copytree(folder / "train/n02", folder / "train/n77"),
+        ["not a class of wnids.txt: train/n77"],
+    ),
+    "no boxes": ("train", remove("train/n02/n02_boxes.txt"), ["n02_boxes.txt", "Put the file back"]),
+    "a box without a corner": (
+        "train",
+        edit("train/n02/n02_boxes.txt", lambda lines: [lines[0], lines[1].rpartition("\t")[0], *lines[2:]]),
+        ["n02_boxes.txt has lines that cannot be read: line 2"],
+    ),
+    "a line missing": ("val", edit(ANNOTATIONS, lambda lines: lines[1:]), ["has no line for: val/images/val_0"]),
+    "a line twice": (
+        "val",
+        edit(ANNOTATIONS, lambda lines: [*lines, lines[0]]),
+        ["lists twice: val/images/val_0"],
+    ),
+    "an image not there": (
+        "val",
+        remove("val/images/val_3.JPEG"),
+        ["has 11 images", "not there: val/images/val_3.JPEG"],
+    ),
+    "an unknown class": (
+        "val",
+        edit(ANNOTATIONS, lambda lines: [lines[0].replace("n03", "n55"), *lines[1:]]),
+        ["val_0.JPEG (n55)"],
+    ),
+    "a class with another's image": (
+        "val",
+        edit(ANNOTATIONS, lambda lines: [lines[0].replace("n03", "n01"), *lines[1:]]),
+        ["does not give 3 images to each class: n01 (4), n03 (2)"],
+    ),
+    "a test image too few": ("test", remove("test/images/test_1.JPEG"), ["test/images has 7 images instead of 8"]),
+    "a class without words": ("test", edit("words.txt", lambda lines: lines[2:]), ["words.txt has no words for n01"]),
+    "a class too few": ("test", edit("wnids.txt", lambda lines: lines[1:]), ["names 3 classes instead of 4"]),
+}
+
+
+@pytest.mark.parametrize("split, damage, expected", DAMAGES.values(), ids=DAMAGES)
+def test_what_is_wrong_is_named(small, split, damage, expected):
+    damage(small.folder)
+    with pytest.raises(TinyclfError) as error:
+        TinyImageNet(small.folder, split, layout=small.layout)
+    for part in [str(small.folder), *expected]:
+        assert part in str(error.value)
+
+
+def test_many_faults_are_counted_not_listed(small):
+    for image in (small.folder / "val/images").iterdir():
+        image.unlink()
+    with pytest.raises(TinyclfError, match=r"val_0\.JPEG, val/images/val_1\.JPEG, val/images/val_10\.JPEG and 9 more"):
+        TinyImageNet(small.folder, "val", layout=small.layout)
+
+
+def test_a_missing_set_says_what_to_put_where(tmp_path):
+    with pytest.raises(TinyclfError, match=r"tiny-imagenet-200\.zip.*download=True") as error:
+        TinyImageNet(tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere") in str(error.value)
+
+
+def test_an_unknown_split_is_refused(small):
+    with pytest.raises(TinyclfError, match=r"'valid'.*train, val, test"):
+        TinyImageNet(small.folder, "valid", layout=small.layout)
+
+
+def test_a_missing_set_is_downloaded(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("tinyclf.tiny_imagenet.TINY_IMAGENET", small.layout)
+    monkeypatch.setattr("tinyclf.tiny_imagenet.download_zip", lambda root: shutil.copy(small.zip, root / "small.zip"))
+    (tmp_path / "new").mkdir()
+    data = TinyImageNet(tmp_path / "new", "val", download=True, layout=small.layout)
+    assert data.source.path == tmp_path / "new/small.zip"
+    monkeypatch.delattr("tinyclf.tiny_imagenet.download_zip")  # a second call must not download
+    TinyImageNet(tmp_path / "new", "val", download=True, layout=small.layout)
+
+
+@pytest.mark.parametrize("kept", [0, 100, -1, -1000])
+def test_a_truncated_zip_is_refused(small, kept):
+    small.zip.write_bytes(small.zip.read_bytes()[:kept])
+    with pytest.raises(TinyclfError, match=r"small\.zip .*not a whole zip.*remove it"):
+        TinyImageNet(small.zip, layout=small.layout)
+
+
+@pytest.mark.parametrize("name", ["../x", "small/../../x", "/etc/x", "..\\x", "C:/x"])
+def test_a_zip_that_climbs_out_is_refused(small, name):
+    with zipfile.ZipFile(small.zip, "a") as opened:
+        opened.writestr(name, b"x")
+    with pytest.raises(TinyclfError, match="points out of the zip") as error:
+        TinyImageNet(small.zip, layout=small.layout)
+    assert repr(name) in str(error.value) and not (small.zip.parent.parent / "x").exists()
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_member_is_named(small, compression):
+    with zipfile.ZipFile(small.zip, "w", compression) as opened:
+        for file in small.folder.rglob("*.*"):
+            opened.write(file, file.relative_to(small.folder.parent))
+    data = TinyImageNet(small.zip, "train", layout=small.layout)
+    name = data.samples[20][0]
+    with zipfile.ZipFile(small.zip) as opened:
+        info = opened.getinfo(f"small/{name}")
+    with small.zip.open("r+b") as file:
+        file.seek(info.header_offset + 200)
+        file.write(b"\0\0\0\0")
+    with pytest.raises(TinyclfError, match=rf"{name} in .*small\.zip is damaged"):
+        data[20]
+    data[19]
+
+
+def test_a_zip_of_something_else_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "tiny-imagenet-200.zip", "w") as opened:
+        opened.writestr("readme.txt", "hello")
+    with pytest.raises(TinyclfError, match=r"no wnids\.txt"):
+        TinyImageNet(tmp_path)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_zips_of_either_kind_whatever_their_folder(small, tmp_path, compression):
+    path = tmp_path / "any name.zip"
+    with zipfile.ZipFile(path, "w", compression) as opened:
+        for file in sorted(small.folder.rglob("*")):
+            opened.write(file, f"deep/er/{file.relative_to(small.folder)}")
+    ours, expected = (TinyImageNet(p, "val", layout=small.layout) for p in (path, small.folder))
+    assert ours.samples == expected.samples
+    assert all(np.array_equal(a, b) for (a, _), (b, _) in zip(ours, expected, strict=True))
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+@pytest.mark.parametrize("cut", [1, 2, 3, 20, 400])
+def test_a_jpeg_cut_short_is_named(small, monkeypatch, lenient, cut):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
+    path = small.folder / "val/images/val_5.JPEG"
+    os.truncate(path, path.stat().st_size - cut)
+    data = TinyImageNet(small.folder, "val", layout=small.layout)
+    with pytest.raises(TinyclfError, match=r"val/images/val_5\.JPEG in .*(cut short|not a whole JPEG)"):
+        data[[name for name, _ in data.samples].index("val/images/val_5.JPEG")]
+
+
+def test_check_names_every_bad_image(small):
+    data = TinyImageNet(small.folder, "val", layout=small.layout)
+    data.check()
+    Image.new("RGB", (63, 64)).save(small.folder / "val/images/val_2.JPEG", "JPEG")
+    Image.new("RGB", (64, 64)).save(small.folder / "val/images/val_7.JPEG", "PNG")
+    (small.folder / "val/images/val_9.JPEG").write_bytes(b"")
+    with pytest.raises(TinyclfError, match="3 of the images cannot be used") as error:
+        data.check()
+    for part in ("val_2.JPEG", "63x64", "val_7.JPEG", "val_9.JPEG"):
+        assert part in str(error.value)
+
+
+def test_decode_is_pil(small):
+    modes = set()
+    for path in small.folder.rglob("*.JPEG"):
+        with Image.open(path) as image:
+            modes.add(image.mode)
+            assert np.array_equal(decode(path.read_bytes()), image.convert("RGB"))
+    assert modes == {"L", "RGB"}
