@@ -42,11 +42,13 @@ def accuracy_table(dataset: str) -> pd.DataFrame:
         if not (name in PUBLISHED or goals):
             continue
         run: dict[str, Any] = groups.loc[name].to_dict() if name in groups.index else {}
-        start = run.get("start") or Settings.from_notebook(experiment.parameters).weights.replace("none", "scratch")
+        settings = Settings.from_notebook(experiment.parameters)
+        start = run.get("start") or settings.weights.replace("none", "scratch")
         about = {
             "experiment": name,
             "title": experiment.title,
             "table": "scratch" if start.endswith("scratch") else "imagenet",
+            "planned_epochs": settings.epochs,
             "runs": run.get("runs", []),
             "overrides": run.get("overrides", {}),
             "machines": run.get("machines", []),
@@ -152,8 +154,7 @@ def epochs_text(row: Any) -> str:
     """How many epochs were trained, and of how many where that is not all; empty where none was."""
     if math.isnan(row["epochs"]):
         return ""
-    wanted = row["planned_epochs"] if math.isnan(row["published_epochs"]) else row["published_epochs"]
-    return f"{row['epochs']:.0f}" + (f" of {wanted:.0f}" if wanted > row["epochs"] else "")
+    return f"{row['epochs']:.0f}" + (f" of {row['planned_epochs']}" if row["epochs"] < row["planned_epochs"] else "")
 
 
 def order(dataset: str) -> list[str]:

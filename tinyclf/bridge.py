@@ -30,3 +30,21 @@ if not hasattr(catalog, "read_experiments"):
     catalog.goals = goals
     catalog.Goal = Goal
     catalog.overrides = overrides
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    recipe: str
+    label: str
+    base: str
+    changes: dict[str, Any]
+
+
+def ablation(name: str) -> Ablation | None:
+    entry = catalog.entries().get(name, {})
+    if "over" not in entry:
+        return None
+    recipe, _, label = name.partition(".")
+    return Ablation(recipe, label, entry["over"], entry["changed"])
+
+
+if not hasattr(catalog, "ablation"):
+    catalog.ablation = ablation
