@@ -57,13 +57,16 @@ COLUMNS: dict[str, Callable[[Record], Any]] = {
 def load_runs(dataset: str) -> pd.DataFrame:
     """The runs on `dataset` that have a record, in the order of the experiments.
 
-    The columns are those of COLUMNS; `settings.NAME` for each setting; `recipe.NAME` for each of RECIPE, empty in
+    The columns are those of COLUMNS; `title`, that of the experiment, empty for a run of none; `settings.NAME` for each setting; `recipe.NAME` for each of RECIPE, empty in
     records that were made before these were recorded. Raises TinyclfError for a record that cannot be read.
     """
-    order = {name: number for number, name in enumerate(catalog.read_experiments(dataset))}
-    records = sorted(load_records(dataset).values(), key=lambda record: order.get(family(record["run"]), len(order)))
+    experiments = catalog.read_experiments(dataset)
+    titles = {name: experiment.title for name, experiment in experiments.items()}
     columns = [*COLUMNS, *map("settings.{}".format, Settings.names()), *map("recipe.{}".format, RECIPE)]
-    return pd.DataFrame(map(run_row, records), columns=columns)
+    runs = pd.DataFrame(map(run_row, load_records(dataset).values()), columns=columns)
+    runs.insert(2, "title", runs["experiment"].map(titles).fillna(""))
+    order = {name: number for number, name in enumerate(titles)}
+    return runs.sort_values("experiment", key=lambda names: names.map(order), kind="stable", ignore_index=True)
 
 
 def run_row(record: Record) -> dict[str, Any]:
@@ -86,11 +89,11 @@ def load_records(dataset: str) -> dict[str, Record]:
 
 
 def load_histories(dataset: str) -> pd.DataFrame:
-    """The epochs of all runs on `dataset`: see `history_table`."""
-    return pd.concat([history_table(record) for record in load_records(dataset).values()] or [pd.DataFrame()])
+    """The epochs of all runs on `dataset`: see `history_frame`."""
+    return pd.concat([history_frame(record) for record in load_records(dataset).values()] or [pd.DataFrame()])
 
 
-def history_table(record: Record) -> pd.DataFrame:
+def history_frame(record: Record) -> pd.DataFrame:
     """The epochs of a run, a row each: `dataset`, `run`, `epoch`, `learning_rate`, `train_loss` to `val_accuracy`."""
     return pd.DataFrame(record["history"]).assign(dataset=record["settings"]["dataset"], run=record["run"])
 
