@@ -201,4 +201,6 @@ def data_notes(dataset: str, starts: Iterable[str], project: str) -> list[str]:
     )
     labels = {match[0] for match in (re.search(r"ImageNet \(.*\)$", start) for start in starts) if match}
     escaped = (re.sub(r"([\\`*_\[\]])", r"\\\1", escape(label)) for label in sorted(labels))
-    return notes + [f"{label}: these are not torchvision's ImageNet weights. {readme} describes them." for label in escaped]
+    return notes + [
+        f"{label}: these are not torchvision's ImageNet weights. {readme} describes them." for label in escaped
+    ]

@@ -41,7 +41,9 @@ def chosen_runs(names: list[str], dataset: str) -> pd.DataFrame:
     for name in names:
         one_of(f"run on {dataset}", name, tuple(runs.index))
     if len(set(names)) < 2:
-        raise TinyclfError(f"nothing to compare: name two runs on {dataset} or more of {', '.join(runs.index) or 'none'}")
+        raise TinyclfError(
+            f"nothing to compare: name two runs on {dataset} or more of {', '.join(runs.index) or 'none'}"
+        )
     return runs.loc[list(dict.fromkeys(names))]
 
 

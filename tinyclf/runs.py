@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from tinyclf import bridge, catalog
+from tinyclf import catalog
 from tinyclf.errors import TinyclfError
 from tinyclf.names import family
 from tinyclf.paths import reports_dir
