@@ -12,7 +12,7 @@ from PIL import Image
 
 from tinyclf import synthetic as mini
 from tinyclf.errors import TinyclfError
-from tinyclf.annotations import Layout
+from tinyclf.registry import Layout
 
 FEW = Layout("mini", classes=10, train=2, val=1, test=1)  # 40 images, drawn in no time
 

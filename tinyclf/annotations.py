@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyclf.errors import TinyclfError
 from tinyclf.archive import Source
+from tinyclf.errors import TinyclfError
 
 SPLITS = ("train", "val", "test")
 NO_LABEL = -1  # target of every test image, as torchvision's STL10 has it for its unlabelled images

@@ -15,7 +15,8 @@ from tinyclf.errors import TinyclfError
 from tinyclf.catalog import Experiment, choose, parse
 from tinyclf.initial import is_finished
 from tinyclf.paths import PROJECT, reports_dir
-from tinyclf.settings import DATASETS, WHOLE_DATASETS, one_of
+from tinyclf.checks import one_of
+from tinyclf.registry import DATASETS, WHOLE_DATASETS
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 

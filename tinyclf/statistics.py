@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from tinyclf.annotations import SPLITS
+from tinyclf.registry import NORMALIZATIONS, TINY_IMAGENET, Layout
 from tinyclf.tiny_imagenet import TinyImageNet
-from tinyclf.annotations import SPLITS, TINY_IMAGENET, Layout
-from tinyclf.settings import NORMALIZATIONS
 
 # The properties that the published project's README states of Tiny-ImageNet.
 PUBLISHED = {

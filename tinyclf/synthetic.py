@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tinyclf.errors import TinyclfError
-from tinyclf.annotations import Layout
+from tinyclf.registry import Layout
 
 VERSION = 2  # raise it when the pixels change: sets drawn by another version are drawn again
 SIZE = 64  # pixels, height and width

@@ -9,10 +9,10 @@ from PIL import Image
 from torchvision.datasets import VisionDataset
 from tqdm import tqdm
 
-from tinyclf.download import download as download_zip
-from tinyclf.errors import TinyclfError
 from tinyclf.annotations import NO_LABEL, SPLITS, TINY_IMAGENET, Layout, locate, read_classes, read_split
 from tinyclf.archive import open_source
+from tinyclf.download import download as download_zip
+from tinyclf.errors import TinyclfError
 
 __all__ = ["NO_LABEL", "SIDE", "TINY_IMAGENET", "Layout", "TinyImageNet", "decode", "find"]
 
