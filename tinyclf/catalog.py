@@ -13,7 +13,9 @@ from tinyclf.errors import TinyclfError
 from tinyclf.resnet import weights_file
 from tinyclf.names import family, seed_of, with_seed
 from tinyclf.paths import NOTEBOOKS
-from tinyclf.settings import DATASETS, NAMED_WEIGHTS, RUN, SEEDS, Settings, in_range, one_of, parent_of, typed
+from tinyclf.settings import NAMED_WEIGHTS, RUN, SEEDS, Settings, parent_of
+from tinyclf.checks import in_range, one_of, typed
+from tinyclf.registry import DATASETS
 
 KEYS = ("title", "notebook", "row", "goals", "datasets", "parameters", "ablations", "chosen", *DATASETS)  # of an entry
 GOAL_KEYS = ("text", "accuracy", "epochs", "arithmetic")  # of a goal: at least, in 0..1; at most; at most, of row 1's
