@@ -12,7 +12,8 @@ from typer.core import TyperCommand
 from tinyclf import notebook as reports, accuracy as tables
 from tinyclf.comparison import comparison
 from tinyclf.errors import TinyclfError
-from tinyclf.catalog import Experiment, choose, parse
+from tinyclf.catalog import Experiment, select
+from tinyclf.parameters import parse_assignment
 from tinyclf.initial import is_finished
 from tinyclf.paths import PROJECT, reports_dir
 from tinyclf.settings import DATASETS, WHOLE_DATASETS, one_of
@@ -177,14 +178,14 @@ def table(dataset: Dataset = "mini") -> None:
 def assignments(parameter: list[str] | None, force: bool, processes: int | None = None) -> dict[str, Any]:
     """What -p, --force and --processes put over the experiments' parameters."""
     more = ({"force": True} if force else {}) | ({"processes": processes} if processes else {})
-    return dict(map(parse, parameter or [])) | more
+    return dict(map(parse_assignment, parameter or [])) | more
 
 
 def chosen(
     names: list[str], dataset: str, overrides: dict[str, Any], imagenet: str, seeds: list[int] | None
 ) -> list[Experiment]:
-    """The experiments to run: as `choose` has them, without what is only started from and has finished."""
-    experiments = choose(names, dataset, overrides, imagenet, seeds)
+    """The experiments to run: as `select` has them, without what is only started from and has finished."""
+    experiments = select(names, dataset, overrides, imagenet, seeds)
     return [each for each in experiments if not (each.needed and is_finished(each.name, dataset))]
 
 

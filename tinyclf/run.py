@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from tinyclf import checkpoint, environment, names as naming, initial as parents, worker
+from tinyclf import checkpoint, environment, initial as parents, worker
 from tinyclf.loader import train_batches, val_batches
 from tinyclf.distributed import this_process
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluate import Evaluation, evaluate
 from tinyclf.files import locked, writable
+from tinyclf.names import check_name
 from tinyclf.guards import enough_memory
 from tinyclf.resnet import fingerprint, starting_model, weights_file
 from tinyclf.precision import possible
@@ -38,7 +39,7 @@ class Run:
     def __init__(self, settings: Settings, data: Packed, name: str = "", *, force: bool = False) -> None:
         self.settings, self.data = settings, data
         self.name = name or default_name(settings)
-        naming.check(self.name)
+        check_name(self.name)
         refuse_single_image(settings, len(data.train.labels))
         if settings.parent == self.name:
             raise TinyclfError(f"run {self.name!r} cannot start from itself: give it another name, or other weights")
@@ -170,15 +171,15 @@ class Run:
 
 def train_experiment(name: str, parameters: dict[str, Any]) -> None:
     """Train as an experiment's notebook does, in this process or as one of several, to the record but no page."""
-    if "run" not in parameters:
+    if "run_name" not in parameters:
         raise TinyclfError(f"{name}: there is nothing to train; `tinyclf run {name}` makes its page")
     settings = Settings.from_notebook(parameters)
     data = data_for(settings)
-    run = Run(settings, data, parameters["run"], force=parameters.get("force", False))
+    run = Run(settings, data, parameters["run_name"], force=parameters.get("force", False))
     if run.is_recorded():
         return
     model = starting_model(settings, data.classes)
-    history = run.fit(model, parameters.get("processes", 1))
+    history = run.fit(model)
     if run.process.is_main_process:
         run.finish(history, model)
     run.process.wait_for_everyone()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from tinyclf import names as naming
 from tinyclf.errors import TinyclfError
+from tinyclf.names import check_name
 
 # By data set: as published, and where there are few images, so that an epoch still has steps enough to learn in
 BATCH_SIZES = {"mini": 20, "tiny-imagenet": 100, "tiny-imagenet-20": 20}
@@ -101,7 +99,7 @@ class Settings:
         one_of("dataset", self.dataset, DATASETS)  # before what depends on it
         object.__setattr__(self, "batch_size", self.batch_size or BATCH_SIZES[self.dataset])
         if self.parent:
-            naming.check(self.parent, "weights = run:NAME, NAME")
+            check_name(self.parent, "weights = run:NAME, NAME")
         elif not self.weights.endswith((".pth", ".safetensors")):
             one_of("weights", self.weights, NAMED_WEIGHTS, OTHER_WEIGHTS)
         for each in self.adapts:
@@ -161,39 +159,6 @@ class Settings:
 def parent_of(weights: str) -> str:
     """Name of the run whose model `weights` asks for; empty where that is none."""
     return weights.removeprefix(RUN) if weights.startswith(RUN) else ""
-
-
-def check_parameters(namespace: Mapping[str, Any]) -> None:
-    """Raise TinyclfError for a parameter from papermill that the notebook lacks, or has as another type.
-
-    namespace: the notebook's `globals()`, where IPython keeps the source of each cell that ran.
-
-    papermill only warns of an unknown one and runs the default, hours of the wrong run for `-p epoch 3`; and its
-    `-p force false` is a text, which is as good as True.
-    """
-    cells = list(namespace.get("In", []))
-    injected = next((place for place, cell in enumerate(cells) if cell.startswith("# Parameters\n")), 0)
-    if not injected or not (defaults := assigned(cells[injected - 1])):
-        return
-    for name, value in assigned(cells[injected]).items():
-        one_of("parameter", name, tuple(defaults))
-        typed(name, value, defaults[name])
-
-
-def assigned(source: str) -> dict[str, Any]:
-    """The names that a cell gives a literal, and its value; none for a cell that is not plain Python."""
-    try:
-        body = ast.parse(source).body
-    except SyntaxError:  # a %magic
-        return {}
-    found = {}
-    for node in body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
-            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            if isinstance(target, ast.Name):
-                with contextlib.suppress(ValueError, TypeError):
-                    found[target.id] = ast.literal_eval(node.value)
-    return found
 
 
 def one_of(name: str, value: str, accepted: tuple[str, ...], also: str = "") -> None:
