@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +19,17 @@ DEFAULTS = {field.name: field.default for field in dataclasses.fields(Settings)}
 def notebook_parameters(notebook: Path) -> dict[str, Any]:
     """The names and defaults in a notebook's cell that is tagged `parameters`. Raises TinyclfError without one."""
     try:
-        cells = json.loads(notebook.read_text("utf-8"))["cells"]
-        (cell,) = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-        return assigned("".join(cell["source"]))
+        return dict(read_cell(notebook, notebook.stat().st_mtime_ns))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TinyclfError(f"{notebook}: expected a notebook with one cell tagged `parameters`") from error
+
+
+@functools.lru_cache
+def read_cell(notebook: Path, changed: int) -> dict[str, Any]:
+    """As `notebook_parameters`, read once for each time that the notebook changed."""
+    cells = json.loads(notebook.read_text("utf-8"))["cells"]
+    (cell,) = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    return assigned("".join(cell["source"]))
 
 
 def accepted_parameters(own: Mapping[str, Any]) -> dict[str, Any]:
