@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tinyclf.checks import in_range, one_of, typed
 from tinyclf.entries import RECIPES_NOTEBOOK, notebook_for, parse_entries
-from tinyclf.entries import Experiment as Experiment, Goal as Goal  # callers have them from here
+from tinyclf.entries import Experiment as Experiment  # callers have them from here
+from tinyclf.entries import Goal as Goal
 from tinyclf.errors import TinyclfError
 from tinyclf.names import family, seed_of, with_seed
 from tinyclf.parameters import RUN_NAME, accepted_parameters, notebook_parameters
 from tinyclf.paths import NOTEBOOKS
-from tinyclf.schema import read_text
-from tinyclf.checks import in_range, one_of, typed
 from tinyclf.registry import DATASETS
+from tinyclf.schema import read_text
 from tinyclf.settings import NAMED_WEIGHTS, RUN, SEEDS, Settings, parent_of
 
 LAST = ("ablations", "summary")  # made from the records of all others

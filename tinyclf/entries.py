@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tinyclf import schema
+from tinyclf.checks import one_of, typed
 from tinyclf.errors import TinyclfError
 from tinyclf.names import NAME, family
 from tinyclf.parameters import RUN_NAME, accepted_parameters, notebook_parameters
-from tinyclf.paths import NOTEBOOKS
-from tinyclf.checks import one_of, typed
 from tinyclf.registry import DATASETS
 from tinyclf.settings import Settings
 

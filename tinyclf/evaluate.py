@@ -12,9 +12,9 @@ from torchmetrics.functional.classification import (
     multiclass_stat_scores,
 )
 
-from tinyclf.loader import NOTHING, ImageLoader
 from tinyclf.errors import TinyclfError
 from tinyclf.guards import refuse_non_finite
+from tinyclf.loader import NOTHING, ImageLoader
 from tinyclf.precision import autocast
 from tinyclf.progress import progress
 

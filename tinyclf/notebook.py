@@ -13,8 +13,8 @@ from nbconvert import HTMLExporter
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from papermill.exceptions import PapermillExecutionError
 
-from tinyclf.errors import TinyclfError
 from tinyclf.catalog import Experiment
+from tinyclf.errors import TinyclfError
 from tinyclf.files import locked, writable, write
 from tinyclf.paths import reports_dir
 

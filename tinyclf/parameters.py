@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tinyclf.errors import TinyclfError
 from tinyclf.checks import one_of, typed
+from tinyclf.errors import TinyclfError
 from tinyclf.settings import Settings
 
 RUN_NAME = "run_name"  # the parameter that only notebooks have that train

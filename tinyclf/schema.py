@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tinyclf.errors import TinyclfError
 from tinyclf.checks import one_of
+from tinyclf.errors import TinyclfError
 
 Rule = tuple[str, Callable[[Any], bool]]  # what a value is expected to be, in words and as a test
 

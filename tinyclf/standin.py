@@ -9,12 +9,12 @@ import torchvision
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
-from tinyclf.synthetic import PRETRAIN, VERSION, make_dataset
 from tinyclf.augment import Augmentation
-from tinyclf.loader import Batches
-from tinyclf.small_map_conv import quickened
 from tinyclf.cache import pack
+from tinyclf.loader import Batches
 from tinyclf.paths import data_dir
+from tinyclf.small_map_conv import quickened
+from tinyclf.synthetic import PRETRAIN, VERSION, make_dataset
 
 # Chosen for less than a minute on two cores; it is no part of the published recipe.
 EPOCHS = 2
