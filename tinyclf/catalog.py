@@ -10,7 +10,7 @@ from typing import Any
 from papermill import inspect_notebook
 
 from tinyclf.errors import TinyclfError
-from tinyclf.resnet import weights_file
+from tinyclf.weights import weights_file
 from tinyclf.names import family, seed_of, with_seed
 from tinyclf.paths import NOTEBOOKS
 from tinyclf.settings import DATASETS, NAMED_WEIGHTS, RUN, SEEDS, Settings, in_range, one_of, parent_of, typed

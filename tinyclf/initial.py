@@ -3,13 +3,47 @@
 import json
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from tinyclf import checkpoint, names as naming
 from tinyclf.checkpoint import Saved
 from tinyclf.errors import TinyclfError
 from tinyclf.paths import reports_dir
+from tinyclf.resnet import build_model, head_names
 from tinyclf.settings import Settings
+from tinyclf.small_map_conv import use_small_map_conv
+from tinyclf.weights import copy_weights, load_weights
 
 CHECKPOINT = "checkpoint.safetensors"
+
+
+def network(settings: Settings, classes: int) -> nn.Module:
+    """The model of `settings`, for a state dict to be loaded into it: its weights are random."""
+    model = build_model(settings.model, classes, stem=settings.stem)
+    use_small_map_conv(model)
+    return model
+
+
+def starting_model(settings: Settings, classes: list[str]) -> nn.Module:
+    """The model that a run of `settings` starts from, its random weights drawn from their seed.
+
+    classes: of the data, in order. A parent (weights = run:NAME) gives all of its weights but those of a stem and a
+    head that `settings.adapt` lets differ. Raises TinyclfError as `build_model`, `load_weights` and `parent` do.
+    """
+    torch.manual_seed(settings.seed)
+    saved = parent(settings, classes)
+    if saved is None:
+        model = build_model(settings.model, len(classes), stem=settings.stem, zero_init=settings.zero_init)
+        load_weights(model, settings.weights, model_name=settings.model, stem_init=settings.stem_init)
+    else:
+        model = build_model(settings.model, len(classes), stem=settings.stem)
+        other_stem = Settings(**saved.about["settings"]).stem != settings.stem
+        other_classes = list(saved.about["classes"]) != classes
+        fresh = ("conv1.",) * other_stem + head_names(model) * other_classes
+        copy_weights(model, saved.weights, settings.weights, fresh, stem_init=settings.stem_init)
+    use_small_map_conv(model)
+    return model
 
 
 def checkpoint_of(run: str, dataset: str) -> Path:

@@ -13,10 +13,9 @@ from tinyclf.distributed import this_process
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluate import logits_of
 from tinyclf.files import write
-from tinyclf.resnet import network
 from tinyclf.precision import possible
 from tinyclf.cache import source_of
-from tinyclf.initial import trained
+from tinyclf.initial import network, trained
 from tinyclf.settings import DATASETS, WHOLE_DATASETS, Settings, one_of
 
 TOP = 5

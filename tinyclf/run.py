@@ -18,10 +18,10 @@ from tinyclf.errors import TinyclfError
 from tinyclf.evaluate import Evaluation, evaluate
 from tinyclf.files import locked, writable
 from tinyclf.guards import enough_memory
-from tinyclf.resnet import fingerprint, starting_model, weights_file
 from tinyclf.precision import possible
 from tinyclf.cache import Packed, data_for
-from tinyclf.initial import checkpoint_of
+from tinyclf.initial import checkpoint_of, starting_model
+from tinyclf.weights import fingerprint, weights_file
 from tinyclf.record import Record, write_record
 from tinyclf.settings import Settings
 from tinyclf.loop import Epoch, fit, silent

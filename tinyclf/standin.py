@@ -1,52 +1,55 @@
-"""The stand-in for ImageNet weights on `mini`: a ResNet18 trained on other drawn classes, on first use, and cached."""
+"""The stand-in for ImageNet weights on `mini`: a ResNet18 trained on other synthetic classes, on first use, and cached."""
 
 import hashlib
 import os
 from pathlib import Path
 
 import torch
-import torchvision
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
-from tinyclf import synthetic as mini
+from tinyclf import synthetic
 from tinyclf.augment import Augmentation
-from tinyclf.loader import Batches
-from tinyclf.small_map_conv import quickened
 from tinyclf.cache import pack
+from tinyclf.loader import Batches
 from tinyclf.paths import data_dir
+from tinyclf.resnet import build_model
+from tinyclf.small_map_conv import use_small_map_conv
 
 # Chosen for less than a minute on two cores; it is no part of the published recipe.
 EPOCHS = 2
 BATCH_SIZE = 25
 LEARNING_RATE = 0.02  # peak of the one-cycle schedule
 WEIGHT_DECAY = 5e-4
-RECIPE = f"{mini.VERSION} {mini.PRETRAIN_LAYOUT} {EPOCHS} {BATCH_SIZE} {LEARNING_RATE} {WEIGHT_DECAY}"
+RECIPE = f"{synthetic.VERSION} {synthetic.PRETRAIN_LAYOUT} {EPOCHS} {BATCH_SIZE} {LEARNING_RATE} {WEIGHT_DECAY}"
 
 
 def weights_file() -> Path:
-    """The state dict, safetensors in torchvision's names, with a head for the drawn classes of its training."""
+    """The state dict, safetensors in torchvision's names, with a head for the synthetic classes of its training."""
     path = data_dir() / f"mini-pretrained-{hashlib.sha256(RECIPE.encode()).hexdigest()[:8]}.safetensors"
     if not path.is_file():
-        print("weights = 'mini': training the stand-in for ImageNet weights on other drawn classes, once, for a minute")
-        beside = path.with_suffix(f".{os.getpid()}.partial")
+        print(
+            "weights = 'mini': training the stand-in for ImageNet weights on other synthetic classes, once, for a minute"
+        )
+        partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
-            save_file(pretrain(), beside)
-            os.replace(beside, path)
+            save_file(pretrain(), partial)
+            os.replace(partial, path)
         finally:
-            beside.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
     return path
 
 
 def pretrain() -> dict[str, torch.Tensor]:
     """Train on `mini-pretrain`, SGD with a one-cycle learning rate; the same state dict every time on one machine."""
-    data = pack(mini.draw_pretrain(data_dir()), mini.PRETRAIN_LAYOUT, mini.PRETRAIN_LAYOUT.folder)
+    data = pack(synthetic.draw_pretrain(data_dir()), synthetic.PRETRAIN_LAYOUT, synthetic.PRETRAIN_LAYOUT.folder)
     batches = Batches(
         data.train.images, data.train.labels, BATCH_SIZE, shuffle=True, augmentation=Augmentation(flip=True)
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = quickened(torchvision.models.resnet18(num_classes=len(data.classes)))
+        model = build_model("resnet18", len(data.classes))
+    use_small_map_conv(model)
     optimizer = torch.optim.SGD(
         model.parameters(), LEARNING_RATE, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY
     )

@@ -15,7 +15,7 @@ import torch
 from tinyclf.loader import train_batches, val_batches
 from tinyclf.distributed import this_process
 from tinyclf.errors import TinyclfError
-from tinyclf.resnet import network
+from tinyclf.initial import network
 from tinyclf.cache import data_for
 from tinyclf.paths import PROJECT
 from tinyclf.settings import Settings
