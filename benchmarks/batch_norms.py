@@ -21,7 +21,7 @@ from tinyclf import checkpoint, files, paths
 from tinyclf.loader import train_batches, val_batches
 from tinyclf.distributed import this_process
 from tinyclf.evaluate import evaluate
-from tinyclf.resnet import network
+from tinyclf.initial import network
 from tinyclf.precision import precisely
 from tinyclf.cache import data_for
 from tinyclf.settings import Settings

@@ -25,7 +25,8 @@ from tinyclf.loader import Batch, Batches
 from tinyclf.tiny_imagenet import TinyImageNet
 from tinyclf.registry import SIDE
 from tinyclf.evaluate import evaluate
-from tinyclf.resnet import resnet18 as our_resnet18
+from tinyclf.resnet import build_model
+from tinyclf.small_map_conv import use_small_map_conv
 from tinyclf.precision import precisely
 from tinyclf.cache import PackedSplit, open_packed, source_of
 from tinyclf.settings import Settings
@@ -85,7 +86,9 @@ class Way:
     def __init__(self, data: Data, device: torch.device, *, ours: bool = False) -> None:
         self.data, self.device = data, device
         torch.manual_seed(0)
-        model = our_resnet18(num_classes=data.classes) if ours else resnet18(num_classes=data.classes)
+        model = build_model("resnet18", data.classes) if ours else resnet18(num_classes=data.classes)
+        if ours:
+            use_small_map_conv(model)
         self.model: nn.Module = model.to(device)
         self.optimizer = torch.optim.SGD(self.model.parameters(), RECIPE.learning_rate, RECIPE.momentum)
 

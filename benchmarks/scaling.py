@@ -22,7 +22,8 @@ import torch
 import typer
 from results import put
 
-from tinyclf.flops import image_cost
+from tinyclf.flops import multiply_adds
+from tinyclf.resnet import build_model
 from tinyclf.loader import Batches
 from tinyclf.environment import describe
 from tinyclf.cache import open_packed
@@ -124,10 +125,10 @@ def imagenet() -> str:
     """The same arithmetic for ImageNet at 64 pixels: what an epoch takes with each stem, at the rate measured here."""
     frame = pd.read_csv(TABLE).set_index("measure")["images a second"]
     (rate,) = frame[frame.index.str.endswith("all threads")]
-    base = image_cost(20, "imagenet", 64)  # of the images that were measured
+    base = multiply_adds(build_model("resnet18", 20), 64)  # of the images that were measured
     rows = []
     for stem in ("imagenet", "small"):
-        cost = image_cost(IMAGENET_CLASSES, stem, 64)
+        cost = multiply_adds(build_model("resnet18", IMAGENET_CLASSES, stem=stem), 64)
         hours = IMAGENET / rate * cost / base / 3600
         rows.append(
             {

@@ -9,7 +9,7 @@ import torch
 from tinyclf.loader import train_batches, val_batches
 from tinyclf.distributed import this_process
 from tinyclf.evaluate import evaluate
-from tinyclf.resnet import starting_model
+from tinyclf.initial import starting_model
 from tinyclf.cache import open_packed
 from tinyclf.run import Run
 from tinyclf.settings import Settings

@@ -16,7 +16,7 @@ from tinyclf.loader import Batches
 from tinyclf.distributed import SyncedBatchNorm, this_process
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluate import evaluate
-from tinyclf.resnet import resnet18
+from tinyclf.resnet import build_model
 from tinyclf.cache import open_packed
 from tinyclf.paths import PROJECT
 from tinyclf.run import Run
@@ -103,7 +103,7 @@ def test_a_run_starts_its_processes_itself_and_goes_on_under_accelerate_and_in_o
     for name, processes in (("one", 1), ("two", 2)):
         monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
         torch.manual_seed(0)
-        model, run = resnet18(10), Run(Settings(epochs=1, **recipe), data, name)
+        model, run = build_model("resnet18", 10), Run(Settings(epochs=1, **recipe), data, name)
         history = run.fit(model, processes)
         records[name] = run.finish(history, model)
         assert capsys.readouterr().out.count("epoch  1/1") == 1
@@ -131,7 +131,7 @@ def test_a_run_starts_its_processes_itself_and_goes_on_under_accelerate_and_in_o
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a core for each of two processes")
 def test_an_error_in_one_of_the_processes_is_the_runs_own(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
-    model = resnet18(10)
+    model = build_model("resnet18", 10)
     nn.init.constant_(model.fc.bias, math.nan)
     with pytest.raises(TinyclfError, match=r"the loss became nan at epoch 1 training step 1 of 20, learning rate"):
         Run(Settings(epochs=1), open_packed("mini"), "nan").fit(model, processes=2)

@@ -14,7 +14,7 @@ from tinyclf.augment import Augmentation
 from tinyclf.loader import Batches
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluate import evaluate
-from tinyclf.resnet import resnet18
+from tinyclf.resnet import build_model
 from tinyclf.settings import Settings
 from tinyclf.loop import fit
 
@@ -35,7 +35,7 @@ def data():
 
 def fresh():
     torch.manual_seed(0)
-    return resnet18(CLASSES)
+    return build_model("resnet18", CLASSES)
 
 
 def small():

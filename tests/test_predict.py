@@ -12,7 +12,7 @@ from PIL import Image
 from tinyclf import predict
 from tinyclf.tiny_imagenet import TinyImageNet
 from tinyclf.errors import TinyclfError
-from tinyclf.resnet import resnet18
+from tinyclf.resnet import build_model
 from tinyclf.cache import open_packed, source_of
 from tinyclf.predict import Predictor, read_image
 from tinyclf.run import Run
@@ -26,7 +26,7 @@ def reports(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINYCLF_REPORTS", str(folder))
         torch.manual_seed(0)
-        model, run = resnet18(10), Run(Settings(epochs=1, batch_size=100), open_packed("mini"), "short")
+        model, run = build_model("resnet18", 10), Run(Settings(epochs=1, batch_size=100), open_packed("mini"), "short")
         run.finish(run.fit(model), model)
     return folder
 

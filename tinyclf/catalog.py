@@ -17,7 +17,8 @@ from tinyclf.parameters import RUN_NAME, accepted_parameters, notebook_parameter
 from tinyclf.paths import NOTEBOOKS
 from tinyclf.registry import DATASETS
 from tinyclf.schema import read_text
-from tinyclf.settings import NAMED_WEIGHTS, RUN, SEEDS, Settings, parent_of
+from tinyclf.choices import NAMED_WEIGHTS
+from tinyclf.settings import RUN, SEEDS, Settings, parent_of
 
 LAST = ("ablations", "summary")  # made from the records of all others
 

@@ -10,6 +10,7 @@ from tinyclf import checkpoint, names
 from tinyclf.checkpoint import Saved
 from tinyclf.errors import TinyclfError
 from tinyclf.paths import reports_dir
+from tinyclf.resnet import head_names
 from tinyclf.settings import Settings
 from tinyclf.weights import copy_weights, fingerprint, load_weights, weights_file
 
@@ -31,12 +32,10 @@ def load_initial_weights(model: nn.Module, settings: Settings, classes: list[str
     if parent is None:
         load_weights(model, settings.weights, model_name=settings.model, stem_init=settings.stem_init)
         return
-    before = Settings(**parent.about["settings"])
-    fresh = ("conv1.",) * (before.stem != settings.stem)
-    fresh_head = list(parent.about["classes"]) != classes
-    copy_weights(
-        model, parent.weights, settings.weights, fresh, fresh_head=fresh_head, stem_init=settings.stem_init
-    )
+    fresh = ("conv1.",) * (parent.about["settings"]["stem"] != settings.stem)
+    if list(parent.about["classes"]) != classes:
+        fresh += head_names(model)
+    copy_weights(model, parent.weights, settings.weights, fresh, stem_init=settings.stem_init)
 
 
 def describe_initial_weights(settings: Settings, classes: list[str]) -> dict[str, Any]:

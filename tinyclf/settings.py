@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinyclf.checks import in_range, one_of, typed
+from tinyclf.choices import NAMED_WEIGHTS, STEM_INITS, STEMS
 from tinyclf.errors import TinyclfError
 from tinyclf.names import check_name
 from tinyclf.registry import NORMALIZATIONS, dataset_info
 
-NAMED_WEIGHTS = ("none", "imagenet", "mini")
 OTHER_WEIGHTS = "or run:NAME, or the path of a .pth or .safetensors file"
-STEMS = ("imagenet", "small", "small-pool")
 ADAPTABLE = ("input_size", "normalization", "stem", "classes")  # what a model is made for
 RUN = "run:"  # starts the name of weights that are another run's
 SEEDS = (0, 2**31 - 1)
@@ -38,7 +37,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 CHOICES = {
     "stem": STEMS,
-    "stem_init": ("random", "shrunk"),
+    "stem_init": STEM_INITS,
     "schedule": ("step", "cosine", "linear"),
     "normalization": tuple(NORMALIZATIONS),
     "precision": ("fp32", "tf32", "bf16"),
