@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyclf.checks import in_range, one_of, typed
+from tinyclf.choices import NAMED_WEIGHTS
 from tinyclf.entries import RECIPES_NOTEBOOK, notebook_for, parse_entries
 from tinyclf.entries import Experiment as Experiment  # callers have them from here
 from tinyclf.entries import Goal as Goal
@@ -17,7 +18,6 @@ from tinyclf.parameters import RUN_NAME, accepted_parameters, notebook_parameter
 from tinyclf.paths import NOTEBOOKS
 from tinyclf.registry import DATASETS
 from tinyclf.schema import read_text
-from tinyclf.choices import NAMED_WEIGHTS
 from tinyclf.settings import RUN, SEEDS, Settings, parent_of
 
 LAST = ("ablations", "summary")  # made from the records of all others

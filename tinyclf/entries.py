@@ -100,7 +100,9 @@ def check_ablation(where: str, label: str, ablation: Any, notebook: Path) -> Non
 def check_label(where: str, label: str) -> None:
     """Raise TinyclfError unless a label can be part of a run's name: a dot and a seed come after it."""
     if not NAME.fullmatch(label) or "." in label or family(label) != label:
-        raise TinyclfError(f"{where}: {label!r} cannot name a run: expected letters, digits and -_=+, no seed at the end")
+        raise TinyclfError(
+            f"{where}: {label!r} cannot name a run: expected letters, digits and -_=+, no seed at the end"
+        )
 
 
 def check_types(where: str, parameters: dict[str, Any], notebook: Path) -> None:

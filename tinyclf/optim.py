@@ -33,10 +33,7 @@ def make_optimizer(
         rate = learning_rate * layer_decay ** DEPTHS.get(name.partition(".")[0], 0)
         groups.setdefault((decay, rate), []).append(parameter)
     return optim.SGD(
-        [
-            {"params": parameters, "weight_decay": decay, "lr": rate}
-            for (decay, rate), parameters in groups.items()
-        ],
+        [{"params": parameters, "weight_decay": decay, "lr": rate} for (decay, rate), parameters in groups.items()],
         lr=learning_rate,
         momentum=momentum,
         nesterov=nesterov,

@@ -34,9 +34,7 @@ class Recipe:
 
     def describe(self) -> dict[str, str | None]:
         """The recipe in words, as a record has it."""
-        return describe(
-            self.model, self.criterion, self.optimizer, self.scheduler, self.scheduler_interval, self.ema
-        )
+        return describe(self.model, self.criterion, self.optimizer, self.scheduler, self.scheduler_interval, self.ema)
 
 
 def build_recipe(settings: Settings, data: Packed) -> Recipe:
@@ -68,9 +66,7 @@ def recipe_for(model: nn.Module, settings: Settings, images: int) -> Recipe:
         layer_decay=settings.layer_decay,
     )
     steps = -(-images // settings.batch_size)
-    rates = RateSchedule(
-        settings.schedule, settings.epochs, steps, settings.warmup, settings.step_size, settings.gamma
-    )
+    rates = RateSchedule(settings.schedule, settings.epochs, steps, settings.warmup, settings.step_size, settings.gamma)
     scheduler, interval = make_scheduler(optimizer, rates)
     criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
     ema = ExponentialMovingAverage(model, settings.ema_decay) if settings.ema_decay else None

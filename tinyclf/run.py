@@ -121,8 +121,12 @@ class Run:
         expected = expected_recipe(self.settings, len(self.data.classes), len(self.data.train.labels))
         swapped = {name: text for name, text in recipe.items() if text != expected[name]}
         if swapped and not self.has_own_name:
-            changes = "; ".join(f"{name}: {expected[name]} by its settings, {text} here" for name, text in swapped.items())
-            raise TinyclfError(f"run {self.name!r} would be recorded as what it is not ({changes}): give it another name")
+            changes = "; ".join(
+                f"{name}: {expected[name]} by its settings, {text} here" for name, text in swapped.items()
+            )
+            raise TinyclfError(
+                f"run {self.name!r} would be recorded as what it is not ({changes}): give it another name"
+            )
         if swapped:  # no command builds these
             self.about["overrides"] |= swapped
             self.about["command"] = ""
