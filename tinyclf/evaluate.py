@@ -12,7 +12,7 @@ from torchmetrics.functional.classification import (
     multiclass_stat_scores,
 )
 
-from tinyclf.loader import NOTHING, Batches
+from tinyclf.loader import NOTHING, ImageLoader
 from tinyclf.errors import TinyclfError
 from tinyclf.precision import precisely, refuse_non_finite
 from tinyclf.progress import progress
@@ -102,7 +102,7 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    batches: Batches,
+    batches: ImageLoader,
     epoch: int = 0,
     *,
     precision: str = "fp32",
@@ -124,7 +124,7 @@ def evaluate(
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, batches: Batches, name: str, precision: str, *, mirrored: bool = False) -> Tensor:
+def logits_of(model: nn.Module, batches: ImageLoader, name: str, precision: str, *, mirrored: bool = False) -> Tensor:
     """The logits of all images, float32 (N, classes), on their device; zeros for another process's part of them.
 
     name: what a progress bar calls it. Raises TinyclfError for batches that are shuffled or augmented.
@@ -132,7 +132,7 @@ def logits_of(model: nn.Module, batches: Batches, name: str, precision: str, *, 
     if batches.shuffle or batches.augmentation != NOTHING:
         raise TinyclfError("evaluation takes images in their order and as they are, not shuffled nor augmented")
     model.eval().to(memory_format=torch.channels_last)
-    logits, places = torch.empty(0), batches.places()
+    logits, places = torch.empty(0), batches.indices()
     for batch in progress(batches.epoch(), name, len(batches)):
         with precisely(precision, batches.device):
             found = model(batch.images).float()

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from tinyclf import checkpoint
-from tinyclf.loader import Batches
+from tinyclf.loader import ImageLoader
 from tinyclf.distributed import accelerate, shared
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluate import evaluate
@@ -27,8 +27,8 @@ Epoch = dict[str, float]  # one row of a history, see `fit`
 
 def fit(
     model: nn.Module,
-    train: Batches,
-    val: Batches,
+    train: ImageLoader,
+    val: ImageLoader,
     settings: Settings,
     *,
     save_to: Path | None = None,
@@ -44,7 +44,7 @@ def fit(
     average of the weights is what is evaluated after each epoch, and what `model` holds in the end.
 
     train, val: on the model's device. Where `accelerate launch` or `torchrun` started several processes, each is given
-    its own part of every batch (see `Batches`), and the result is that of one process but for rounding.
+    its own part of every batch (see `ImageLoader`), and the result is that of one process but for rounding.
     save_to: a checkpoint file, written before the first epoch and after every one. Where it exists, training continues
     from it, so that a model whose first epoch was interrupted starts as it did.
     about: what else the checkpoint shall say of the run; the history is added to it.
@@ -119,7 +119,7 @@ def silent(line: str) -> None:
 
 def train_epoch(
     model: nn.Module,
-    batches: Batches,
+    batches: ImageLoader,
     optimizer: torch.optim.Optimizer,
     epoch: int,
     settings: Settings,

@@ -15,7 +15,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from tinyclf.errors import TinyclfError
 from tinyclf.catalog import Experiment
-from tinyclf.files import locked, writable, write
+from tinyclf.files import locked, writable, atomic_write
 from tinyclf.paths import reports_dir
 
 OVERWRITTEN = re.compile(r"[^\n\r]*\r(?!\n)")  # by what comes after it, as on a terminal
@@ -87,7 +87,7 @@ def publish(executed: Path, experiment: Experiment, notebook: str, page: str) ->
     """Turn an executed notebook, as far as it came, into its two pages, each of them whole or not at all."""
     try:
         tidy(executed, experiment)
-        write(executed.with_name(page), render(executed, experiment.title))
+        atomic_write(executed.with_name(page), render(executed, experiment.title))
         os.replace(executed, executed.with_name(notebook))
     except OSError as error:
         raise TinyclfError(f"cannot write the page of {experiment.name}: {error}") from error

@@ -7,17 +7,17 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from tinyclf.loader import Batches
+from tinyclf.loader import ImageLoader
 from tinyclf.tiny_imagenet import TinyImageNet
 from tinyclf.checks import one_of
 from tinyclf.registry import DATASETS, SIDE, WHOLE_DATASETS
 from tinyclf.distributed import this_process
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluate import logits_of
-from tinyclf.files import write
+from tinyclf.files import atomic_write
 from tinyclf.resnet import network
 from tinyclf.precision import possible
-from tinyclf.cache import source_of
+from tinyclf.cache import locate_dataset
 from tinyclf.initial import trained
 from tinyclf.settings import Settings
 
@@ -42,7 +42,7 @@ class Predictor:
 
     def probabilities(self, images: np.ndarray) -> Tensor:
         """Of every class for uint8 images (N, 64, 64, 3): float32 (N, classes), on the CPU."""
-        batches = Batches(
+        batches = ImageLoader(
             images,
             np.zeros(len(images), int),
             self.settings.batch_size,
@@ -70,7 +70,7 @@ class Predictor:
         refuse: called with a message for each file that is no image, which gets no line.
         """
         one_of("dataset of a test split", self.dataset, WHOLE_DATASETS)
-        path, layout = source_of(self.dataset)
+        path, layout = locate_dataset(self.dataset)
         split = TinyImageNet(path, "test", layout=layout)
         images = np.empty((len(split), SIDE, SIDE, 3), np.uint8)
         names: list[str] = []
@@ -86,7 +86,7 @@ class Predictor:
         found = self.probabilities(images[: len(names)]).argmax(1).tolist()
         rows = sorted(zip(names, found, strict=True), key=lambda row: (len(row[0]), row[0]))  # test_2 before test_10
         predictions = self.folder / "test_predictions.txt"
-        write(predictions, "".join(f"{name} {wnids[place]}\n" for name, place in rows))
+        atomic_write(predictions, "".join(f"{name} {wnids[place]}\n" for name, place in rows))
         return predictions
 
 

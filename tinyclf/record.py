@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from tinyclf.errors import TinyclfError
-from tinyclf.files import write
+from tinyclf.files import atomic_write
 from tinyclf.paths import reports_dir
 from tinyclf.settings import Settings
 
@@ -84,7 +84,7 @@ def write_record(
         ("image", "wnid", "taken for", "confidence"),
         ([image, wnids[true], wnids[taken], sure] for image, true, taken, sure in evaluation.mistakes(MISTAKES)),
     )
-    write(folder / "record.json", json.dumps(record, indent=2) + "\n")
+    atomic_write(folder / "record.json", json.dumps(record, indent=2) + "\n")
     return record
 
 
@@ -92,7 +92,7 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) 
     """Write a table; floats as their repr, which rounds nothing."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([list(header), *rows])
-    write(path, text.getvalue())
+    atomic_write(path, text.getvalue())
 
 
 def settings_of(record: Record) -> Settings:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tinyclf import checkpoint, environment, names as naming, initial as parents, worker
-from tinyclf.loader import train_batches, val_batches
+from tinyclf.recipe import train_loader, val_loader
 from tinyclf.distributed import this_process
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluate import Evaluation, evaluate
@@ -20,7 +20,7 @@ from tinyclf.files import locked, writable
 from tinyclf.guards import enough_memory
 from tinyclf.resnet import fingerprint, starting_model, weights_file
 from tinyclf.precision import possible
-from tinyclf.cache import Packed, data_for
+from tinyclf.cache import Packed, load_data
 from tinyclf.initial import checkpoint_of
 from tinyclf.record import Record, write_record
 from tinyclf.settings import Settings
@@ -128,7 +128,7 @@ class Run:
                 return history
             with enough_memory(self.settings.batch_size):
                 kind = (self.data, self.settings, self.process)
-                train, val = train_batches(*kind), val_batches(*kind)
+                train, val = train_loader(*kind), val_loader(*kind)
                 return fit(model, train, val, self.settings, save_to=self.checkpoint, about=self.about)
 
     def is_recorded(self) -> bool:
@@ -155,7 +155,7 @@ class Run:
         """
         shown = dataclasses.replace(self.settings, input_size=input_size or self.settings.input_size, start_size=0)
         with enough_memory(self.settings.batch_size):
-            val = val_batches(self.data, shown, self.process, alone=True)
+            val = val_loader(self.data, shown, self.process, alone=True)
             precision = possible(self.settings.precision, self.device)
             return evaluate(model.to(self.device), val, self.settings.epochs, precision=precision, mirrored=mirrored)
 
@@ -173,7 +173,7 @@ def train_experiment(name: str, parameters: dict[str, Any]) -> None:
     if "run" not in parameters:
         raise TinyclfError(f"{name}: there is nothing to train; `tinyclf run {name}` makes its page")
     settings = Settings.from_notebook(parameters)
-    data = data_for(settings)
+    data = load_data(settings.dataset, settings.hold_out)
     run = Run(settings, data, parameters["run"], force=parameters.get("force", False))
     if run.is_recorded():
         return

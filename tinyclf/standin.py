@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from tinyclf.synthetic import PRETRAIN, VERSION, make_dataset
 from tinyclf.augment import Augmentation
-from tinyclf.loader import Batches
+from tinyclf.loader import ImageLoader
 from tinyclf.small_map_conv import quickened
 from tinyclf.cache import pack
 from tinyclf.paths import data_dir
@@ -41,7 +41,7 @@ def weights_file() -> Path:
 def pretrain() -> dict[str, torch.Tensor]:
     """Train on `mini-pretrain`, SGD with a one-cycle learning rate; the same state dict every time on one machine."""
     data = pack(make_dataset(PRETRAIN, data_dir()), PRETRAIN, PRETRAIN.folder)
-    batches = Batches(
+    batches = ImageLoader(
         data.train.images, data.train.labels, BATCH_SIZE, shuffle=True, augmentation=Augmentation(flip=True)
     )
     with torch.random.fork_rng():

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from tinyclf.loader import train_batches, val_batches
+from tinyclf.recipe import train_loader, val_loader
 from tinyclf.distributed import this_process
 from tinyclf.errors import TinyclfError
 from tinyclf.resnet import network
-from tinyclf.cache import data_for
+from tinyclf.cache import load_data
 from tinyclf.paths import PROJECT
 from tinyclf.settings import Settings
 from tinyclf.loop import fit
@@ -76,11 +76,11 @@ def main(path: Path, about: dict[str, Any]) -> None:
     """One of the processes: read the run from its checkpoint and train it to its end."""
     die_with_parent()
     process, settings = this_process(), Settings(**about["settings"])
-    data = data_for(settings)
+    data = load_data(settings.dataset, settings.hold_out)
     if data.fingerprint != about["data"]["sha256"]:
         raise TinyclfError(f"{data.name} is not the data of this run, which has the sha256 {about['data']['sha256']}")
     model = network(settings, len(data.classes))  # its weights are the checkpoint's
-    train, val = train_batches(data, settings, process), val_batches(data, settings, process)
+    train, val = train_loader(data, settings, process), val_loader(data, settings, process)
     fit(model, train, val, settings, save_to=path, about=about)
     process.destroy_process_group()
 
