@@ -22,7 +22,8 @@ from torchvision.transforms import Compose, RandomHorizontalFlip, ToTensor
 
 from tinyclf.augment import Augmentation
 from tinyclf.loader import Batch, Batches
-from tinyclf.tiny_imagenet import SIDE, TinyImageNet
+from tinyclf.tiny_imagenet import TinyImageNet
+from tinyclf.registry import SIDE
 from tinyclf.evaluate import evaluate
 from tinyclf.resnet import resnet18 as our_resnet18
 from tinyclf.precision import precisely

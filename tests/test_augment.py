@@ -6,7 +6,7 @@ import torch
 
 from tinyclf.augment import Augmentation, Draws
 from tinyclf.loader import Batches
-from tinyclf.settings import NORMALIZATIONS
+from tinyclf.registry import NORMALIZATIONS
 
 COUNT, SIDE, CLASSES = 37, 64, 5
 ALL = Augmentation(flip=True, crop_padding=4, mixup=0.4, cutmix=1.0)

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from tinyclf.augment import Augmentation
-from tinyclf.loader import Batches, resident
 from tinyclf.errors import TinyclfError
-from tinyclf.settings import NORMALIZATIONS
+from tinyclf.loader import Batches, resident
+from tinyclf.registry import NORMALIZATIONS
 
 COUNT = 23
 FLIP = Augmentation(flip=True)

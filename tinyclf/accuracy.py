@@ -15,7 +15,8 @@ from tinyclf.commands import changes, lineage
 from tinyclf.names import family
 from tinyclf.paths import PROJECT, reports_dir
 from tinyclf.record import Record, read_records, settings_of
-from tinyclf.settings import Settings, one_of
+from tinyclf.settings import Settings
+from tinyclf.checks import one_of
 
 PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "published.toml").read_text())
 PUBLISHED_COLUMNS = ("README", "published last", "published best")

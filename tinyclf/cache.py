@@ -22,13 +22,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tinyclf import synthetic as mini, paths
-from tinyclf.tiny_imagenet import SIDE, TINY_IMAGENET, Layout, TinyImageNet, find, refuse_images
+from tinyclf import paths
+from tinyclf import synthetic as mini
+from tinyclf.annotations import locate
+from tinyclf.archive import fingerprint
+from tinyclf.checks import one_of
 from tinyclf.errors import TinyclfError
 from tinyclf.files import locked
-from tinyclf.annotations import locate
-from tinyclf.settings import DATASETS, Settings, one_of
-from tinyclf.archive import fingerprint
+from tinyclf.registry import DATASETS, SIDE, TINY_IMAGENET, Layout
+from tinyclf.settings import Settings
+from tinyclf.tiny_imagenet import TinyImageNet, find, refuse_images
 
 FORMAT = 1  # to be raised whenever what a cache holds changes
 PIXELS = SIDE * SIDE * 3  # bytes of one image

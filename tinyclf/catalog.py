@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tinyclf.entries import RECIPES_NOTEBOOK, notebook_for, parse_entries
-from tinyclf.entries import Experiment as Experiment, Goal as Goal  # callers have them from here
+from tinyclf.checks import in_range, one_of, typed
+from tinyclf.entries import RECIPES_NOTEBOOK, Ablation, Experiment, Goal, notebook_for, parse_entries
 from tinyclf.errors import TinyclfError
 from tinyclf.names import family, seed_of, with_seed
 from tinyclf.parameters import RUN_NAME, accepted_parameters, notebook_parameters
 from tinyclf.paths import NOTEBOOKS
+from tinyclf.registry import DATASETS
 from tinyclf.schema import read_text
-from tinyclf.settings import DATASETS, NAMED_WEIGHTS, RUN, SEEDS, Settings, in_range, one_of, parent_of, typed
+from tinyclf.settings import NAMED_WEIGHTS, RUN, SEEDS, Settings, parent_of
 
+__all__ = ["Ablation", "Experiment", "Goal", "command", "overrides", "read_experiments", "select"]
 LAST = ("ablations", "summary")  # made from the records of all others
 
 
@@ -36,10 +38,15 @@ def find_experiment(name: str) -> Experiment | None:
     return next((experiments[name] for experiments in read_all().values() if name in experiments), None)
 
 
+def ablation(run: str) -> Ablation | None:
+    """The ablation that a run is one of, by its name; None if it is of none."""
+    experiment = find_experiment(family(run))
+    return experiment.ablation if experiment else None
+
+
 def is_ablation(run: str) -> bool:
     """Whether a run is one of an ablation, by its name."""
-    experiment = find_experiment(family(run))
-    return experiment is not None and experiment.base != ""
+    return ablation(run) is not None
 
 
 def goals(run: str) -> list[Goal]:
@@ -51,11 +58,9 @@ def goals(run: str) -> list[Goal]:
 def chosen(recipe: str, dataset: str) -> str:
     """The ablation that has the recipe's own settings on a data set, the result of a search; empty without one."""
     experiments = read_experiments(dataset)
-    wanted = Settings.from_notebook(experiments[recipe].parameters | {"hold_out": True})
-    for name, experiment in experiments.items():
-        if name.startswith(f"{recipe}.") and Settings.from_notebook(experiment.parameters) == wanted:
-            return name.removeprefix(f"{recipe}.")
-    return ""
+    wanted = dataclasses.replace(experiments[recipe].settings, hold_out=True)
+    ablations = [e for e in experiments.values() if e.ablation and e.ablation.recipe == recipe]
+    return next((e.ablation.label for e in ablations if e.ablation and e.settings == wanted), "")
 
 
 def select(
@@ -94,16 +99,16 @@ def find(name: str, known: dict[str, Experiment]) -> Experiment:
     if name not in known:
         close = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {close[0]}? " if close else ""
-        recipes = ", ".join(name for name, experiment in known.items() if not experiment.base)
+        recipes = ", ".join(name for name, experiment in known.items() if not experiment.ablation)
         raise TinyclfError(f"experiment = {name!r}: {hint}expected one of {recipes}, or an ablation of one")
     return known[name]
 
 
 def default_selection(known: dict[str, Experiment], overrides: Mapping[str, Any]) -> list[Experiment]:
     """All experiments but ablations, and where `epochs` is given, but those that plan their epochs; LAST at the end."""
-    experiments = [experiment for experiment in known.values() if not experiment.base]
+    experiments = [experiment for experiment in known.values() if not experiment.ablation]
     if "epochs" in overrides:
-        experiments = [each for each in experiments if not Settings.from_notebook(each.parameters).planned]
+        experiments = [each for each in experiments if not each.settings.planned]
     return sorted(experiments, key=lambda each: LAST.index(each.name) + 1 if each.name in LAST else 0)
 
 
@@ -164,6 +169,12 @@ def seeded(experiment: Experiment, seeds: list[int]) -> list[Experiment]:
     return runs
 
 
+def with_seed_of(name: str, experiment: Experiment) -> Experiment:
+    """The run of `experiment` with the seed in `name`, or with its own where `name` has none."""
+    seed = seed_of(name)
+    return seeded(experiment, [] if seed is None else [seed])[0]
+
+
 def ancestors(
     run: Experiment, runs: dict[str, Experiment], known: dict[str, Experiment], imagenet: str
 ) -> list[Experiment]:
@@ -178,8 +189,7 @@ def ancestors(
 
 def needed_parent(name: str, child: Experiment, known: dict[str, Experiment], imagenet: str) -> Experiment:
     """The run `name`, which was not asked for but `child` starts from. Raises TinyclfError if it cannot be that."""
-    seed = seed_of(name)
-    (parent,) = seeded(with_overrides(known[family(name)], {}, imagenet), [] if seed is None else [seed])
+    parent = with_seed_of(name, with_overrides(known[family(name)], {}, imagenet))
     if RUN_NAME not in parent.parameters or parent.name != name:
         raise TinyclfError(f"weights of {child.name} = {RUN + name!r}: there is no such run of {family(name)}")
     if child.parameters.get("hold_out", False) != parent.parameters.get("hold_out", False):
@@ -197,9 +207,8 @@ def overrides(run: str, settings: Settings) -> dict[str, Any]:
     """
     expected = Settings(dataset=settings.dataset)
     if experiment := read_experiments(settings.dataset).get(family(run)):
-        seed, named = seed_of(run), dataclasses.replace(experiment, parameters={RUN_NAME: ""} | experiment.parameters)
-        (planned,) = seeded(named, [] if seed is None else [seed])
-        expected = Settings.from_notebook(planned.parameters)
+        named = dataclasses.replace(experiment, parameters={RUN_NAME: ""} | experiment.parameters)
+        expected = with_seed_of(run, named).settings
         if expected.weights in ("imagenet", "mini") and is_file(settings.weights):
             expected = dataclasses.replace(expected, weights=settings.weights)
     return differences(settings, expected)

@@ -16,7 +16,8 @@ from tinyclf.catalog import Experiment, select
 from tinyclf.parameters import parse_assignment
 from tinyclf.initial import is_finished
 from tinyclf.paths import PROJECT, reports_dir
-from tinyclf.settings import DATASETS, WHOLE_DATASETS, one_of
+from tinyclf.checks import one_of
+from tinyclf.registry import DATASETS, WHOLE_DATASETS
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 

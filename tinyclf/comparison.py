@@ -9,7 +9,8 @@ from tinyclf.catalog import Experiment
 from tinyclf.html import two_lines
 from tinyclf.paths import NOTEBOOKS
 from tinyclf.record import Record, read_records, settings_of
-from tinyclf.settings import DATASETS, one_of
+from tinyclf.checks import one_of
+from tinyclf.registry import DATASETS
 from tinyclf.accuracy import duration, hardware_of, percent, relative_cost, start_of
 
 ACCURACIES = ("accuracy, last epoch", "accuracy, best epoch", "top-5 accuracy")

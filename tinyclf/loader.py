@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from tinyclf.augment import ORDER, Augmentation, Draws, mix, random
-from tinyclf.errors import TinyclfError
 from tinyclf.cache import Packed
+from tinyclf.errors import TinyclfError
+from tinyclf.registry import NORMALIZATIONS
 from tinyclf.resize import resize
-from tinyclf.settings import NORMALIZATIONS, Settings
+from tinyclf.settings import Settings
 
 NOTHING = Augmentation()
 

@@ -1,4 +1,4 @@
-"""The parameters of notebooks: what their `parameters` cell lists, and what papermill and the command line give them."""
+"""The parameters of notebooks: what their `parameters` cell lists, and what papermill or the command line gives."""
 
 import ast
 import contextlib
@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tinyclf.checks import one_of, typed
 from tinyclf.errors import TinyclfError
-from tinyclf.settings import Settings, one_of, typed
+from tinyclf.settings import Settings
 
 RUN_NAME = "run_name"  # the parameter that only notebooks have that train
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Settings)}

@@ -8,7 +8,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from tinyclf.loader import Batches
-from tinyclf.tiny_imagenet import SIDE, TinyImageNet
+from tinyclf.tiny_imagenet import TinyImageNet
+from tinyclf.checks import one_of
+from tinyclf.registry import DATASETS, SIDE, WHOLE_DATASETS
 from tinyclf.distributed import this_process
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluate import logits_of
@@ -17,7 +19,7 @@ from tinyclf.resnet import network
 from tinyclf.precision import possible
 from tinyclf.cache import source_of
 from tinyclf.initial import trained
-from tinyclf.settings import DATASETS, WHOLE_DATASETS, Settings, one_of
+from tinyclf.settings import Settings
 
 TOP = 5
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from tinyclf import initial as parents
 from tinyclf.small_map_conv import quickened
 from tinyclf.errors import TinyclfError
-from tinyclf.settings import NAMED_WEIGHTS, OTHER_WEIGHTS, STEMS, Settings, one_of
+from tinyclf.settings import NAMED_WEIGHTS, OTHER_WEIGHTS, STEMS, Settings
+from tinyclf.checks import one_of
 
 IMAGENET = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
 IMAGENET_CLASSES = 1000

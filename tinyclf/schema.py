@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tinyclf.checks import one_of
 from tinyclf.errors import TinyclfError
-from tinyclf.settings import one_of
 
 Rule = tuple[str, Callable[[Any], bool]]  # what a value is expected to be, in words and as a test
 

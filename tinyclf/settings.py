@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 from collections.abc import Mapping
 from typing import Any
 
+from tinyclf.checks import in_range, one_of, typed
 from tinyclf.errors import TinyclfError
 from tinyclf.names import check_name
+from tinyclf.registry import NORMALIZATIONS, dataset_info
 
-# By data set: as published, and where there are few images, so that an epoch still has steps enough to learn in
-BATCH_SIZES = {"mini": 20, "tiny-imagenet": 100, "tiny-imagenet-20": 20}
-DATASETS = tuple(BATCH_SIZES)
-WHOLE_DATASETS = ("mini", "tiny-imagenet")  # that are no part of another
 NAMED_WEIGHTS = ("none", "imagenet", "mini")
 OTHER_WEIGHTS = "or run:NAME, or the path of a .pth or .safetensors file"
 STEMS = ("imagenet", "small", "small-pool")
@@ -23,14 +19,6 @@ SEEDS = (0, 2**31 - 1)
 PRECISIONS = ("fp32", "tf32", "bf16")
 ADAPTABLE = ("input_size", "normalization", "stem", "classes")  # what a model is made for
 RUN = "run:"  # starts the name of weights that are another run's
-# Mean and standard deviation of red, green and blue on the scale 0..1: as torchvision's ImageNet weights expect them,
-# and as they go round for Tiny-ImageNet's training images.
-NORMALIZATIONS: dict[str, tuple[tuple[float, ...], ...]] = {
-    "none": (),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "tiny-imagenet": ((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
-}
-
 RANGES: dict[str, tuple[float, float]] = {
     "input_size": (16, 1024),
     "epochs": (1, 10_000),
@@ -96,8 +84,7 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, typed(field.name, getattr(self, field.name), field.default))
-        one_of("dataset", self.dataset, DATASETS)  # before what depends on it
-        object.__setattr__(self, "batch_size", self.batch_size or BATCH_SIZES[self.dataset])
+        object.__setattr__(self, "batch_size", self.batch_size or dataset_info(self.dataset).batch_size)
         if self.parent:
             check_name(self.parent, "weights = run:NAME, NAME")
         elif not self.weights.endswith((".pth", ".safetensors")):
@@ -159,28 +146,3 @@ class Settings:
 def parent_of(weights: str) -> str:
     """Name of the run whose model `weights` asks for; empty where that is none."""
     return weights.removeprefix(RUN) if weights.startswith(RUN) else ""
-
-
-def one_of(name: str, value: str, accepted: tuple[str, ...], also: str = "") -> None:
-    """Raise TinyclfError unless `value` is one of `accepted`."""
-    if value not in accepted:
-        close = difflib.get_close_matches(value, accepted, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise TinyclfError(f"{name} = {value!r}: expected one of {', '.join(accepted)} {also}".rstrip() + hint)
-
-
-def in_range(name: str, value: float, low: float, high: float) -> None:
-    """Raise TinyclfError unless low <= value <= high."""
-    if not (math.isfinite(value) and low <= value <= high):
-        raise TinyclfError(f"{name} = {value!r}: expected a number from {low} to {high}")
-
-
-def typed(name: str, value: Any, default: Any) -> Any:
-    """`value` if it is of the default's type (an int may stand for a float), else TinyclfError."""
-    wanted = type(default)
-    if wanted is float and type(value) is int:
-        return float(value)
-    if type(value) is not wanted:
-        hint = " (papermill's -p reads True and False, and takes true and false as text)" if wanted is bool else ""
-        raise TinyclfError(f"{name} = {value!r}: expected {wanted.__name__}, got {type(value).__name__}{hint}")
-    return value

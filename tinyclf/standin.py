@@ -9,7 +9,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
-from tinyclf import synthetic as mini
+from tinyclf.synthetic import PRETRAIN, VERSION, make_dataset
 from tinyclf.augment import Augmentation
 from tinyclf.loader import Batches
 from tinyclf.small_map_conv import quickened
@@ -21,7 +21,7 @@ EPOCHS = 2
 BATCH_SIZE = 25
 LEARNING_RATE = 0.02  # peak of the one-cycle schedule
 WEIGHT_DECAY = 5e-4
-RECIPE = f"{mini.VERSION} {mini.PRETRAIN_LAYOUT} {EPOCHS} {BATCH_SIZE} {LEARNING_RATE} {WEIGHT_DECAY}"
+RECIPE = f"{VERSION} {PRETRAIN} {EPOCHS} {BATCH_SIZE} {LEARNING_RATE} {WEIGHT_DECAY}"
 
 
 def weights_file() -> Path:
@@ -40,7 +40,7 @@ def weights_file() -> Path:
 
 def pretrain() -> dict[str, torch.Tensor]:
     """Train on `mini-pretrain`, SGD with a one-cycle learning rate; the same state dict every time on one machine."""
-    data = pack(mini.draw_pretrain(data_dir()), mini.PRETRAIN_LAYOUT, mini.PRETRAIN_LAYOUT.folder)
+    data = pack(make_dataset(PRETRAIN, data_dir()), PRETRAIN, PRETRAIN.folder)
     batches = Batches(
         data.train.images, data.train.labels, BATCH_SIZE, shuffle=True, augmentation=Augmentation(flip=True)
     )
