@@ -15,9 +15,9 @@ from tinyclf.parameters import RUN_NAME, accepted_parameters, notebook_parameter
 from tinyclf.paths import NOTEBOOKS
 from tinyclf.registry import DATASETS
 from tinyclf.schema import read_text
-from tinyclf.settings import NAMED_WEIGHTS, RUN, SEEDS, Settings, parent_of
+from tinyclf.settings import RUN, SEEDS, Settings, parent_of
 
-__all__ = ["Ablation", "Experiment", "Goal", "command", "overrides", "read_experiments", "select"]
+__all__ = ["Ablation", "Experiment", "Goal", "ablation", "command", "goals", "is_ablation", "overrides", "select"]
 LAST = ("ablations", "summary")  # made from the records of all others
 
 
@@ -30,7 +30,7 @@ def read_all() -> dict[str, dict[str, Experiment]]:
 def read_experiments(dataset: str) -> dict[str, Experiment]:
     """The experiments on `dataset` by name, in order, each followed by its ablations. Raises TinyclfError."""
     one_of("dataset", dataset, DATASETS)
-    return read_all()[dataset]
+    return dict(read_all()[dataset])
 
 
 def find_experiment(name: str) -> Experiment | None:
@@ -78,15 +78,14 @@ def select(
     overrides: parameters over those of the experiments that take them. Where no experiment is named, `epochs` among
     them leaves out those whose every epoch depends on their number.
     imagenet: path of a state dict that stands in for the ImageNet weights wherever an experiment asks for those.
-    seeds: each experiment that trains is run with each of these; a run with another seed than the experiment's has a
-    name of its own, see `seeded`.
+    seeds: those to run each experiment that trains with; see `seeded` for the names of these runs.
     Raises TinyclfError for an unknown experiment, a parameter that none of them takes, and a value of the wrong type.
     """
     known, overrides = read_experiments(dataset), overrides or {}
     named = [find(name, known) for name in names] or default_selection(known, overrides)
     check_overrides(overrides, named, seeds)
-    resolved = [with_overrides(experiment, overrides, imagenet) for experiment in named]
-    runs = {run.name: run for experiment in resolved for run in seeded(experiment, seeds or [])}
+    named = [with_overrides(experiment, overrides, imagenet) for experiment in named]
+    runs = {run.name: run for experiment in named for run in seeded(experiment, seeds or [])}
     ordered: dict[str, Experiment] = {}
     for run in runs.values():
         for experiment in [*ancestors(run, runs, known, imagenet), run]:
@@ -105,11 +104,11 @@ def find(name: str, known: dict[str, Experiment]) -> Experiment:
 
 
 def default_selection(known: dict[str, Experiment], overrides: Mapping[str, Any]) -> list[Experiment]:
-    """All experiments but ablations, and where `epochs` is given, but those that plan their epochs; LAST at the end."""
+    """All experiments but ablations, without those that plan their epochs where `epochs` is given; LAST at the end."""
     experiments = [experiment for experiment in known.values() if not experiment.ablation]
     if "epochs" in overrides:
-        experiments = [each for each in experiments if not each.settings.planned]
-    return sorted(experiments, key=lambda each: LAST.index(each.name) + 1 if each.name in LAST else 0)
+        experiments = [experiment for experiment in experiments if not experiment.settings.planned]
+    return sorted(experiments, key=lambda experiment: ("", *LAST).index(experiment.name * (experiment.name in LAST)))
 
 
 def check_overrides(overrides: Mapping[str, Any], experiments: list[Experiment], seeds: list[int] | None) -> None:
@@ -118,10 +117,10 @@ def check_overrides(overrides: Mapping[str, Any], experiments: list[Experiment],
         raise TinyclfError("parameter seed: given twice, as a parameter and among the seeds")
     for key in {"dataset", RUN_NAME} & overrides.keys():
         raise TinyclfError(f"parameter {key}: it is the experiment's own; choose the data set with --dataset")
-    notebooks = {experiment.notebook for experiment in experiments}
-    accepted = {key: None for notebook in notebooks for key in accepted_parameters(notebook_parameters(notebook))}
+    notebooks = {experiment.notebook: None for experiment in experiments}  # in order
+    accepted = [key for notebook in notebooks for key in accepted_parameters(notebook_parameters(notebook))]
     for key in overrides:
-        one_of("parameter", key, tuple(accepted))
+        one_of("parameter", key, dict.fromkeys(accepted))
 
 
 def with_overrides(experiment: Experiment, overrides: Mapping[str, Any], imagenet: str) -> Experiment:
@@ -145,7 +144,7 @@ def with_overrides(experiment: Experiment, overrides: Mapping[str, Any], imagene
 def check_weights_file(settings: Settings) -> None:
     """Raise TinyclfError where the starting weights are a file that is missing: before the first run, not after it."""
     path = Path(settings.weights).expanduser()
-    if not settings.parent and settings.weights not in NAMED_WEIGHTS and not path.is_file():
+    if is_file(settings.weights) and not path.is_file():
         raise TinyclfError(f"weights: no file {path} (looked for from {Path.cwd()})")
 
 
@@ -227,16 +226,15 @@ def command(run: str, settings: Settings, imagenet: str = "") -> str:
     words = ["tinyclf", "train", family(run), "--dataset", settings.dataset]
     if stand_in and "weights" not in changes:
         words += ["--imagenet", Path(stand_in).name]
-    for key, value in changes.items():
-        words += ["-p", f"{key}={value}"]
-    return shlex.join([*words, "--seeds", str(settings.seed)])
+    parameters = [word for key, value in changes.items() for word in ("-p", f"{key}={value}")]
+    return shlex.join([*words, *parameters, "--seeds", str(settings.seed)])
 
 
 def notebook_command(run: str, settings: Settings) -> str:
     """The line for a shell that repeats a run of no experiment: the notebook of recipes, given all that it lacks."""
     defaults = notebook_parameters(NOTEBOOKS / RECIPES_NOTEBOOK) | {"dataset": settings.dataset}
-    given = {RUN_NAME: run, "seed": settings.seed, "dataset": settings.dataset}
-    given |= differences(settings, Settings.from_notebook(defaults))
+    own = {RUN_NAME: run, "seed": settings.seed, "dataset": settings.dataset}
+    given = own | differences(settings, Settings.from_notebook(defaults))
     words = [word for key, value in given.items() for word in ("-p", key, str(value))]
     return shlex.join(["papermill", f"notebooks/{RECIPES_NOTEBOOK}", "out.ipynb", *words])
 
