@@ -50,8 +50,8 @@ def main(dataset: str = "", seconds: float = 45, only: list[str] | None = None) 
     pd.DataFrame(rows).to_csv(folder / "benchmarks.csv", index=False)
     frame = pd.read_csv(folder / "benchmarks.csv")
     title = f"Benchmark on {dataset}" + (", scaled up" if dataset == "mini" else "")
-    files.write(folder / "benchmarks.svg", svg(plot(frame, title, device.type)))
-    files.write(folder / "benchmarks.md", page(frame, title, about(device), missing, device.type))
+    files.atomic_write(folder / "benchmarks.svg", svg(plot(frame, title, device.type)))
+    files.atomic_write(folder / "benchmarks.md", page(frame, title, about(device), missing, device.type))
     return folder / "benchmarks.md"
 
 

@@ -22,10 +22,11 @@ import torch
 import typer
 from results import put
 
-from tinyclf.flops import image_cost
-from tinyclf.loader import Batches
+from tinyclf.flops import multiply_adds
+from tinyclf.resnet import build_model
+from tinyclf.loader import ImageLoader
 from tinyclf.environment import describe
-from tinyclf.cache import open_packed
+from tinyclf.cache import load_data
 from tinyclf.paths import PROJECT
 from tinyclf.record import read_records
 from tinyclf.accuracy import markdown
@@ -55,7 +56,7 @@ def reading(gigabytes: float, folder: Path, seconds: float) -> Iterator[dict[str
         file.flush()
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    batches = Batches(np.load(path, mmap_mode="r"), np.zeros(count, np.int64), BATCH, shuffle=True, classes=2)
+    batches = ImageLoader(np.load(path, mmap_mode="r"), np.zeros(count, np.int64), BATCH, shuffle=True, classes=2)
     limit = 0  # images; the second time as many as were read the first
     for what in ("from the disk", "the same again, from the cache"):
         started, seen = time.perf_counter(), 0
@@ -96,7 +97,7 @@ def main(
 ) -> None:
     """Measure, write the CSV and the page's table."""
     folder.mkdir(exist_ok=True)
-    open_packed(dataset)  # packed before any clock runs
+    load_data(dataset)  # packed before any clock runs
     with tempfile.TemporaryDirectory(dir=folder) as place:
         rows = list(reading(gigabytes, Path(place), seconds))
     rows += training(dataset)
@@ -124,10 +125,10 @@ def imagenet() -> str:
     """The same arithmetic for ImageNet at 64 pixels: what an epoch takes with each stem, at the rate measured here."""
     frame = pd.read_csv(TABLE).set_index("measure")["images a second"]
     (rate,) = frame[frame.index.str.endswith("all threads")]
-    base = image_cost(20, "imagenet", 64)  # of the images that were measured
+    base = multiply_adds(build_model("resnet18", 20), 64)  # of the images that were measured
     rows = []
     for stem in ("imagenet", "small"):
-        cost = image_cost(IMAGENET_CLASSES, stem, 64)
+        cost = multiply_adds(build_model("resnet18", IMAGENET_CLASSES, stem=stem), 64)
         hours = IMAGENET / rate * cost / base / 3600
         rows.append(
             {

@@ -11,14 +11,14 @@ from PIL import Image
 from tinyclf import accuracy as tables
 from tinyclf.errors import TinyclfError
 from tinyclf.catalog import select
-from tinyclf.resnet import shrunk, starting_model
 from tinyclf.cache import Packed, PackedSplit
-from tinyclf.initial import is_finished, trained
+from tinyclf.initial import is_finished, starting_model, trained
 from tinyclf.predict import Predictor
 from tinyclf.run_page import evaluation_table, provenance
 from tinyclf.run import Run
 from tinyclf.settings import Settings
 from tinyclf.accuracy import accuracy_tables, stand_ins
+from tinyclf.weights import shrink_filters
 
 PARENT = Settings(epochs=1, batch_size=8, input_size=48, eval_size=64)
 CHILD = Settings(epochs=1, batch_size=8, weights="run:first")
@@ -75,7 +75,7 @@ def test_a_small_stem_can_take_over_the_shrunk_filters_of_the_run_that_it_starts
     before = trained("first", "mini").weights
     settings = dataclasses.replace(CHILD, stem="small", adapt="input_size,stem", stem_init="shrunk")
     after = starting_model(settings, data().classes)
-    assert torch.equal(after.conv1.weight, shrunk(before["conv1.weight"]))
+    assert torch.equal(after.conv1.weight, shrink_filters(before["conv1.weight"]))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tinyclf.errors import TinyclfError
-from tinyclf.resnet import resnet18
+from tinyclf.resnet import build_model
 from tinyclf.optim import learning_rate, set_rate, sgd
 from tinyclf.settings import Settings
 
@@ -49,7 +49,7 @@ def test_a_warm_up_rises_from_nothing_to_the_rate(schedule):
 
 
 def test_norms_and_biases_do_not_decay_and_layers_learn_the_slower_the_nearer_to_the_image():
-    model = resnet18(10, stem="small")
+    model = build_model("resnet18", 10, stem="small")
     optimizer = sgd(model, Settings(weight_decay=5e-4, layer_decay=0.5))
     names = {id(value): name for name, value in model.named_parameters()}
     found = {names[id(value)]: group for group in optimizer.param_groups for value in group["params"]}
@@ -65,7 +65,7 @@ def test_norms_and_biases_do_not_decay_and_layers_learn_the_slower_the_nearer_to
 
 
 def test_the_published_recipe_has_one_group():
-    (group,) = sgd(resnet18(10), Settings()).param_groups
+    (group,) = sgd(build_model("resnet18", 10), Settings()).param_groups
     assert (group["weight_decay"], group["factor"], group["nesterov"]) == (0, 1, False)
 
 

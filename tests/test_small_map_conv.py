@@ -5,7 +5,12 @@ import torch
 import torchvision
 from torch import nn
 
-from tinyclf.small_map_conv import Convolution, leads, quickened
+from tinyclf.small_map_conv import SmallMapConv2d, tap_matrix, use_small_map_conv
+
+
+def changed(model):
+    use_small_map_conv(model)
+    return model
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -14,9 +19,9 @@ from tinyclf.small_map_conv import Convolution, leads, quickened
 def test_maps_and_gradients_are_those_of_torch(shape, stride, count):
     torch.manual_seed(0)
     theirs = nn.Conv2d(4, 6, 3, stride, 1, bias=False).double().to(memory_format=torch.channels_last)
-    ours = quickened(nn.Sequential(nn.Conv2d(4, 6, 3, stride, 1, bias=False).double()))
+    ours = changed(nn.Sequential(nn.Conv2d(4, 6, 3, stride, 1, bias=False).double()))
     ours[0].load_state_dict(theirs.state_dict())
-    assert type(ours[0]) is Convolution
+    assert type(ours[0]) is SmallMapConv2d
     results = []
     for layer in (ours, theirs):
         maps = torch.rand(count, 4, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -28,8 +33,8 @@ def test_maps_and_gradients_are_those_of_torch(shape, stride, count):
 
 
 def test_a_model_used_for_inference_first_can_be_trained_after():
-    leads.cache_clear()
-    model = quickened(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, bias=False)))
+    tap_matrix.cache_clear()
+    model = changed(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, bias=False)))
     with torch.inference_mode():
         model(torch.rand(1, 2, 2, 2))
     model(torch.rand(1, 2, 2, 2)).sum().backward()
@@ -37,7 +42,7 @@ def test_a_model_used_for_inference_first_can_be_trained_after():
 
 
 def test_what_is_larger_or_elsewhere_is_torchs_own():
-    layer = quickened(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, bias=False)))
+    layer = changed(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, bias=False)))
     plain = nn.Conv2d(2, 2, 3, padding=1, bias=False)
     plain.load_state_dict(layer[0].state_dict())
     maps = torch.rand(2, 2, 4, 4)
@@ -48,15 +53,33 @@ def test_what_is_larger_or_elsewhere_is_torchs_own():
 def test_resnet18_keeps_its_names_and_weights():
     model = torchvision.models.resnet18()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert quickened(model) is model
+    printed = repr(model)
+    use_small_map_conv(model)
+    assert repr(model) == printed
     assert all(map(torch.equal, model.state_dict().values(), before.values())) and [*model.state_dict()] == [*before]
-    assert sum(type(layer) is Convolution for layer in model.modules()) == 16  # all but the stem and the 1x1
+    assert sum(type(layer) is SmallMapConv2d for layer in model.modules()) == 16  # all but the stem and the 1x1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 1},
+        {"kernel_size": 3, "groups": 2},
+        {"kernel_size": 3, "dilation": 2},
+        {"kernel_size": 3, "padding": "same"},
+        {"kernel_size": 3, "padding_mode": "reflect"},
+        {"kernel_size": 3, "bias": True},
+    ],
+)
+def test_any_other_convolution_stays(options):
+    model = changed(nn.Sequential(nn.Conv2d(4, 4, **{"bias": False, "padding": 1} | options)))
+    assert type(model[0]) is nn.Conv2d
 
 
 @pytest.mark.parametrize("size", [24, 32, 64])
 def test_a_step_of_resnet18_is_that_of_torchvisions(size):
     losses = []
-    for change in (quickened, lambda model: model):
+    for change in (changed, lambda model: model):
         torch.manual_seed(0)
         model = change(torchvision.models.resnet18(num_classes=5)).double()
         images = torch.rand(4, 3, size, size, dtype=torch.float64)

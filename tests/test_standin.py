@@ -6,8 +6,9 @@ import torch
 from safetensors.torch import load_file
 
 from tinyclf import standin
-from tinyclf.resnet import resnet18
 from tinyclf.cache import Packed, PackedSplit
+from tinyclf.resnet import build_model
+from tinyclf.weights import load_weights
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +17,7 @@ def tiny(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     split = PackedSplit(rng.integers(0, 256, (12, 64, 64, 3), dtype=np.uint8), np.arange(12) % 3)
     monkeypatch.setattr(standin, "data_dir", lambda: tmp_path)
-    monkeypatch.setattr(standin.mini, "draw_pretrain", lambda parent: parent)
+    monkeypatch.setattr(standin.synthetic, "draw_pretrain", lambda parent: parent)
     monkeypatch.setattr(standin, "pack", lambda *args: Packed("x", list("abc"), list("abc"), "", split, split))
     monkeypatch.setattr(standin, "BATCH_SIZE", 6)
     return tmp_path
@@ -42,7 +43,8 @@ def test_they_leave_the_global_random_numbers_alone():
 
 
 def test_a_model_starts_from_them_with_a_head_of_its_own():
-    model, weights = resnet18(7, "mini"), load_file(standin.weights_file())
+    model, weights = build_model("resnet18", 7), load_file(standin.weights_file())
+    load_weights(model, "mini")
     assert torch.equal(model.layer4[1].conv2.weight, weights["layer4.1.conv2.weight"])
     assert model.fc.weight.shape == (7, 512) and weights["fc.weight"].shape == (3, 512)
 

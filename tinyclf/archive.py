@@ -83,9 +83,7 @@ class ZipSource(Source):
         if inside is None:
             raise TinyclfError(f"{path} holds no wnids.txt, so it is not Tiny-ImageNet. Put the official zip there.")
         start = inside.removesuffix("wnids.txt")
-        self._members = {
-            name.removeprefix(start): member for name, member in members.items() if name.startswith(start)
-        }
+        self._members = {name.removeprefix(start): member for name, member in members.items() if name.startswith(start)}
 
     def names(self, folder: str) -> list[str]:
         start = f"{folder}/" if folder else ""

@@ -1,41 +1,67 @@
-"""What an image costs a model: sizes, parameters and operations of every layer, counted from the model itself."""
+"""What training a model costs: multiply-adds of any model, and a table of its layers."""
 
 import copy
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from tinyclf.resnet import resnet18
-from tinyclf.settings import Settings
+from tinyclf.errors import TinyclfError
 
 COUNTS = ["parameters", "forward", "backward"]
+
+
+def multiply_adds(model: nn.Module, input_size: int) -> int:
+    """Multiply-adds, forward and backward, of training `model` on one image of `input_size` x `input_size` pixels.
+
+    Those of convolutions and matrix products, as torch's FlopCounterMode counts them; norms, activations and biases are
+    not counted. Nothing is computed: a copy on torch's `meta` device has shapes alone. `model` stays as it is.
+    Raises TinyclfError for a size that the model cannot take.
+    """
+    model = copy.deepcopy(model).to("meta").eval()  # batch norm takes a single image in evaluation alone
+    images = torch.empty(1, 3, input_size, input_size, device="meta")
+    try:
+        with FlopCounterMode(display=False) as counter, torch.enable_grad():
+            model(images).sum().backward()
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise TinyclfError(
+            f"input_size = {input_size}: {type(model).__name__} cannot be trained on images of that size ({error})"
+        ) from error
+    return int(counter.get_total_flops()) // 2
+
+
+def training_multiply_adds(model: nn.Module, sizes: Sequence[int], images: int) -> int:
+    """Multiply-adds of training on so many images an epoch; sizes: the input size of every epoch.
+
+    Evaluation, augmentation and the optimizer's own arithmetic are not counted.
+    """
+    by_size = {size: multiply_adds(model, size) for size in set(sizes)}
+    return images * sum(by_size[size] for size in sizes)
 
 
 def layers(model: nn.Module, input_size: int) -> pd.DataFrame:
     """Every layer of `model`, in the order in which an image of `input_size` x `input_size` pixels passes them.
 
     Indexed by name. Columns: `output`, (C, H, W) or (C,); `parameters`; `forward` and `backward`, the multiply-adds of
-    convolutions and products for one image (norms, pools and activations have none; adding a bias is not counted).
-    Backward takes as many for the gradient of a layer's weights as forward, and as many again for that of its input,
-    which the first layer does not need. Sums over COUNTS are those of the model. Nothing is computed: the model is
-    copied to torch's `meta` device, where tensors have shapes alone.
+    convolutions and linear layers for one image. Backward takes as many for the gradient of a layer's weights as
+    forward, and as many again for that of its input, which the first layer does not need.
     """
     model = copy.deepcopy(model).to("meta").eval()
     rows: list[dict[str, Any]] = []
 
     def note(name: str, layer: nn.Module, output: Tensor) -> None:
-        # For one number of the output
-        each = layer.weight[0].numel() if isinstance(layer, (nn.Conv2d, nn.Linear)) else 0
+        products = layer.weight[0].numel() if isinstance(layer, (nn.Conv2d, nn.Linear)) else 0  # a number of the output
+        forward = products * output[0].numel()
         rows.append(
             {
                 "layer": name,
                 "output": tuple(output.shape[1:]),
                 "parameters": sum(values.numel() for values in layer.parameters()),
-                "forward": each * output[0].numel(),
-                "backward": each * output[0].numel() * (2 if any(row["forward"] for row in rows) else 1),
+                "forward": forward,
+                "backward": forward * (2 if any(row["forward"] for row in rows) else 1),
             }
         )
 
@@ -46,29 +72,13 @@ def layers(model: nn.Module, input_size: int) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("layer")
 
 
-def training_cost(settings: Settings, classes: int, images: int) -> int:
-    """The multiply-adds, forward and backward, of training by `settings` on so many images an epoch.
-
-    Evaluation, augmentation and the optimiser's own arithmetic are not counted.
-    """
-    return images * sum(
-        image_cost(classes, settings.stem, settings.size_in(1 + epoch)) for epoch in range(settings.epochs)
-    )
-
-
-@cache
-def image_cost(classes: int, stem: str, input_size: int) -> int:
-    """The multiply-adds, forward and backward, that one image takes of our ResNet18."""
-    return int(layers(resnet18(classes, stem=stem), input_size)[["forward", "backward"]].sum().sum())
-
-
 def stages(model: nn.Module, input_size: int) -> pd.DataFrame:
-    """The multiply-adds of `image_cost` for each part of `model`, as torchvision names them, and in all.
+    """The sums of `layers` for each part of `model`, as torchvision names them, and `in all`.
 
     `layer1` is four convolutions. `output` is that of a part's last layer.
     """
-    each = layers(model, input_size)
-    parts = each.groupby(each.index.str.split(".").str[0], sort=False)
-    table = parts.agg({"output": "last"} | dict.fromkeys(COUNTS, "sum"))
-    table.loc["in all"] = {"output": table["output"].iloc[-1]} | table[COUNTS].sum().to_dict()
-    return table
+    table = layers(model, input_size)
+    parts = table.groupby(table.index.str.split(".").str[0], sort=False)
+    sums = parts.agg({"output": "last"} | dict.fromkeys(COUNTS, "sum"))
+    sums.loc["in all"] = {"output": sums["output"].iloc[-1]} | sums[COUNTS].sum().to_dict()
+    return sums

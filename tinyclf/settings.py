@@ -7,18 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinyclf.checks import in_range, one_of, typed
+from tinyclf.choices import NAMED_WEIGHTS, STEM_INITS, STEMS
 from tinyclf.errors import TinyclfError
 from tinyclf.names import check_name
 from tinyclf.registry import NORMALIZATIONS, dataset_info
 
-NAMED_WEIGHTS = ("none", "imagenet", "mini")
 OTHER_WEIGHTS = "or run:NAME, or the path of a .pth or .safetensors file"
-STEMS = ("imagenet", "small", "small-pool")
-SCHEDULES = ("step", "cosine", "linear")
-SEEDS = (0, 2**31 - 1)
-PRECISIONS = ("fp32", "tf32", "bf16")
 ADAPTABLE = ("input_size", "normalization", "stem", "classes")  # what a model is made for
 RUN = "run:"  # starts the name of weights that are another run's
+SEEDS = (0, 2**31 - 1)
+
 RANGES: dict[str, tuple[float, float]] = {
     "input_size": (16, 1024),
     "epochs": (1, 10_000),
@@ -37,7 +35,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "cutmix": (0, 100),
     "seed": SEEDS,
 }
-CHOICES = {"stem": STEMS, "stem_init": ("random", "shrunk"), "schedule": SCHEDULES, "normalization": tuple(NORMALIZATIONS), "precision": PRECISIONS}
+CHOICES = {
+    "stem": STEMS,
+    "stem_init": STEM_INITS,
+    "schedule": ("step", "cosine", "linear"),
+    "normalization": tuple(NORMALIZATIONS),
+    "precision": ("fp32", "tf32", "bf16"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Settings:
     nesterov: bool = False
     weight_decay: float = 0.0  # of all weights but norms and biases
     label_smoothing: float = 0.0  # share of the target that is spread evenly over all classes
-    ema_decay: float = 0.0  # share that each step keeps of an average of the weights, which is evaluated; 0: the weights are
+    ema_decay: float = 0.0  # of the moving average of the weights that is evaluated in their place; 0: no average
     flip: bool = True  # mirror each training image with probability 1/2
     crop_padding: int = 0  # pixels of black around each training image before it is cropped to its size; 0: none
     mixup: float = 0.0  # alpha of the Beta distribution of its weights; 0: none
@@ -89,8 +93,8 @@ class Settings:
             check_name(self.parent, "weights = run:NAME, NAME")
         elif not self.weights.endswith((".pth", ".safetensors")):
             one_of("weights", self.weights, NAMED_WEIGHTS, OTHER_WEIGHTS)
-        for each in self.adapts:
-            one_of("adapt", each, ADAPTABLE)
+        for name in self.adapts:
+            one_of("adapt", name, ADAPTABLE)
         if self.eval_size:
             in_range("eval_size", self.eval_size, *RANGES["input_size"])
         if self.start_size:
@@ -101,9 +105,9 @@ class Settings:
         for name, accepted in CHOICES.items():
             one_of(name, getattr(self, name), accepted)
         if self.stem_init == "shrunk" and (self.stem == "imagenet" or self.weights == "none"):
-            raise TinyclfError("stem_init = 'shrunk': it takes a small stem, and weights to shrink the stem of")
+            raise TinyclfError("stem_init = 'shrunk': it needs a small stem, and weights whose stem can be shrunk")
         if self.zero_init and self.weights != "none":
-            raise TinyclfError("zero_init = True: it is for a run that starts from nothing, weights = 'none'")
+            raise TinyclfError("zero_init = True: it is for a run from scratch, weights = 'none'")
         if self.nesterov:
             in_range("momentum of nesterov", self.momentum, 0.01, 1)
 
@@ -139,8 +143,12 @@ class Settings:
 
     @classmethod
     def from_notebook(cls, namespace: Mapping[str, Any]) -> Settings:
-        """Settings from a notebook's variables, `globals()`; a setting that is not among them keeps its default."""
-        return cls(**{name: namespace[name] for name in cls.names() if name in namespace})
+        """Settings from a notebook's variables, `globals()`; a setting that is not among them keeps its default.
+
+        A variable that is no plain value is no setting: in a notebook, `model` is the network itself.
+        """
+        values = {name: namespace[name] for name in cls.names() if name in namespace}
+        return cls(**{name: value for name, value in values.items() if isinstance(value, bool | int | float | str)})
 
 
 def parent_of(weights: str) -> str:

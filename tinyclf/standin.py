@@ -1,20 +1,20 @@
-"""The stand-in for ImageNet weights on `mini`: a ResNet18 trained on other drawn classes, on first use, and cached."""
+"""The stand-in for ImageNet weights on `mini`: a ResNet18 trained on other synthetic classes, on first use, and cached."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import torch
-import torchvision
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
-from tinyclf.synthetic import PRETRAIN, VERSION, make_dataset
 from tinyclf.augment import Augmentation
-from tinyclf.loader import Batches
-from tinyclf.small_map_conv import quickened
 from tinyclf.cache import pack
+from tinyclf.files import atomic_write
+from tinyclf.loader import ImageLoader
 from tinyclf.paths import data_dir
+from tinyclf.resnet import build_model
+from tinyclf.small_map_conv import use_small_map_conv
+from tinyclf.synthetic import PRETRAIN, VERSION, make_dataset
 
 # Chosen for less than a minute on two cores; it is no part of the published recipe.
 EPOCHS = 2
@@ -25,34 +25,32 @@ RECIPE = f"{VERSION} {PRETRAIN} {EPOCHS} {BATCH_SIZE} {LEARNING_RATE} {WEIGHT_DE
 
 
 def weights_file() -> Path:
-    """The state dict, safetensors in torchvision's names, with a head for the drawn classes of its training."""
+    """The state dict, safetensors in torchvision's names, with a head for the synthetic classes of its training."""
     path = data_dir() / f"mini-pretrained-{hashlib.sha256(RECIPE.encode()).hexdigest()[:8]}.safetensors"
     if not path.is_file():
-        print("weights = 'mini': training the stand-in for ImageNet weights on other drawn classes, once, for a minute")
-        beside = path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            save_file(pretrain(), beside)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        print(
+            "weights = 'mini': training the stand-in for ImageNet weights on other synthetic classes, once, for a minute"
+        )
+        atomic_write(path, lambda partial: save_file(pretrain(), partial))
     return path
 
 
 def pretrain() -> dict[str, torch.Tensor]:
     """Train on `mini-pretrain`, SGD with a one-cycle learning rate; the same state dict every time on one machine."""
     data = pack(make_dataset(PRETRAIN, data_dir()), PRETRAIN, PRETRAIN.folder)
-    batches = Batches(
+    loader = ImageLoader(
         data.train.images, data.train.labels, BATCH_SIZE, shuffle=True, augmentation=Augmentation(flip=True)
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = quickened(torchvision.models.resnet18(num_classes=len(data.classes)))
+        model = build_model("resnet18", len(data.classes))
+    use_small_map_conv(model)
     optimizer = torch.optim.SGD(
         model.parameters(), LEARNING_RATE, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, EPOCHS * len(batches))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, EPOCHS * len(loader))
     for epoch in range(EPOCHS):
-        for batch in batches.epoch(epoch):
+        for batch in loader.epoch(epoch):
             optimizer.zero_grad()
             cross_entropy(model(batch.images), batch.labels).backward()
             optimizer.step()

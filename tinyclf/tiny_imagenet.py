@@ -53,7 +53,7 @@ class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26
         super().__init__(root, transform=transform, target_transform=target_transform)
         one_of("split", split, SPLITS)
         self.split = split
-        self.source = open_source(find(Path(self.root), layout, download))
+        self.source = open_source(locate_or_download(Path(self.root), layout, download))
         self.classes, self.class_names = read_classes(self.source, layout)
         self.class_to_idx = {wnid: target for target, wnid in enumerate(self.classes)}
         files = read_split(self.source, layout, split, self.classes)
@@ -92,7 +92,7 @@ class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26
         return f"Split: {self.split}\nSource: {self.source.path}"
 
 
-def find(root: Path, layout: Layout = TINY_IMAGENET, download: bool = False) -> Path:
+def locate_or_download(root: Path, layout: Layout = TINY_IMAGENET, download: bool = False) -> Path:
     """The folder or zip of the set in `root`; Tiny-ImageNet is downloaded to there if missing and `download` is set."""
     root = root.expanduser().absolute()
     path = locate(root, layout)

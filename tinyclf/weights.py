@@ -1,0 +1,162 @@
+"""Pretrained weights: their files, and their tensors copied into a model."""
+
+import hashlib
+import re
+import sys
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
+
+from tinyclf import standin
+from tinyclf.checks import one_of
+from tinyclf.choices import NAMED_WEIGHTS
+from tinyclf.errors import TinyclfError
+from tinyclf.resnet import head_names
+
+IMAGENET_CLASSES = 1000
+AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # in torchvision's files of GoogLeNet and Inception v3
+# torchvision's files of DenseNets have `norm.1` for today's `norm1`
+DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+
+
+def load_weights(model: nn.Module, weights: str, *, model_name: str = "resnet18", stem_init: str = "random") -> None:
+    """Copy pretrained weights into a model of `build_model`, in place.
+
+    weights: `none` (nothing is copied), `imagenet` (torchvision's own, through torch's cache), `mini` (see standin.py)
+    or the path of a state dict. A head of ImageNet's 1000 classes, or of the classes of `mini`, is left out where the
+    model's has another number of them; for the stem see `copy_weights`.
+    Raises TinyclfError for unknown names, unreadable files, and tensors that do not fit, by name.
+    """
+    if weights == "none":
+        return
+    state, head = load_state(weights, model_name), head_names(model)
+    classes = {tuple(state[name].shape[:1]) for name in head if name in state}
+    own_classes = len(model.state_dict()[head[0]])
+    other_head = weights == "mini" or classes == {(IMAGENET_CLASSES,)} != {(own_classes,)}
+    copy_weights(model, state, weights, head if other_head else (), stem_init=stem_init)
+
+
+def copy_weights(
+    model: nn.Module, state: dict[str, Tensor], origin: str, fresh: tuple[str, ...] = (), *, stem_init: str = "random"
+) -> None:
+    """Copy a state dict into `model`, in place.
+
+    origin: what messages call `state`. fresh: the starts of the names of tensors that keep the model's own values.
+    stem_init: what a small stem gets from a state with one of 7x7: `random`, nothing, or `shrunk`, see `shrink_filters`.
+    Raises TinyclfError naming missing, foreign and misshapen tensors.
+    """
+    own = model.state_dict()
+    shape = tuple(state["conv1.weight"].shape[2:]) if "conv1.weight" in state else ()
+    if stem_init == "shrunk":
+        if shape != (7, 7):
+            raise TinyclfError(f"stem_init = 'shrunk': weights {origin!r} have no stem of 7x7 to shrink")
+        filters = shrink_filters(state["conv1.weight"].float())
+        state = state | {"conv1.weight": filters, "conv1.bias": torch.zeros(len(filters))}
+        fresh = tuple(name for name in fresh if name != "conv1.")
+    elif shape == (7, 7) and "conv1.bias" in own:
+        fresh += ("conv1.",)
+    own = {name: value for name, value in own.items() if not name.startswith(fresh)}
+    state = {name: value for name, value in state.items() if not name.startswith(fresh)}
+    if faults := mismatches(own, state):
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise TinyclfError(f"weights {origin!r} do not fit this {type(model).__name__}: {'; '.join(faults[:5])}{more}")
+    # Not through `load_state_dict`: MNASNet's refuses state dicts without the version that only pickles keep.
+    with torch.no_grad():
+        for name in own.keys() & state.keys():
+            own[name].copy_(state[name])
+
+
+def mismatches(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
+    """What of `state` does not fit a model's `own` state dict, a phrase for each tensor.
+
+    The batch counters of batch norm may be missing, as in torchvision's files: no result depends on them.
+    """
+    faults = []
+    if "conv1.bias" in state and "conv1.bias" not in own:
+        faults.append("they have a small stem (stem=small)")
+    faults += [f"{name} is missing" for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    faults += [f"{name} is not of this model" for name in state if name not in own]
+    return faults + [
+        f"{name} has shape {tuple(state[name].shape)}, expected {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in state and state[name].shape != value.shape
+    ]
+
+
+def shrink_filters(filters: Tensor, enlargement: float = 224 / 64) -> Tensor:
+    """Filters of 7x7 for enlarged images, resampled to 3x3 for the images themselves: float (C, 3, 7, 7) to (C, 3, 3, 3).
+
+    A 3x3 filter computes, at its pixel, what the 7x7 filter computes there in the image enlarged by bilinear
+    interpolation. It is a start for training and not the same function: a 224 model's filters are centred between the
+    pixels of the 64 image, 2 / 3.5 of a pixel apart, and its images are enlarged by bicubic interpolation.
+    """
+    positions = (torch.arange(7, dtype=filters.dtype) - 3) / enlargement  # in pixels of the small image
+    interpolation = (1 - (positions - torch.arange(-1, 2)[:, None]).abs()).clamp(min=0)  # (3, 7)
+    return interpolation @ filters @ interpolation.T
+
+
+def load_state(weights: str, model_name: str = "resnet18") -> dict[str, Tensor]:
+    """The state dict of `weights`, on the CPU, read without executing pickles. Raises TinyclfError."""
+    path = weights_file(weights, model_name)
+    if path is None:
+        raise TinyclfError("weights = 'none': they have no tensors to load")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # pickle's own errors are many; none of them is let through as a traceback
+        raise TinyclfError(
+            f"{path}: not readable as a state dict of tensors ({type(error).__name__}: {error})"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise TinyclfError(f"{path}: expected a state dict, a mapping of names to tensors")
+    if any(name.startswith("model.") for name in state):
+        raise TinyclfError(f"{path} is the checkpoint of a run: name the run instead, weights=run:{path.parent.name}")
+    named = {DENSENET_NAME.sub(r"\1\2", name): value for name, value in state.items()}
+    return {name: value for name, value in named.items() if not name.startswith(AUXILIARY_HEADS)}
+
+
+def weights_file(weights: str, model_name: str = "resnet18") -> Path | None:
+    """The file of `weights`, downloaded or trained if need be; None for `none`. Raises TinyclfError."""
+    if weights == "none":
+        return None
+    if weights == "imagenet":
+        return imagenet_file(model_name)
+    if weights == "mini":
+        if model_name != "resnet18":
+            raise TinyclfError(f"weights = 'mini': they are those of a resnet18, and the model is {model_name!r}")
+        return standin.weights_file()
+    path = Path(weights).expanduser()
+    if path.suffix not in (".pth", ".safetensors"):
+        one_of("weights", weights, NAMED_WEIGHTS, "or the path of a .pth or .safetensors file")
+    if not path.is_file():
+        raise TinyclfError(f"weights: no file {path} (looked for from {Path.cwd()})")
+    return path
+
+
+def imagenet_file(model_name: str) -> Path:
+    """torchvision's ImageNet weights of a model, in torch's own cache, downloaded and checked on first use."""
+    choices = get_model_weights(model_name)
+    url: str = getattr(choices, "IMAGENET1K_V1", choices.DEFAULT).url
+    path: Path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            prefix = path.stem.rsplit("-", 1)[-1]  # torchvision names its files after the start of their sha256
+            torch.hub.download_url_to_file(url, str(path), prefix, progress=sys.stderr.isatty())
+        except (URLError, OSError, RuntimeError) as error:
+            raise TinyclfError(
+                f"weights = 'imagenet': could not download {url} ({error}). Put that file at {path} by hand, "
+                "or give the path of a state dict instead: weights=PATH.pth or PATH.safetensors"
+            ) from error
+    return path
+
+
+def fingerprint(path: Path | None) -> str | None:
+    """sha256 of a weights file, hexadecimal; None for no file."""
+    if path is None:
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
