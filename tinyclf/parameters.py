@@ -1,4 +1,4 @@
-"""The parameters of notebooks: what their `parameters` cell lists, and what papermill and the command line give them."""
+"""The parameters of notebooks: what their `parameters` cell lists, and what papermill or the command line gives."""
 
 import ast
 import contextlib
