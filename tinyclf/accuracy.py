@@ -13,19 +13,11 @@ from tinyclf.format import assignments, duration, format_metric, hardware, perce
 from tinyclf.html import Column, markdown
 from tinyclf.paths import PROJECT, reports_dir
 from tinyclf.published import PUBLISHED, published, published_at
+from tinyclf.registry import DATASETS
 from tinyclf.runs import group_runs, load_runs
-from tinyclf.settings import Settings
 
 TITLES = {"scratch": "From scratch", "imagenet": "From ImageNet weights"}
 READING_ERROR = 0.004  # of an accuracy that was read off a published figure
-DATASET_NOTES = {
-    "mini": "`mini` is a small synthetic data set in place of Tiny-ImageNet, and its weights were trained on other "
-    "synthetic classes in place of ImageNet's. Its numbers show that everything works. They do not compare with "
-    "published ones.",
-    "tiny-imagenet-20": "`tiny-imagenet-20` is every tenth class of Tiny-ImageNet, with all of its images, in batches "
-    "of 20: as much as a small machine can train on. To tell 20 classes apart is easier than 200, so only the order of "
-    "the published numbers compares.",
-}
 
 
 def accuracy_table(dataset: str) -> pd.DataFrame:
@@ -42,13 +34,12 @@ def accuracy_table(dataset: str) -> pd.DataFrame:
         if not (name in PUBLISHED or goals):
             continue
         run: dict[str, Any] = groups.loc[name].to_dict() if name in groups.index else {}
-        settings = Settings.from_notebook(experiment.parameters)
-        start = run.get("start") or settings.weights.replace("none", "scratch")
+        start = run.get("start") or experiment.settings.weights.replace("none", "scratch")
         about = {
             "experiment": name,
             "title": experiment.title,
             "table": "scratch" if start.endswith("scratch") else "imagenet",
-            "planned_epochs": settings.epochs,
+            "planned_epochs": experiment.settings.epochs,
             "runs": run.get("runs", []),
             "overrides": run.get("overrides", {}),
             "machines": run.get("machines", []),
@@ -90,7 +81,7 @@ def at_other_size(size: int, run: dict[str, Any], published_row: dict[str, float
 
 def goal_status(goal: catalog.Goal, run: dict[str, Any], dataset: str) -> str:
     """`reached` or `missed` by the mean over seeds; empty where nothing was run or `dataset` does not compare."""
-    if not run or dataset in DATASET_NOTES:
+    if not run or not DATASETS[dataset].comparable:
         return ""
     within = (goal.epochs is None or run["epochs"] <= goal.epochs) and (
         goal.compute is None or run["share"] <= goal.compute
@@ -117,7 +108,7 @@ def markdown_tables(dataset: str) -> str:
         Column("epochs", epochs_text),
         Column("time", lambda row: duration(row["seconds"])),
     ]
-    if dataset in DATASET_NOTES:
+    if not DATASETS[dataset].comparable:
         columns.pop(1)
     parts = [f"### {title}\n\n{markdown(table[table['table'] == key], columns)}" for key, title in TITLES.items()]
     return "\n\n".join([*parts, *order(dataset)])
@@ -166,7 +157,7 @@ def order(dataset: str) -> list[str]:
         if known and not math.isnan(row["accuracy"]):
             name = f"{row['experiment']} at {pixels(row['size'])}" if row["size"] else row["experiment"]
             accuracies[name] = (known["last"], row["accuracy"])
-    if len(accuracies) < 2 or dataset == "mini":
+    if len(accuracies) < 2 or DATASETS[dataset].synthetic:
         return []
     by_published, by_ours = (sorted(accuracies, key=lambda name: -accuracies[name][which]) for which in (0, 1))
     text = f"Order by the last epoch, published: {' > '.join(by_published)}."
@@ -178,8 +169,8 @@ def notes(dataset: str) -> list[str]:
     table = accuracy_table(dataset)
     machines = hardware(machine for machines in table["machines"] for machine in machines)
     return [
-        "Validation accuracy, top-1, after the last epoch; of several seeds, mean ± standard deviation. The time is that "
-        "of training with validation" + (f", on {machines}." if machines else "."),
+        "Validation accuracy, top-1, after the last epoch; of several seeds, mean ± standard deviation. The time is "
+        "that of training with validation" + (f", on {machines}." if machines else "."),
         "Flip TTA averages the predictions for an image and its mirror image. Training compute is the number of "
         "multiply-adds, forward and backward, of a run and its ancestors, relative to the published baseline of Step "
         "1 on as many images. It does not include the training of ImageNet weights.",
@@ -192,8 +183,9 @@ def data_notes(dataset: str, starts: Iterable[str], project: str) -> list[str]:
 
     starts: what the runs started from; project: leads from the page to the README.
     """
-    notes = [DATASET_NOTES[dataset]] if dataset in DATASET_NOTES else []
-    if dataset == "mini":
+    info = DATASETS[dataset]
+    notes = [info.note] if info.note else []
+    if info.synthetic:  # the note tells of its weights as well
         return notes
     here = PROJECT is not None and reports_dir() == PROJECT / "reports"  # else the link leads to no README
     readme = (

@@ -5,12 +5,13 @@ from typing import Any
 import pandas as pd
 
 from tinyclf.catalog import Experiment
+from tinyclf.checks import one_of
 from tinyclf.errors import TinyclfError
 from tinyclf.format import duration, format_metric, hardware, points, share, short_commit
 from tinyclf.html import Column, Table, table, two_lines
 from tinyclf.paths import NOTEBOOKS
+from tinyclf.registry import DATASETS
 from tinyclf.runs import load_runs
-from tinyclf.settings import DATASETS, one_of
 
 ACCURACIES = {"accuracy, last epoch": "accuracy", "accuracy, best epoch": "best_accuracy", "top-5 accuracy": "top5"}
 ROWS = {  # after the accuracies: what a run's column has as text
@@ -44,7 +45,8 @@ def chosen_runs(names: list[str], dataset: str) -> pd.DataFrame:
         raise TinyclfError(
             f"nothing to compare: name two runs on {dataset} or more of {', '.join(runs.index) or 'none'}"
         )
-    return runs.loc[list(dict.fromkeys(names))]
+    chosen: pd.DataFrame = runs.loc[list(dict.fromkeys(names))]
+    return chosen
 
 
 def settings_that_differ(runs: pd.DataFrame) -> Table:

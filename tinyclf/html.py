@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import pandas as pd
 from IPython.display import HTML
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from pandas.api.types import is_bool_dtype, is_numeric_dtype
+from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
 from PIL import Image
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -33,7 +34,7 @@ class Table(HTML):
 
     def __init__(self, html: str, texts: pd.DataFrame) -> None:
         super().__init__(html)  # type: ignore[no-untyped-call]  # IPython's
-        self.texts = texts
+        self.texts, self.rows = texts, len(texts)
 
     def __repr__(self) -> str:
         return self.texts.to_string(index=False)
@@ -42,10 +43,10 @@ class Table(HTML):
 def table(frame: pd.DataFrame, columns: Sequence[Column] = (), kind: str = "") -> Table:
     """A table of the rows of `frame`: of `columns`, or of all that it has, aligned by their dtype.
 
-    kind: a class of page.css.
+    An index that has a name or is no number is a column too. kind: a class of page.css.
     """
-    if frame.index.name:
-        frame = frame.reset_index()
+    if frame.index.name or not is_integer_dtype(frame.index):
+        frame = frame.rename_axis(frame.index.name or "").reset_index()
     columns = columns or [plain_column(frame, name) for name in frame]
     rows = [[column.cell(row) for column in columns] for _, row in frame.astype(object).iterrows()]
     names = [column.name for column in columns]
@@ -54,11 +55,13 @@ def table(frame: pd.DataFrame, columns: Sequence[Column] = (), kind: str = "") -
 
 
 def plain_column(frame: pd.DataFrame, name: str) -> Column:
-    """A column of a frame as it is; what is not known stays empty."""
+    """A column of a frame as it is, numbers with four digits; what is not known stays empty."""
 
     def cell(row: Any) -> str:
         value = row[name]
-        return value if isinstance(value, str) else "" if pd.isna(value) else str(value)
+        if isinstance(value, float):
+            return "" if math.isnan(value) else f"{value:.4f}"
+        return value if isinstance(value, str) else str(value)
 
     return Column(name, cell, number=is_numeric_dtype(frame[name]) and not is_bool_dtype(frame[name]))
 

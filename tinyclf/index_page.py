@@ -8,11 +8,12 @@ import pandas as pd
 from IPython.display import HTML, Markdown, display
 from markupsafe import Markup
 
-from tinyclf.accuracy import DATASET_NOTES, READING_ERROR, TITLES, accuracy_table, epochs_text
+from tinyclf.accuracy import READING_ERROR, TITLES, accuracy_table, epochs_text
 from tinyclf.figures import experiment_curves, show, svg, thumbnail
 from tinyclf.format import assignments, duration, format_metric, hardware, percent, points, share, short_commit
 from tinyclf.html import PIECES, Column, Table, link, picture, table, two_lines
 from tinyclf.paths import reports_dir
+from tinyclf.registry import DATASETS
 from tinyclf.run_page import history_table, run_link
 from tinyclf.runs import group_runs, load_histories, load_runs
 
@@ -31,7 +32,7 @@ def front_tables(dataset: str) -> dict[str, Table]:
         Column("training compute", lambda row: share(row["share"])),
         Column("validation accuracy", lambda row: curve_cell(row, histories), number=False),
     ]
-    if dataset in DATASET_NOTES:  # nothing published compares
+    if not DATASETS[dataset].comparable:
         columns = [column for column in columns if column.name not in ("published, last epoch", "difference")]
     return {title: table(rows[rows["table"] == key], columns, "glance") for key, title in TITLES.items()}
 

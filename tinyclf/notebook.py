@@ -13,9 +13,9 @@ from nbconvert import HTMLExporter
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from papermill.exceptions import PapermillExecutionError
 
-from tinyclf.errors import TinyclfError
 from tinyclf.catalog import Experiment
-from tinyclf.files import locked, writable, write
+from tinyclf.errors import TinyclfError
+from tinyclf.files import atomic_write, locked, writable
 from tinyclf.paths import reports_dir
 
 OVERWRITTEN = re.compile(r"[^\n\r]*\r(?!\n)")  # by what comes after it, as on a terminal
@@ -88,7 +88,7 @@ def publish(executed: Path, experiment: Experiment, notebook: str, page: str) ->
     """Turn an executed notebook, as far as it ran, into its two pages, each written whole or not at all."""
     try:
         clean_notebook(executed, experiment)
-        write(executed.with_name(page), render(executed, experiment.title))
+        atomic_write(executed.with_name(page), render(executed, experiment.title))
         os.replace(executed, executed.with_name(notebook))
     except OSError as error:
         raise TinyclfError(f"cannot write the page of {experiment.name}: {error}") from error

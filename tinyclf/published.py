@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 
 from tinyclf.names import family
+from tinyclf.registry import DATASETS
 
 PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
-COMPARES = ("tiny-imagenet",)  # data sets whose numbers compare with the published ones
 
 
 def published(name: str, dataset: str) -> dict[str, Any] | None:
@@ -17,7 +17,7 @@ def published(name: str, dataset: str) -> dict[str, Any] | None:
 
     None where nothing was, and on a data set whose numbers do not compare with the published ones.
     """
-    return PUBLISHED.get(family(name)) if dataset in COMPARES else None
+    return PUBLISHED.get(family(name)) if DATASETS[dataset].comparable else None
 
 
 def published_curve(name: str, dataset: str, key: str) -> pd.Series:

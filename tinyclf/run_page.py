@@ -15,6 +15,7 @@ from tinyclf.names import family
 from tinyclf.paths import reports_dir
 from tinyclf.published import published_curve
 from tinyclf.record import Record, read_table
+from tinyclf.registry import DATASETS
 from tinyclf.runs import RECIPE, history_frame, start_of
 from tinyclf.settings import Settings
 
@@ -48,7 +49,7 @@ def show_mistakes(record: Record, data: "Packed", samples: bool = False) -> None
     """Display the most confident mistakes: as images where these may be shown, or where `samples` asks for it."""
     from tinyclf import images, widgets
 
-    if samples or record["settings"]["dataset"] == "mini":
+    if samples or DATASETS[record["settings"]["dataset"]].synthetic:
         display(images.mistakes(record, data))
     else:
         print("not shown, as images of Tiny-ImageNet are not ours to pass on; mistakes.csv lists them")

@@ -9,13 +9,10 @@ from typing import Any
 import pandas as pd
 
 from tinyclf import catalog
-from tinyclf.errors import TinyclfError
 from tinyclf.names import family
-from tinyclf.paths import reports_dir
 from tinyclf.record import Record, read_records
 from tinyclf.settings import Settings
 
-VERSION = 2  # of the records that this module reads
 RECIPE = ("model", "criterion", "optimizer", "scheduler", "ema")
 AVERAGED = ("accuracy", "best_accuracy", "top5", "loss", "calibration_error", "flip_tta")  # over seeds, with deviation
 # Each column and its value in a record. Accuracies lie in 0..1, losses are in nats, compute is in multiply-adds.
@@ -57,13 +54,14 @@ COLUMNS: dict[str, Callable[[Record], Any]] = {
 def load_runs(dataset: str) -> pd.DataFrame:
     """The runs on `dataset` that have a record, in the order of the experiments.
 
-    The columns are those of COLUMNS; `title`, that of the experiment, empty for a run of none; `settings.NAME` for each setting; `recipe.NAME` for each of RECIPE, empty in
-    records that were made before these were recorded. Raises TinyclfError for a record that cannot be read.
+    The columns are those of COLUMNS; `title`, that of the experiment, empty for a run of none; `settings.NAME` for each
+    setting; `recipe.NAME` for each of RECIPE, empty in records that are older than these. Raises TinyclfError for a
+    record that cannot be read.
     """
     experiments = catalog.read_experiments(dataset)
     titles = {name: experiment.title for name, experiment in experiments.items()}
     columns = [*COLUMNS, *map("settings.{}".format, Settings.names()), *map("recipe.{}".format, RECIPE)]
-    runs = pd.DataFrame(map(run_row, load_records(dataset).values()), columns=columns)
+    runs = pd.DataFrame(map(run_row, read_records(dataset).values()), columns=columns)
     runs.insert(2, "title", runs["experiment"].map(titles).fillna(""))
     order = {name: number for number, name in enumerate(titles)}
     return runs.sort_values("experiment", key=lambda names: names.map(order), kind="stable", ignore_index=True)
@@ -76,21 +74,9 @@ def run_row(record: Record) -> dict[str, Any]:
     return {name: value(record) for name, value in COLUMNS.items()} | settings | recipe
 
 
-def load_records(dataset: str) -> dict[str, Record]:
-    """The records of the runs on `dataset`, by name. Raises TinyclfError for one of another version."""
-    records = read_records(dataset)
-    for name, record in records.items():
-        if record.get("version") != VERSION:
-            raise TinyclfError(
-                f"{reports_dir() / dataset / name / 'record.json'}: a record of version {record.get('version', 1)}, "
-                f"expected {VERSION}: delete it and run {name} again"
-            )
-    return records
-
-
 def load_histories(dataset: str) -> pd.DataFrame:
     """The epochs of all runs on `dataset`: see `history_frame`."""
-    return pd.concat([history_frame(record) for record in load_records(dataset).values()] or [pd.DataFrame()])
+    return pd.concat([history_frame(record) for record in read_records(dataset).values()] or [pd.DataFrame()])
 
 
 def history_frame(record: Record) -> pd.DataFrame:
