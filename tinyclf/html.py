@@ -45,7 +45,7 @@ def table(frame: pd.DataFrame, columns: Sequence[Column] = (), kind: str = "") -
 
     An index that has a name or is no number is a column too. kind: a class of page.css.
     """
-    if frame.index.name or not is_integer_dtype(frame.index):
+    if frame.index.name not in frame and (frame.index.name or not is_integer_dtype(frame.index)):
         frame = frame.rename_axis(frame.index.name or "").reset_index()
     columns = columns or [plain_column(frame, name) for name in frame]
     rows = [[column.cell(row) for column in columns] for _, row in frame.astype(object).iterrows()]

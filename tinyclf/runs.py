@@ -111,7 +111,7 @@ def identity(run: pd.Series) -> str:
     settings = {name: value for name, value in run.items() if str(name).startswith(("settings.", "recipe."))}
     for name in ("settings.seed", "settings.weights"):  # `start` says what the weights are, without seeds
         del settings[name]
-    facts = [run["experiment"], run["overrides"], run["start"], run["data_sha256"], settings]
+    facts = [run["experiment"], run["overrides"], run["epochs"], run["start"], run["data_sha256"], settings]
     return json.dumps(facts, sort_keys=True, default=str)
 
 
