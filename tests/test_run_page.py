@@ -34,8 +34,8 @@ def test_the_history_has_the_published_curve_where_it_compares():
     rows = history_table("baseline-scratch", history_frame(record)).texts
     assert rows["epoch"].tolist() == ["1", "2"]
     assert rows["val accuracy"].tolist() == [
-        "5.00\u00a0% published 5.50\u00a0%",
-        "9.00\u00a0% published 9.30\u00a0%",
+        "5.00 % published 5.50 %",
+        "9.00 % published 9.30 %",
     ]
     assert rows["val loss"].tolist() == ["4.950 published 4.780", "4.910 published 4.380"]
     other = leave("baseline-scratch", planned("baseline-scratch", epochs=2), (0.05, 0.09))
@@ -152,7 +152,7 @@ def test_a_comparison_has_a_column_for_each_run_and_differences_to_the_first():
     runs = chosen_runs(["two", "one", "two"], "mini")
     texts = result_table(runs).texts.set_index("result")
     assert list(texts) == ["two", "one"]
-    assert texts.loc["accuracy, last epoch"].tolist() == ["25.00\u00a0%", "20.00\u00a0% -5.00"]
+    assert texts.loc["accuracy, last epoch"].tolist() == ["25.00 %", "20.00 % -5.00"]
     assert texts.loc["accuracy, flip TTA"].tolist() == ["30.00\u00a0%", ""]
     assert settings_that_differ(runs).texts.to_numpy().tolist() == [["momentum", "0.8", "0.9"]]
     page = comparison(["two", "one"], "mini")
@@ -169,7 +169,7 @@ def test_the_front_page_links_every_run_and_shows_its_curve(reports):
     for run in ("baseline-scratch", "baseline-scratch-seed-1"):
         assert f'href="{run}/record.json"' in scratch.data
     row = scratch.texts.iloc[0]
-    assert row["difference"].startswith("+0.70") and "to 9.30\u00a0%" in row["difference"]
+    assert row["difference"].startswith("+0.70") and "to 9.30 %" in row["difference"]
     assert row["epochs"] == "2 of 15" and row["seeds"] == "2" and 'class="above"' in scratch.data
     assert scratch.data.count("<img ") == 1 and "validation accuracy of baseline-scratch by epoch" in scratch.data
     assert imagenet.texts["this project, last epoch"].tolist()[0] == "not run"
