@@ -19,10 +19,12 @@ RECIPE_SETTINGS = {
     *("model", "stem", "stem_init", "zero_init", "label_smoothing", "ema_decay", "schedule", "warmup", "step_size"),
     *("gamma", "learning_rate", "layer_decay", "momentum", "nesterov", "weight_decay"),
 }
-DATASET_LIST = schema.list_of((f"one of {', '.join(DATASETS)},", lambda value: value in DATASETS))
+DATASET_LIST = schema.list_of(
+    (f"one of {', '.join(DATASETS)},", lambda value: isinstance(value, str) and value in DATASETS)
+)
 EXPERIMENT: dict[str, schema.Rule] = {
     **{"title": schema.TEXT, "notebook": schema.TEXT, "goals": schema.list_of(schema.TABLE)},
-    **{"datasets": DATASET_LIST, "parameters": schema.TABLE, **dict.fromkeys(DATASETS, schema.TABLE)},
+    **{"datasets": schema.list_of(DATASET), "parameters": schema.TABLE, **dict.fromkeys(DATASETS, schema.TABLE)},
 }
 GOAL: dict[str, schema.Rule] = {
     **{"text": schema.TEXT, "accuracy": schema.SHARE, "epochs": schema.COUNT, "compute": schema.POSITIVE}
