@@ -16,8 +16,7 @@ import pytest
 from papermill import inspect_notebook
 from typer.testing import CliRunner
 
-from tinyclf import catalog, cli, distributed
-from tinyclf import run as runs
+from tinyclf import catalog, cli
 from tinyclf.catalog import read_experiments, select
 from tinyclf.errors import TinyclfError
 from tinyclf.names import family
@@ -71,190 +70,12 @@ def test_a_notebooks_parameters_are_the_settings_with_their_help_and_run_on_mini
     path = NOTEBOOKS / f"{notebook}.ipynb"
     parameters = {key: value for key, value in notebook_parameters(path).items() if key in Settings.names()}
     (experiment,) = [each for each in select([name], "mini") if each.name == name]
-    assert list(parameters) == Settings.names()
-    assert Settings(**parameters) == Settings.from_notebook(experiment.parameters)
+    assert list(parameters) == [name for name in Settings.names() if name in parameters]
+    assert Settings(**parameters) == experiment.settings
     lines = re.findall(r"^    (\w+): \w+ = .*?(  # .*)?$", inspect.getsource(Settings), re.MULTILINE)
     help_of = {key: text.removeprefix("  # ") for key, text in lines}
-    assert {key: each["help"] for key, each in inspect_notebook(str(path)).items() if key in parameters} == help_of
-
-
-EXPERIMENTS = """
-[recipe]
-title = "Ours"
-notebook = "4_recipes.ipynb"
-goals = [{ text = "40 %", accuracy = 0.4, epochs = 3, compute = 0.5 }]
-parameters = { epochs = 3, label_smoothing = 0.1 }
-mini = { batch_size = 20, epochs = 9 }
-"""
-ABLATIONS = """
-[recipe.start]
-base = "recipe"
-learning_rate = 0.1
-[recipe.large]
-base = "start"
-batch_size = 50
-[recipe.plain]
-base = "start"
-label_smoothing = 0.0
-[recipe.far]
-base = "plain"
-epochs = 5
-[recipe.final]
-base = "start"
-learning_rate = 0.001
-"""
-
-
-@pytest.fixture
-def files(tmp_path, monkeypatch):
-    """Writes the two files of a folder that has the real notebooks, and has the catalog read them."""
-    for notebook in NOTEBOOKS.glob("*.ipynb"):
-        (tmp_path / notebook.name).symlink_to(notebook)
-    monkeypatch.setattr(catalog, "NOTEBOOKS", tmp_path)
-
-    def write(experiments=EXPERIMENTS, ablations=ABLATIONS):
-        for name, text in (("experiments.toml", experiments), ("ablations.toml", ablations)):
-            (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-        return tmp_path
-
-    write()
-    return write
-
-
-def test_an_ablation_is_its_base_with_changes_validated_on_held_out_images(files):
-    names = ["recipe", *(f"recipe.{label}" for label in ("start", "large", "plain", "far", "final"))]
-    recipe, start, large, plain, far, final = (each.parameters for each in select(names, "mini"))
-    assert start == recipe | {"learning_rate": 0.1, "hold_out": True, "run_name": "recipe.start"}
-    assert (recipe["batch_size"], recipe["epochs"], recipe["label_smoothing"]) == (20, 9, 0.1)
-    assert large == start | {"batch_size": 50, "run_name": "recipe.large"}
-    assert plain == start | {"label_smoothing": 0.0, "run_name": "recipe.plain"}
-    assert far == plain | {"epochs": 5, "run_name": "recipe.far"}
-    assert final == recipe | {"hold_out": True, "run_name": "recipe.final"}
-    assert catalog.chosen("recipe", "mini") == catalog.chosen("recipe", "tiny-imagenet") == "final"
-    assert [each.name for each in select([], "mini")] == ["recipe"]  # ablations only by name
-    assert list(read_experiments("mini")) == names
-    assert catalog.ablation("recipe.far-seed-3") == catalog.Ablation("recipe", "far", "plain", {"epochs": 5})
-    assert not catalog.is_ablation("recipe") and not catalog.is_ablation("mine.far")
-    assert catalog.goals("recipe-seed-1") == [catalog.Goal("40 %", 0.4, 3, 0.5)]
-    assert catalog.goals("recipe.far") == catalog.goals("mine") == []
-
-
-GOOD = 'title = "t"\nnotebook = "1_baseline.ipynb"\n'
-GOAL = '{ text = "40 %", accuracy = 0.4 }'
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("[x", "experiments.toml: "),
-        ("[x]\ntitle = 't'\ntitle = 't'", "experiments.toml: "),
-        (b"[x]\ntitle = '\xff'", "experiments.toml: not UTF-8 at byte 13"),
-        ("x = 3", "experiments.toml: x = 3: expected a table"),
-        ("title = 'x'", "experiments.toml: title = 'x': expected a table"),
-        ("[[x]]\ntitle = 't'", "experiments.toml: x = [{'title': 't'}]: expected a table"),
-        ("[x]", "experiments.toml: x: title is missing"),
-        ("[x]\ntitle = 't'", "experiments.toml: x: notebook is missing"),
-        ("[x]\nparamters = {}", "experiments.toml: x: key = 'paramters': did you mean parameters?"),
-        ("[x]\nrow = 'row-1'", "experiments.toml: x: key = 'row'"),
-        ("[x]\ntitle = 3", "experiments.toml: x: title = 3: expected a text"),
-        ("[x]\ntitle = ''", "experiments.toml: x: title = '': expected a text"),
-        ("[x]\nnotebook = 3", "experiments.toml: x: notebook = 3: expected a text"),
-        ("[x]\ntitle = 't'\nnotebook = 'none.ipynb'", "experiments.toml: x: notebook = 'none.ipynb': there is no"),
-        (f"[x]\n{GOOD}goals = [3]", "experiments.toml: x: goals = [3]: expected a list, of a table each"),
-        (f"[x]\n{GOOD}goals = 'x'", "experiments.toml: x: goals = 'x'"),
-        (f"[x]\n{GOOD}goals = []", "experiments.toml: x: goals = []"),
-        (f"[x]\n{GOOD}goals = {GOAL}", "experiments.toml: x: goals = {'text'"),
-        (
-            f"[x]\n{GOOD}goals = [{{ txt = '40 %' }}]",
-            "experiments.toml: x: goals, number 1: key = 'txt': did you mean text?",
-        ),
-        (f"[x]\n{GOOD}goals = [{GOAL}, {{ text = '1' }}]", "experiments.toml: x: goals, number 2: accuracy is missing"),
-        (
-            f"[x]\n{GOOD}goals = [{GOAL.replace('0.4', '40')}]",
-            "x: goals, number 1: accuracy = 40: expected a number from",
-        ),
-        (f"[x]\n{GOOD}goals = [{GOAL.replace('0.4', 'nan')}]", "x: goals, number 1: accuracy = nan"),
-        (f"[x]\n{GOOD}goals = [{GOAL.replace('0.4', 'true')}]", "x: goals, number 1: accuracy = True"),
-        (f"[x]\n{GOOD}goals = [{GOAL.replace('0.4', '[0.4]')}]", "x: goals, number 1: accuracy = [0.4]"),
-        (f"[x]\n{GOOD}goals = [{GOAL.replace('0.4', repr('40 %'))}]", "x: goals, number 1: accuracy = '40 %'"),
-        (f"[x]\n{GOOD}goals = [{GOAL.replace(' }', ', epochs = 2.5 }')}]", "x: goals, number 1: epochs = 2.5"),
-        (f"[x]\n{GOOD}goals = [{GOAL.replace(' }', ', compute = 0 }')}]", "x: goals, number 1: compute = 0"),
-        (f"[x]\n{GOOD}datasets = 'mini'", "experiments.toml: x: datasets = 'mini': expected a list"),
-        (f"[x]\n{GOOD}datasets = ['tiny']", "x: datasets = ['tiny']: expected a list, of one of mini, tiny-imagenet"),
-        (f"[x]\n{GOOD}datasets = [['mini']]", "experiments.toml: x: datasets = [['mini']]"),
-        (f"[x]\n{GOOD}datasets = []", "experiments.toml: x: datasets = []"),
-        (f"[x]\n{GOOD}mini = 3", "experiments.toml: x: mini = 3: expected a table"),
-        (f"[x]\n{GOOD}minni = {{}}", "experiments.toml: x: key = 'minni': did you mean mini?"),
-        (f"[x]\n{GOOD}parameters = 'x'", "experiments.toml: x: parameters = 'x': expected a table"),
-        (
-            f"[x]\n{GOOD}parameters.epoch = 3",
-            "experiments.toml: x: parameters: parameter = 'epoch': did you mean epochs?",
-        ),
-        (f"[x]\n{GOOD}mini.epoch = 3", "experiments.toml: x: mini: parameter = 'epoch': did you mean epochs?"),
-        (f"[x]\n{GOOD}parameters.epochs = 'many'", "experiments.toml: x: parameters: epochs = 'many': expected int"),
-        (f"[x]\n{GOOD}parameters.epochs = 2.5", "experiments.toml: x: parameters: epochs = 2.5: expected int"),
-        (f"[x]\n{GOOD}parameters.epochs = 0", "experiments.toml: x, on mini: epochs = 0"),
-        (f"[x]\n{GOOD}tiny-imagenet.epochs = 0", "experiments.toml: x, on tiny-imagenet: epochs = 0"),
-        (f"[x]\n{GOOD}parameters.learning_rate = nan", "experiments.toml: x, on mini: learning_rate = nan"),
-        (f"[x]\n{GOOD}parameters.stem = 'smal'", "experiments.toml: x, on mini: stem = 'smal': did you mean small?"),
-        (
-            f"[x]\n{GOOD}parameters.weights = 'run:../y'",
-            "experiments.toml: x, on mini: weights = run:NAME, NAME = '../y'",
-        ),
-        (f"[x]\n{GOOD}parameters.dataset = 'mini'", "experiments.toml: x: parameters: parameter = 'dataset'"),
-        (f"[x]\n{GOOD}parameters.run_name = 'y'", "experiments.toml: x: parameters: parameter = 'run_name'"),
-        (
-            "[x]\ntitle = 't'\nnotebook = '5_ablations.ipynb'\nparameters.epochs = 3",
-            "x: parameters: parameter = 'epochs'",
-        ),
-        (f"['x.y']\n{GOOD}", "experiments.toml: x.y: no name for a run"),
-        (f"['x y']\n{GOOD}", "experiments.toml: x y: no name for a run"),
-        (f"[x-seed-3]\n{GOOD}", "experiments.toml: x-seed-3: no name for a run"),
-    ],
-)
-def test_a_slip_in_experiments_toml_is_refused_by_file_entry_and_key(files, text, said):
-    files(text, "")
-    with pytest.raises(TinyclfError) as error:
-        read_experiments("mini")
-    assert said in str(error.value) and "experiments.toml: " in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("[recipe", "ablations.toml: "),
-        (b"\xff", "ablations.toml: not UTF-8 at byte 0"),
-        ("recipe = 3", "ablations.toml: recipe = 3: expected a table"),
-        ("[recip.start]\nbase = 'recip'", "ablations.toml: name of a recipe = 'recip': did you mean recipe?"),
-        ("[recipe]\nstart = 3", "ablations.toml: recipe.start = 3: expected a table"),
-        ("[recipe.start]", "ablations.toml: recipe.start: base = '': expected a text"),
-        ("[recipe.start]\nbase = 3", "ablations.toml: recipe.start: base = 3: expected a text"),
-        ("[recipe.start]\nbase = ['recipe']", "ablations.toml: recipe.start: base = ['recipe']"),
-        ("[recipe.start]\nbase = 'recip'", "ablations.toml: recipe.start: base = 'recip': did you mean recipe?"),
-        ("[recipe.start]\nbase = 'start'", "ablations.toml: recipe.start: base goes round in a circle: start"),
-        ("[recipe.a]\nbase = 'b'\n[recipe.b]\nbase = 'a'", "ablations.toml: recipe.a: base goes round in a circle"),
-        (
-            "[recipe.start]\nbase = 'recipe'\nepoch = 3",
-            "ablations.toml: recipe.start: parameter = 'epoch': did you mean",
-        ),
-        ("[recipe.start]\nbase = 'recipe'\nepochs = '3'", "ablations.toml: recipe.start: epochs = '3': expected int"),
-        ("[recipe.start]\nbase = 'recipe'\nover = 'recipe'", "ablations.toml: recipe.start: parameter = 'over'"),
-        ("[recipe.start]\nbase = 'recipe'\nepochs = 0", "ablations.toml: recipe.start, on mini: epochs = 0"),
-        ("[recipe.'a b']\nbase = 'recipe'", "ablations.toml: recipe.a b: no name for a run"),
-        ("[recipe.x.y]\nbase = 'recipe'", "ablations.toml: recipe.x: base = '': expected a text"),
-    ],
-)
-def test_a_slip_in_ablations_toml_is_refused_by_file_entry_and_key(files, text, said):
-    files(ablations=text)
-    with pytest.raises(TinyclfError) as error:
-        read_experiments("mini")
-    assert said in str(error.value)
-
-
-def test_a_file_that_cannot_be_read_is_refused_by_name(files):
-    (files() / "ablations.toml").unlink()
-    with pytest.raises(TinyclfError, match=r"ablations.toml: cannot be read: No such file"):
-        read_experiments("mini")
+    help_there = {key: each["help"] for key, each in inspect_notebook(str(path)).items() if key in parameters}
+    assert help_there == {key: text for key, text in help_of.items() if key in parameters}
 
 
 COMMITTED = sorted((PROJECT / "reports").glob("*/*/record.json"))
@@ -271,7 +92,7 @@ def stand_in_of(record):
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: "/".join(path.parts[-3:-1]))
 def test_a_committed_record_differs_from_its_experiment_in_its_overrides_alone(path):
     record = json.loads(path.read_text())
-    name, settings = record["run_name"], Settings(**record["settings"])
+    name, settings = record["run"], Settings(**record["settings"])
     assert catalog.overrides(name, settings) == record["overrides"]
     assert catalog.command(name, settings, stand_in_of(record)) == record["command"]
     experiment = read_experiments(settings.dataset)[family(name)]
@@ -309,20 +130,6 @@ def test_the_command_of_a_run_of_no_experiment_gives_the_notebook_of_recipes_all
     assert Settings.from_notebook(own | given) == settings
 
 
-def test_a_setting_of_the_recipe_that_a_step_does_not_show_has_it_run_by_the_notebook_of_recipes(files):
-    folder = files(f"[x]\n{GOOD}[y]\n{GOOD}parameters.nesterov = true", "")
-    cell = {"metadata": {"tags": ["parameters"]}, "source": ["run_name = ''\n", "dataset = 'mini'\n", "gamma = 0.2\n"]}
-    (folder / "1_baseline.ipynb").unlink()
-    (folder / "1_baseline.ipynb").write_text(json.dumps({"cells": [cell]}))
-    x, y = select([], "mini", {"gamma": 0.5, "flip": False})
-    assert (x.notebook.name, y.notebook.name) == ("1_baseline.ipynb", "4_recipes.ipynb")
-    assert x.parameters == {"run_name": "x", "dataset": "mini", "gamma": 0.5, "flip": False}
-    assert y.parameters["nesterov"] and y.parameters["learning_rate"] == 0.001  # not the notebook's own default
-    (x,) = select(["x"], "mini", {"weight_decay": 0.1})
-    assert x.notebook.name == "4_recipes.ipynb"
-    assert x.settings == Settings(weight_decay=0.1)
-
-
 def test_published_results_have_the_names_of_their_experiments():
     published = tomllib.loads((PROJECT / "tinyclf" / "published.toml").read_text())
     known = read_experiments("tiny-imagenet")
@@ -332,6 +139,12 @@ def test_published_results_have_the_names_of_their_experiments():
         assert section["val_accuracy"][-1] == section["last"] <= section["best"]
         for key in ("val_accuracy", "train_accuracy", "val_loss", "train_loss"):
             assert len(section[key]) == len(section["curve_epochs"])
+
+
+@pytest.mark.parametrize("dataset", ["tiny-imagenet", "tiny-imagenet-20"])
+def test_a_recipe_is_what_the_search_by_its_ablations_ended_with(dataset):
+    assert catalog.chosen("fast-scratch", dataset) == "four-from-16"
+    assert catalog.chosen("modern-imagenet", dataset) == "sub-pixel"
 
 
 def test_the_catalog_is_read_without_torch_and_in_time():
@@ -406,22 +219,22 @@ def test_an_experiment_is_run_only_on_the_data_sets_that_it_is_for():
 @pytest.mark.parametrize("command", ["run", "train"])
 def test_what_is_only_started_from_is_run_unless_it_has_finished(finished, command, monkeypatch):
     ran = []
-    monkeypatch.setattr(cli, "is_finished", lambda name, dataset: finished)
-    monkeypatch.setattr(cli.reports, "run", lambda experiment: ran.append(experiment.name))
-    monkeypatch.setattr(runs, "train_experiment", lambda name, parameters: ran.append(name))
+    monkeypatch.setattr("tinyclf.initial.is_finished", lambda name, dataset: finished)
+    monkeypatch.setattr("tinyclf.notebook.run", lambda experiment: ran.append(experiment.name))
+    monkeypatch.setattr("tinyclf.run.train_experiment", lambda name, parameters: ran.append(name))
     front = ["summary"] * (command == "run")  # made anew after what was run
     done = CliRunner().invoke(cli.app, [command, "finetuning"])
     assert done.exit_code == 0, done.output
     assert ran == ["preprocessing"] * (not finished) + ["finetuning", *front]
     ran.clear()
     several = type("Process", (), {"num_processes": 2, "destroy_process_group": lambda self: None})
-    monkeypatch.setattr(distributed, "this_process", several)
+    monkeypatch.setattr("tinyclf.distributed.this_process", several)
     CliRunner().invoke(cli.app, ["train", "finetuning"])  # as torchrun has it
     assert ran == ["preprocessing"] * (not finished) + ["finetuning"]
     ran.clear()
     monkeypatch.undo()
-    monkeypatch.setattr(cli.reports, "run", lambda experiment: ran.append(experiment.name))
-    monkeypatch.setattr(runs, "train_experiment", lambda name, parameters: ran.append(name))
+    monkeypatch.setattr("tinyclf.notebook.run", lambda experiment: ran.append(experiment.name))
+    monkeypatch.setattr("tinyclf.run.train_experiment", lambda name, parameters: ran.append(name))
     CliRunner().invoke(cli.app, [command, "preprocessing"])
     assert ran == ["preprocessing", *front]  # asked for by name, a finished one is shown again
 
@@ -482,16 +295,10 @@ def test_what_is_unknown_or_of_the_wrong_type_is_refused_by_name(arguments, said
     assert said in str(error.value)
 
 
-def test_an_experiment_at_the_end_of_the_file_is_run_before_what_is_made_of_the_records(files):
-    files((NOTEBOOKS / "experiments.toml").read_text() + f'[mine]\n{GOOD}datasets = ["mini"]', "")
-    assert [each.name for each in select([], "mini")][-3:] == ["mine", "ablations", "summary"]
-    assert "mine" not in read_experiments("tiny-imagenet")
-
-
 def test_an_unknown_experiment_is_refused_with_the_nearest_before_the_list_that_is_without_ablations():
     with pytest.raises(TinyclfError, match=r"did you mean fast-scratch.ema\? expected one of data, base") as error:
         select(["fast-scratch.emma"], "mini")
-    assert str(error.value).count("fast-scratch.") == 1
+    assert str(error.value).count("fast-scratch.") == 2  # what was given, and the hint
 
 
 def test_each_seed_is_a_run_of_its_own_with_a_name_of_its_own():
@@ -517,8 +324,8 @@ def test_each_seed_is_a_run_of_its_own_with_a_name_of_its_own():
 )
 def test_the_command_line_takes_seeds_one_after_another(arguments, monkeypatch):
     ran = []
-    monkeypatch.setattr(cli, "run_each", lambda experiments, do: ran.extend(experiments))
+    monkeypatch.setattr("tinyclf.notebook.run", ran.append)
     done = CliRunner().invoke(cli.app, ["run", *arguments])
     assert done.exit_code == 0, done.output
     assert ran.pop().name == "summary" and [run.parameters["seed"] for run in ran] == [0, 1, 2]
-    assert CliRunner().invoke(cli.app, ["run_name", "baseline-scratch", "--seeds"]).exit_code == 2  # of none
+    assert CliRunner().invoke(cli.app, ["run", "baseline-scratch", "--seeds"]).exit_code == 2  # of none

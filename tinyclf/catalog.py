@@ -18,7 +18,7 @@ from tinyclf.schema import read_text
 from tinyclf.settings import RUN, SEEDS, Settings, parent_of
 
 __all__ = ["Ablation", "Experiment", "Goal", "ablation", "command", "goals", "is_ablation", "overrides", "select"]
-LAST = ("ablations", "summary")  # made from the records of all others
+LAST = {"ablations": 1, "summary": 2}  # made from the records of all others, in this order
 
 
 def read_all() -> dict[str, dict[str, Experiment]]:
@@ -108,7 +108,7 @@ def default_selection(known: dict[str, Experiment], overrides: Mapping[str, Any]
     experiments = [experiment for experiment in known.values() if not experiment.ablation]
     if "epochs" in overrides:
         experiments = [experiment for experiment in experiments if not experiment.settings.planned]
-    return sorted(experiments, key=lambda experiment: ("", *LAST).index(experiment.name * (experiment.name in LAST)))
+    return sorted(experiments, key=lambda experiment: LAST.get(experiment.name, 0))
 
 
 def check_overrides(overrides: Mapping[str, Any], experiments: list[Experiment], seeds: list[int] | None) -> None:

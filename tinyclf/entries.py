@@ -19,10 +19,10 @@ RECIPE_SETTINGS = {
     *("model", "stem", "stem_init", "zero_init", "label_smoothing", "ema_decay", "schedule", "warmup", "step_size"),
     *("gamma", "learning_rate", "layer_decay", "momentum", "nesterov", "weight_decay"),
 }
-DATASET_LIST = schema.list_of((f"one of {', '.join(DATASETS)},", lambda value: value in DATASETS))
+DATASET: schema.Rule = (f"one of {', '.join(DATASETS)},", lambda value: value in tuple(DATASETS))
 EXPERIMENT: dict[str, schema.Rule] = {
     **{"title": schema.TEXT, "notebook": schema.TEXT, "goals": schema.list_of(schema.TABLE)},
-    **{"datasets": DATASET_LIST, "parameters": schema.TABLE, **dict.fromkeys(DATASETS, schema.TABLE)},
+    **{"datasets": schema.list_of(DATASET), "parameters": schema.TABLE, **dict.fromkeys(DATASETS, schema.TABLE)},
 }
 GOAL: dict[str, schema.Rule] = {
     **{"text": schema.TEXT, "accuracy": schema.SHARE, "epochs": schema.COUNT, "compute": schema.POSITIVE}
@@ -93,8 +93,10 @@ def check_entry(where: str, name: str, entry: dict[str, Any], folder: Path) -> N
     """Raise TinyclfError for a slip in an entry of experiments.toml, but for values out of range."""
     check_label(where, name)
     schema.check_table(where, entry, EXPERIMENT, ("title", "notebook"))
-    if not (folder / entry["notebook"]).is_file():
-        raise TinyclfError(f"{where}: notebook = {entry['notebook']!r}: there is no such file in {folder}")
+    try:
+        notebook_parameters(folder / entry["notebook"])
+    except TinyclfError as error:
+        raise TinyclfError(f"{where}: notebook = {entry['notebook']!r}: {error}") from None
     for number, goal in enumerate(entry.get("goals", []), 1):
         schema.check_table(f"{where}: goals, number {number}", goal, GOAL, ("text", "accuracy"))
     for key in ("parameters", *DATASETS):
