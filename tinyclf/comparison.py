@@ -1,5 +1,6 @@
 """What several runs on one data set differ in: their settings, and their results."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -14,11 +15,11 @@ from tinyclf.registry import DATASETS
 from tinyclf.runs import load_runs
 
 ACCURACIES = {"accuracy, last epoch": "accuracy", "accuracy, best epoch": "best_accuracy", "top-5 accuracy": "top5"}
-ROWS = {  # after the accuracies: what a run's column has as text
+ROWS: dict[str, Callable[[Any], str]] = {  # after the accuracies: what a run's column has as text
     "loss": lambda run: format_metric("loss", run["loss"]),
     "expected calibration error": lambda run: format_metric("calibration_error", run["calibration_error"]),
     "accuracy, flip TTA": lambda run: format_metric("flip_tta", run["flip_tta"]),
-    "starts from": lambda run: run["start"],
+    "starts from": lambda run: str(run["start"]),
     "training compute": lambda run: share(run["share"]),
     "time": lambda run: duration(run["seconds"]),
     "images a second": lambda run: f"{run['images_per_second']:.0f}",
@@ -72,4 +73,4 @@ def result_cell(result: str, run: Any, first: Any) -> str:
     if key := ACCURACIES.get(result):
         difference = points(run[key] - first[key]) if run["run"] != first["run"] else ""
         return two_lines(format_metric(key, run[key]), difference)
-    return str(ROWS[result](run))
+    return ROWS[result](run)

@@ -27,7 +27,6 @@ def front_tables(dataset: str) -> dict[str, Table]:
         Column("this project, last epoch", accuracy_cell),
         Column("difference", difference_cell),
         Column("epochs", epochs_text),
-        Column("seeds", lambda row: "" if math.isnan(row["seeds"]) else f"{row['seeds']:.0f}"),
         Column("time", lambda row: two_lines(duration(row["seconds"]), hardware(row["machines"]))),
         Column("training compute", lambda row: share(row["share"])),
         Column("validation accuracy", lambda row: curve_cell(row, histories), number=False),
@@ -55,12 +54,13 @@ def published_cell(row: Any) -> str:
 
 
 def accuracy_cell(row: Any) -> str:
-    """Our accuracy after the last epoch, over that of the best one and that with flip TTA."""
+    """Our accuracy after the last epoch, over the number of seeds, that of the best epoch and that with flip TTA."""
     if math.isnan(row["accuracy"]):
         return "" if row["size"] else "not run"
     best, tta = (format_metric(key, row[key], row[f"{key}_std"]) for key in ("best_accuracy", "flip_tta"))
     text = format_metric("accuracy", row["accuracy"], row["accuracy_std"])
-    return two_lines(text, f"best {best}" * bool(best), f"flip TTA {tta}" * bool(tta))
+    seeds = f"{row['seeds']:.0f} seeds" if row["seeds"] > 1 else ""
+    return two_lines(text, seeds, f"best {best}" * bool(best), f"flip TTA {tta}" * bool(tta))
 
 
 def difference_cell(row: Any) -> str:

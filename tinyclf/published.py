@@ -1,5 +1,6 @@
 """What the open project Tiny-ImageNet-Classifier published, by the name of the experiment that reproduces it."""
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -32,4 +33,5 @@ def published_at(name: str, dataset: str, epoch: int) -> float:
     row = published(name, dataset)
     if row and epoch == row["epochs"]:
         return float(row["last"])
-    return float(published_curve(name, dataset, "val_accuracy").get(epoch, float("nan")))
+    curve: dict[int, float] = published_curve(name, dataset, "val_accuracy").to_dict()
+    return curve.get(epoch, math.nan)
