@@ -170,7 +170,7 @@ def test_the_front_page_links_every_run_and_shows_its_curve(reports):
         assert f'href="{run}/record.json"' in scratch.data
     row = scratch.texts.iloc[0]
     assert row["difference"].startswith("+0.70") and "to 9.30 %" in row["difference"]
-    assert row["epochs"] == "2 of 15" and ", best 10.00 ± 1.41 %" in row["this project, last epoch"]
+    assert row["epochs"] == "2 of 15" and " best 10.00 ± 1.41 %" in row["this project, last epoch"]
     assert "2 seeds" in row["this project, last epoch"] and 'class="above"' in scratch.data
     assert scratch.data.count("<img ") == 1 and "validation accuracy of baseline-scratch by epoch" in scratch.data
     assert imagenet.texts["this project, last epoch"].tolist()[0] == "not run"

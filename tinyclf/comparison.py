@@ -9,7 +9,7 @@ from tinyclf.catalog import Experiment
 from tinyclf.checks import one_of
 from tinyclf.errors import TinyclfError
 from tinyclf.format import duration, format_metric, hardware, points, share, short_commit
-from tinyclf.html import Column, Table, table, two_lines
+from tinyclf.html import Column, Table, table, small_lines
 from tinyclf.paths import NOTEBOOKS
 from tinyclf.registry import DATASETS
 from tinyclf.runs import load_runs
@@ -72,5 +72,5 @@ def result_cell(result: str, run: Any, first: Any) -> str:
     """One result of a run as text."""
     if key := ACCURACIES.get(result):
         difference = points(run[key] - first[key]) if run["run"] != first["run"] else ""
-        return two_lines(format_metric(key, run[key]), difference)
+        return small_lines(format_metric(key, run[key]), difference)
     return ROWS[result](run)

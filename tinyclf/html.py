@@ -76,9 +76,9 @@ def link(text: str, target: str) -> Markup:
     return Markup(PIECES.link(text, target))
 
 
-def two_lines(first: str, *second: str) -> Markup:
-    """A cell with a second line in small letters, of what is not empty."""
-    return Markup(PIECES.two_lines(first, list(filter(None, second))))
+def small_lines(first: str, *second: str) -> Markup:
+    """A cell with more lines in small letters, one for each text that is not empty."""
+    return Markup(PIECES.small_lines(first, list(filter(None, second))))
 
 
 def picture(svg: str, text: str) -> Markup:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from tinyclf.accuracy import READING_ERROR, TITLES, accuracy_table, epochs_text
 from tinyclf.figures import experiment_curves, show, svg, thumbnail
 from tinyclf.format import assignments, duration, format_metric, hardware, percent, points, share, short_commit
-from tinyclf.html import PIECES, Column, Table, link, picture, table, two_lines
+from tinyclf.html import PIECES, Column, Table, link, picture, table, small_lines
 from tinyclf.paths import reports_dir
 from tinyclf.registry import DATASETS
 from tinyclf.run_page import history_table, run_link
@@ -27,7 +27,7 @@ def front_tables(dataset: str) -> dict[str, Table]:
         Column("this project, last epoch", accuracy_cell),
         Column("difference", difference_cell),
         Column("epochs", epochs_text),
-        Column("time", lambda row: two_lines(duration(row["seconds"]), hardware(row["machines"]))),
+        Column("time", lambda row: small_lines(duration(row["seconds"]), hardware(row["machines"]))),
         Column("training compute", lambda row: share(row["share"])),
         Column("validation accuracy", lambda row: curve_cell(row, histories), number=False),
     ]
@@ -43,14 +43,14 @@ def experiment_cell(row: Any, dataset: str) -> str:
     texts = [row["title"], *row["runs"][1:]]
     links = [run_link(run, dataset, "", text) for run, text in zip(row["runs"], texts, strict=True)]
     differs = assignments(row["overrides"])
-    return two_lines(Markup(", ").join(links), f"settings that differ: {differs}" * bool(differs), row["start"])
+    return small_lines(Markup(", ").join(links), f"settings that differ: {differs}" * bool(differs), row["start"])
 
 
 def published_cell(row: Any) -> str:
     """What was published of a row, or its goals."""
     goals = [f"goal: {text}" + f": {status}" * bool(status) for text, status in row["goals"]]
     best = percent(row["published_best"])
-    return two_lines(percent(row["published_last"]), f"best {best}" * bool(best), *goals)
+    return small_lines(percent(row["published_last"]), f"best {best}" * bool(best), *goals)
 
 
 def accuracy_cell(row: Any) -> str:
@@ -60,7 +60,7 @@ def accuracy_cell(row: Any) -> str:
     best, tta = (format_metric(key, row[key], row[f"{key}_std"]) for key in ("best_accuracy", "flip_tta"))
     text = format_metric("accuracy", row["accuracy"], row["accuracy_std"])
     seeds = f"{row['seeds']:.0f} seeds" if row["seeds"] > 1 else ""
-    return two_lines(text, seeds, f"best {best}" * bool(best), f"flip TTA {tta}" * bool(tta))
+    return small_lines(text, seeds, f"best {best}" * bool(best), f"flip TTA {tta}" * bool(tta))
 
 
 def difference_cell(row: Any) -> str:
@@ -72,7 +72,7 @@ def difference_cell(row: Any) -> str:
     text: str = points(difference)
     if abs(difference) > READING_ERROR * read_off:
         text = PIECES.signed(text, "below" if difference < 0 else "above")
-    return two_lines(text, f"to {percent(row['published_then'])}" * read_off)
+    return small_lines(text, f"to {percent(row['published_then'])}" * read_off)
 
 
 def curve_cell(row: Any, histories: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from tinyclf.accuracy import data_notes
 from tinyclf.figures import class_extremes, experiment_curves, reliability, show
 from tinyclf.format import assignments, duration, format_metric, hardware, percent, pixels
-from tinyclf.html import Column, Table, details, link, table, two_lines
+from tinyclf.html import Column, Table, details, link, table, small_lines
 from tinyclf.names import family
 from tinyclf.paths import reports_dir
 from tinyclf.published import published_curve
@@ -89,7 +89,7 @@ def metric_column(key: str) -> Column:
     def cell(row: Any) -> str:
         published = format_metric(key, row.get(f"{key}_published", float("nan")))
         text = format_metric(key, row[key], row.get(f"{key}_std", float("nan")))
-        return two_lines(text, f"published {published}" if published else "")
+        return small_lines(text, f"published {published}" if published else "")
 
     return Column(key.replace("_", " "), cell)
 
