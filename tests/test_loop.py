@@ -10,13 +10,15 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from tinyclf import checkpoint
+from tinyclf.checkpoint import TrainingState
 from tinyclf.augment import Augmentation
 from tinyclf.loader import ImageLoader
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluate import evaluate
 from tinyclf.resnet import build_model
 from tinyclf.settings import Settings
-from tinyclf.loop import fit
+from tinyclf.loop import fit, silent
+from tinyclf.recipe import recipe_for
 
 CLASSES = 4
 SETTINGS = Settings(epochs=3, batch_size=8, step_size=2)
@@ -56,6 +58,14 @@ def train_and_val(data, settings=SETTINGS):
         *data, settings.batch_size, shuffle=True, augmentation=Augmentation.of(settings), seed=settings.seed
     )
     return train, ImageLoader(*data, settings.batch_size)
+
+
+def train_model(model, train, val, settings, **options):
+    """The history of training `model` by the recipe of `settings`, and what was trained."""
+    recipe = recipe_for(model, settings, len(train.labels))
+    state = TrainingState(recipe.model, recipe.optimizer, recipe.scheduler, recipe.ema)
+    options = {"epochs": settings.epochs, "scheduler_interval": recipe.scheduler_interval, "report": silent} | options
+    return fit(state, recipe.criterion, train, val, **options), state
 
 
 def numbers(history):
