@@ -141,13 +141,13 @@ def papermill(tmp_path, *parameters):
 
 def test_plain_papermill_runs_the_baseline_from_any_folder(tmp_path, folder):
     parameters = ["-p", "epochs", "1", "-p", "input_size", "32"]
-    done = papermill(tmp_path, *parameters, "-p", "run", "from-papermill", "--log-output")
+    done = papermill(tmp_path, *parameters, "-p", "run_name", "from-papermill", "--log-output")
     assert done.returncode == 0, done.stderr
     record = json.loads((folder / "mini" / "from-papermill" / "record.json").read_text())
     assert record["settings"]["epochs"] == len(record["history"]) == 1
     assert (tmp_path / "out.ipynb").is_file()
     assert "epoch  1/1  lr 1e-03" in done.stderr  # a line for each epoch in the log
-    train_experiment("from Python", {"dataset": "mini", "epochs": 1, "input_size": 32, "run": "from-python"})
+    train_experiment("from Python", {"dataset": "mini", "epochs": 1, "input_size": 32, "run_name": "from-python"})
     histories = [(folder / "mini" / run / "history.csv").read_bytes() for run in ("from-papermill", "from-python")]
     assert histories[0] == histories[1]  # to the last bit
 

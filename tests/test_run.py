@@ -11,7 +11,7 @@ from torch import nn
 
 from tinyclf import run as runs
 from tinyclf.errors import TinyclfError
-from tinyclf.catalog import read
+from tinyclf.catalog import read_experiments
 from tinyclf.figures import curves
 from tinyclf.index_page import regenerate
 from tinyclf.names import with_seed
@@ -272,7 +272,7 @@ def test_the_table_marks_a_row_that_was_run_with_other_settings(reports):
 
 
 def test_the_length_of_a_recipe_that_plans_it_is_part_of_it(reports):
-    record, recipe = finished(), Settings.from_notebook(read("mini")["fast-scratch"].parameters)
+    record, recipe = finished(), read_experiments("mini")["fast-scratch"].settings
 
     def table(*epochs):
         for seed, count in enumerate(epochs):

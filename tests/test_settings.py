@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 
 from tinyclf.errors import TinyclfError
-from tinyclf.parameters import check_parameters
 from tinyclf.settings import Settings
 
 
@@ -50,20 +49,6 @@ def test_an_int_may_stand_for_a_float():
 def test_from_a_notebook_it_takes_the_settings_alone():
     namespace = {"epochs": 3, "flip": False, "In": [], "run": "x", "value": 3, "_": 1, "Settings": Settings}
     assert Settings.from_notebook(namespace) == Settings(epochs=3, flip=False)
-
-
-def test_a_parameter_that_the_notebook_does_not_have_is_refused():
-    defaults = "epochs = 15  # of them\nrun = ''"
-    check_parameters({"In": ["", defaults, "# Parameters\nepochs = 3\nrun = 'x'\n", "x = 1"]})
-    check_parameters({"In": ["", defaults, "other = 1"]})  # a cell of the user's own
-    check_parameters({"In": ["", "epochs: int = 15", "# Parameters\nepochs = 3\n"]})
-    check_parameters({"In": ["", "%pwd", "# Parameters\nepochs = 3\n"]})  # run in another order, by hand
-    check_parameters({"In": ["", "for each in ():\n    pass", "# Parameters\nepochs = 3\n"]})
-    check_parameters({})
-    with pytest.raises(TinyclfError, match="parameter = 'epoch': expected one of epochs, run; did you mean epochs"):
-        check_parameters({"In": ["", defaults, "# Parameters\nrun = 'x'\nepoch = 9\n"]})
-    with pytest.raises(TinyclfError, match="force = 'false': expected bool, got str"):
-        check_parameters({"In": ["", "force = False", "# Parameters\nforce = 'false'\n"]})
 
 
 def test_settings_are_locked():

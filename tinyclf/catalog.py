@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyclf.checks import in_range, one_of, typed
-from tinyclf.choices import NAMED_WEIGHTS
-from tinyclf.entries import RECIPES_NOTEBOOK, notebook_for, parse_entries
-from tinyclf.entries import Experiment as Experiment  # callers have them from here
-from tinyclf.entries import Goal as Goal
+from tinyclf.entries import RECIPES_NOTEBOOK, Ablation, Experiment, Goal, notebook_for, parse_entries
 from tinyclf.errors import TinyclfError
 from tinyclf.names import family, seed_of, with_seed
 from tinyclf.parameters import RUN_NAME, accepted_parameters, notebook_parameters
@@ -20,7 +17,8 @@ from tinyclf.registry import DATASETS
 from tinyclf.schema import read_text
 from tinyclf.settings import RUN, SEEDS, Settings, parent_of
 
-LAST = ("ablations", "summary")  # made from the records of all others
+__all__ = ["Ablation", "Experiment", "Goal", "ablation", "command", "goals", "is_ablation", "overrides", "select"]
+LAST = {"ablations": 1, "summary": 2}  # made from the records of all others, in this order
 
 
 def read_all() -> dict[str, dict[str, Experiment]]:
@@ -32,7 +30,7 @@ def read_all() -> dict[str, dict[str, Experiment]]:
 def read_experiments(dataset: str) -> dict[str, Experiment]:
     """The experiments on `dataset` by name, in order, each followed by its ablations. Raises TinyclfError."""
     one_of("dataset", dataset, DATASETS)
-    return read_all()[dataset]
+    return dict(read_all()[dataset])
 
 
 def find_experiment(name: str) -> Experiment | None:
@@ -40,10 +38,15 @@ def find_experiment(name: str) -> Experiment | None:
     return next((experiments[name] for experiments in read_all().values() if name in experiments), None)
 
 
+def ablation(run: str) -> Ablation | None:
+    """The ablation that a run is one of, by its name; None if it is of none."""
+    experiment = find_experiment(family(run))
+    return experiment.ablation if experiment else None
+
+
 def is_ablation(run: str) -> bool:
     """Whether a run is one of an ablation, by its name."""
-    experiment = find_experiment(family(run))
-    return experiment is not None and experiment.base != ""
+    return ablation(run) is not None
 
 
 def goals(run: str) -> list[Goal]:
@@ -55,11 +58,9 @@ def goals(run: str) -> list[Goal]:
 def chosen(recipe: str, dataset: str) -> str:
     """The ablation that has the recipe's own settings on a data set, the result of a search; empty without one."""
     experiments = read_experiments(dataset)
-    wanted = Settings.from_notebook(experiments[recipe].parameters | {"hold_out": True})
-    for name, experiment in experiments.items():
-        if name.startswith(f"{recipe}.") and Settings.from_notebook(experiment.parameters) == wanted:
-            return name.removeprefix(f"{recipe}.")
-    return ""
+    wanted = dataclasses.replace(experiments[recipe].settings, hold_out=True)
+    ablations = [e for e in experiments.values() if e.ablation and e.ablation.recipe == recipe]
+    return next((e.ablation.label for e in ablations if e.ablation and e.settings == wanted), "")
 
 
 def select(
@@ -77,15 +78,14 @@ def select(
     overrides: parameters over those of the experiments that take them. Where no experiment is named, `epochs` among
     them leaves out those whose every epoch depends on their number.
     imagenet: path of a state dict that stands in for the ImageNet weights wherever an experiment asks for those.
-    seeds: each experiment that trains is run with each of these; a run with another seed than the experiment's has a
-    name of its own, see `seeded`.
+    seeds: those to run each experiment that trains with; see `seeded` for the names of these runs.
     Raises TinyclfError for an unknown experiment, a parameter that none of them takes, and a value of the wrong type.
     """
     known, overrides = read_experiments(dataset), overrides or {}
     named = [find(name, known) for name in names] or default_selection(known, overrides)
     check_overrides(overrides, named, seeds)
-    resolved = [with_overrides(experiment, overrides, imagenet) for experiment in named]
-    runs = {run.name: run for experiment in resolved for run in seeded(experiment, seeds or [])}
+    named = [with_overrides(experiment, overrides, imagenet) for experiment in named]
+    runs = {run.name: run for experiment in named for run in seeded(experiment, seeds or [])}
     ordered: dict[str, Experiment] = {}
     for run in runs.values():
         for experiment in [*ancestors(run, runs, known, imagenet), run]:
@@ -98,17 +98,17 @@ def find(name: str, known: dict[str, Experiment]) -> Experiment:
     if name not in known:
         close = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {close[0]}? " if close else ""
-        recipes = ", ".join(name for name, experiment in known.items() if not experiment.base)
+        recipes = ", ".join(name for name, experiment in known.items() if not experiment.ablation)
         raise TinyclfError(f"experiment = {name!r}: {hint}expected one of {recipes}, or an ablation of one")
     return known[name]
 
 
 def default_selection(known: dict[str, Experiment], overrides: Mapping[str, Any]) -> list[Experiment]:
-    """All experiments but ablations, and where `epochs` is given, but those that plan their epochs; LAST at the end."""
-    experiments = [experiment for experiment in known.values() if not experiment.base]
+    """All experiments but ablations, without those that plan their epochs where `epochs` is given; LAST at the end."""
+    experiments = [experiment for experiment in known.values() if not experiment.ablation]
     if "epochs" in overrides:
-        experiments = [each for each in experiments if not Settings.from_notebook(each.parameters).planned]
-    return sorted(experiments, key=lambda each: LAST.index(each.name) + 1 if each.name in LAST else 0)
+        experiments = [experiment for experiment in experiments if not experiment.settings.planned]
+    return sorted(experiments, key=lambda experiment: LAST.get(experiment.name, 0))
 
 
 def check_overrides(overrides: Mapping[str, Any], experiments: list[Experiment], seeds: list[int] | None) -> None:
@@ -117,10 +117,10 @@ def check_overrides(overrides: Mapping[str, Any], experiments: list[Experiment],
         raise TinyclfError("parameter seed: given twice, as a parameter and among the seeds")
     for key in {"dataset", RUN_NAME} & overrides.keys():
         raise TinyclfError(f"parameter {key}: it is the experiment's own; choose the data set with --dataset")
-    notebooks = {experiment.notebook for experiment in experiments}
-    accepted = {key: None for notebook in notebooks for key in accepted_parameters(notebook_parameters(notebook))}
+    notebooks = {experiment.notebook: None for experiment in experiments}  # in order
+    accepted = [key for notebook in notebooks for key in accepted_parameters(notebook_parameters(notebook))]
     for key in overrides:
-        one_of("parameter", key, tuple(accepted))
+        one_of("parameter", key, dict.fromkeys(accepted))
 
 
 def with_overrides(experiment: Experiment, overrides: Mapping[str, Any], imagenet: str) -> Experiment:
@@ -144,7 +144,7 @@ def with_overrides(experiment: Experiment, overrides: Mapping[str, Any], imagene
 def check_weights_file(settings: Settings) -> None:
     """Raise TinyclfError where the starting weights are a file that is missing: before the first run, not after it."""
     path = Path(settings.weights).expanduser()
-    if not settings.parent and settings.weights not in NAMED_WEIGHTS and not path.is_file():
+    if is_file(settings.weights) and not path.is_file():
         raise TinyclfError(f"weights: no file {path} (looked for from {Path.cwd()})")
 
 
@@ -168,6 +168,12 @@ def seeded(experiment: Experiment, seeds: list[int]) -> list[Experiment]:
     return runs
 
 
+def with_seed_of(name: str, experiment: Experiment) -> Experiment:
+    """The run of `experiment` with the seed in `name`, or with its own where `name` has none."""
+    seed = seed_of(name)
+    return seeded(experiment, [] if seed is None else [seed])[0]
+
+
 def ancestors(
     run: Experiment, runs: dict[str, Experiment], known: dict[str, Experiment], imagenet: str
 ) -> list[Experiment]:
@@ -182,8 +188,7 @@ def ancestors(
 
 def needed_parent(name: str, child: Experiment, known: dict[str, Experiment], imagenet: str) -> Experiment:
     """The run `name`, which was not asked for but `child` starts from. Raises TinyclfError if it cannot be that."""
-    seed = seed_of(name)
-    (parent,) = seeded(with_overrides(known[family(name)], {}, imagenet), [] if seed is None else [seed])
+    parent = with_seed_of(name, with_overrides(known[family(name)], {}, imagenet))
     if RUN_NAME not in parent.parameters or parent.name != name:
         raise TinyclfError(f"weights of {child.name} = {RUN + name!r}: there is no such run of {family(name)}")
     if child.parameters.get("hold_out", False) != parent.parameters.get("hold_out", False):
@@ -201,9 +206,8 @@ def overrides(run: str, settings: Settings) -> dict[str, Any]:
     """
     expected = Settings(dataset=settings.dataset)
     if experiment := read_experiments(settings.dataset).get(family(run)):
-        seed, named = seed_of(run), dataclasses.replace(experiment, parameters={RUN_NAME: ""} | experiment.parameters)
-        (planned,) = seeded(named, [] if seed is None else [seed])
-        expected = Settings.from_notebook(planned.parameters)
+        named = dataclasses.replace(experiment, parameters={RUN_NAME: ""} | experiment.parameters)
+        expected = with_seed_of(run, named).settings
         if expected.weights in ("imagenet", "mini") and is_file(settings.weights):
             expected = dataclasses.replace(expected, weights=settings.weights)
     return differences(settings, expected)
@@ -222,16 +226,15 @@ def command(run: str, settings: Settings, imagenet: str = "") -> str:
     words = ["tinyclf", "train", family(run), "--dataset", settings.dataset]
     if stand_in and "weights" not in changes:
         words += ["--imagenet", Path(stand_in).name]
-    for key, value in changes.items():
-        words += ["-p", f"{key}={value}"]
-    return shlex.join([*words, "--seeds", str(settings.seed)])
+    parameters = [word for key, value in changes.items() for word in ("-p", f"{key}={value}")]
+    return shlex.join([*words, *parameters, "--seeds", str(settings.seed)])
 
 
 def notebook_command(run: str, settings: Settings) -> str:
     """The line for a shell that repeats a run of no experiment: the notebook of recipes, given all that it lacks."""
     defaults = notebook_parameters(NOTEBOOKS / RECIPES_NOTEBOOK) | {"dataset": settings.dataset}
-    given = {RUN_NAME: run, "seed": settings.seed, "dataset": settings.dataset}
-    given |= differences(settings, Settings.from_notebook(defaults))
+    own = {RUN_NAME: run, "seed": settings.seed, "dataset": settings.dataset}
+    given = own | differences(settings, Settings.from_notebook(defaults))
     words = [word for key, value in given.items() for word in ("-p", key, str(value))]
     return shlex.join(["papermill", f"notebooks/{RECIPES_NOTEBOOK}", "out.ipynb", *words])
 

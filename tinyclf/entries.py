@@ -19,10 +19,10 @@ RECIPE_SETTINGS = {
     *("model", "stem", "stem_init", "zero_init", "label_smoothing", "ema_decay", "schedule", "warmup", "step_size"),
     *("gamma", "learning_rate", "layer_decay", "momentum", "nesterov", "weight_decay"),
 }
-DATASET_LIST = schema.list_of((f"one of {', '.join(DATASETS)},", lambda value: value in DATASETS))
+DATASET: schema.Rule = (f"one of {', '.join(DATASETS)},", lambda value: value in tuple(DATASETS))
 EXPERIMENT: dict[str, schema.Rule] = {
     **{"title": schema.TEXT, "notebook": schema.TEXT, "goals": schema.list_of(schema.TABLE)},
-    **{"datasets": DATASET_LIST, "parameters": schema.TABLE, **dict.fromkeys(DATASETS, schema.TABLE)},
+    **{"datasets": schema.list_of(DATASET), "parameters": schema.TABLE, **dict.fromkeys(DATASETS, schema.TABLE)},
 }
 GOAL: dict[str, schema.Rule] = {
     **{"text": schema.TEXT, "accuracy": schema.SHARE, "epochs": schema.COUNT, "compute": schema.POSITIVE}
@@ -40,6 +40,16 @@ class Goal:
 
 
 @dataclasses.dataclass(frozen=True)
+class Ablation:
+    """What an ablation is one of, and how it differs."""
+
+    recipe: str  # name of an experiment
+    label: str
+    base: str  # another ablation of the recipe, or the recipe
+    changes: dict[str, Any]  # of the parameters of its base
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """One experiment, or ablation, on one data set."""
 
@@ -49,8 +59,12 @@ class Experiment:
     parameters: dict[str, Any]  # of the notebook, `dataset` included, and from `select` its `run_name`
     needed: bool = False  # not asked for, but another one starts from it: to be run unless it has finished
     goals: tuple[Goal, ...] = ()
-    base: str = ""  # of an ablation: the ablation, or the recipe, that it changes
-    changed: dict[str, Any] = dataclasses.field(default_factory=dict)  # of an ablation: what it changes of its base
+    ablation: Ablation | None = None  # None for an entry of experiments.toml
+
+    @property
+    def settings(self) -> Settings:
+        """The settings among the parameters, the others by default. Raises TinyclfError for one out of range."""
+        return Settings.from_notebook(self.parameters)
 
 
 @functools.lru_cache(1)
@@ -79,8 +93,10 @@ def check_entry(where: str, name: str, entry: dict[str, Any], folder: Path) -> N
     """Raise TinyclfError for a slip in an entry of experiments.toml, but for values out of range."""
     check_label(where, name)
     schema.check_table(where, entry, EXPERIMENT, ("title", "notebook"))
-    if not (folder / entry["notebook"]).is_file():
-        raise TinyclfError(f"{where}: notebook = {entry['notebook']!r}: there is no such file in {folder}")
+    try:
+        notebook_parameters(folder / entry["notebook"])
+    except TinyclfError as error:
+        raise TinyclfError(f"{where}: notebook = {entry['notebook']!r}: {error}") from None
     for number, goal in enumerate(entry.get("goals", []), 1):
         schema.check_table(f"{where}: goals, number {number}", goal, GOAL, ("text", "accuracy"))
     for key in ("parameters", *DATASETS):
@@ -106,7 +122,10 @@ def check_label(where: str, label: str) -> None:
 
 
 def check_types(where: str, parameters: dict[str, Any], notebook: Path) -> None:
-    """Raise TinyclfError for a parameter that the notebook does not take, or takes as another type; `dataset` and `run_name` come by themselves."""
+    """Raise TinyclfError for a parameter that the notebook does not take, or takes as another type.
+
+    Refuses `dataset` and `run_name` as well: they follow from the data set and the entry.
+    """
     accepted = accepted_parameters(notebook_parameters(notebook))
     for key in ("dataset", RUN_NAME):
         accepted.pop(key, None)
@@ -124,17 +143,13 @@ def resolve(
     notebook = notebook_for(folder / entry["notebook"], parameters)
     goals = tuple(Goal(**goal) for goal in entry.get("goals", []))
     yield Experiment(name, entry["title"], notebook, parameters, goals=goals)
-    for label, ablation in ablations.items():
-        changes = inherited(name, label, ablations) | {"hold_out": True}
-        check_ranges(f"ablations.toml: {name}.{label}", parameters | changes)
-        yield Experiment(
-            name=f"{name}.{label}",
-            title=f"{entry['title']}, ablation: {label}",
-            notebook=notebook_for(notebook, changes),
-            parameters=parameters | changes,
-            base=ablation["base"],
-            changed={key: value for key, value in ablation.items() if key != "base"},
-        )
+    for label in ablations:
+        values = parameters | inherited(name, label, ablations) | {"hold_out": True}
+        check_ranges(f"ablations.toml: {name}.{label}", values)
+        changes = dict(ablations[label])
+        ablation = Ablation(name, label, changes.pop("base"), changes)
+        title = f"{entry['title']}, ablation: {label}"
+        yield Experiment(f"{name}.{label}", title, notebook_for(notebook, values), values, ablation=ablation)
 
 
 def inherited(recipe: str, label: str, ablations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The names of runs: a run's name is that of its folder, and ends in its seed where that is not the experiment's own."""
+"""The names of runs: that of a run's folder, which ends in the run's seed where its experiment has another."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The parameters of notebooks: what their `parameters` cell lists, and what papermill and the command line give them."""
+"""The parameters of notebooks: what their `parameters` cell lists, and what papermill or the command line gives."""
 
 import ast
 import contextlib
@@ -21,7 +21,9 @@ def notebook_parameters(notebook: Path) -> dict[str, Any]:
     """The names and defaults in a notebook's cell that is tagged `parameters`. Raises TinyclfError without one."""
     try:
         return dict(read_cell(notebook, notebook.stat().st_mtime_ns))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise TinyclfError(f"{notebook}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TinyclfError(f"{notebook}: expected a notebook with one cell tagged `parameters`") from error
 
 
