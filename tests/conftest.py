@@ -24,8 +24,8 @@ class SmallSet:
 
 @pytest.fixture(scope="session")
 def drawn_set(tmp_path_factory: pytest.TempPathFactory) -> SmallSet:
-    """Drawn once a session and shared: to be read only."""
-    parent = tmp_path_factory.mktemp("drawn")
+    """Made once a session and shared: to be read only."""
+    parent = tmp_path_factory.mktemp("small")
     layout = Layout("small", classes=4, train=12, val=3, test=2)
     draw(parent / "small", layout)
     shutil.make_archive(str(parent / "small"), "zip", parent, "small")
@@ -55,14 +55,14 @@ def draw(folder: Path, layout: Layout) -> None:
         return "\t".join(map(str, corners))
 
     annotations = []
-    for place, wnid in enumerate(WNIDS):
+    for label, wnid in enumerate(WNIDS):
         lines = []
         for number in range(layout.train):
             image(folder / f"train/{wnid}/images/{wnid}_{number}.JPEG", grey=number == 5)
             lines.append(f"{wnid}_{number}.JPEG\t{box()}\n")
         (folder / f"train/{wnid}/{wnid}_boxes.txt").write_text("".join(lines))
         for number in range(layout.val):
-            name = f"val_{number * layout.classes + place}.JPEG"
+            name = f"val_{number * layout.classes + label}.JPEG"
             image(folder / "val/images" / name, grey=number == 1)
             annotations.append(f"{name}\t{wnid}\t{box()}\n")
     (folder / "val/val_annotations.txt").write_text("".join(annotations))

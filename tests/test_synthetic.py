@@ -14,12 +14,12 @@ from tinyclf import drawing, synthetic
 from tinyclf.errors import TinyclfError
 from tinyclf.registry import MINI, Layout
 
-FEW = Layout("mini", classes=10, train=2, val=1, test=1)  # 40 images, drawn in no time
+FEW = Layout("mini", classes=10, train=2, val=1, test=1)  # 40 images, made in no time
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic.make_dataset(MINI, tmp_path_factory.mktemp("drawn"))
+    return synthetic.make_dataset(MINI, tmp_path_factory.mktemp("synthetic"))
 
 
 def digest(folder: Path) -> str:
@@ -97,8 +97,8 @@ def test_mask_is_where_the_texture_shows(shape: str) -> None:
         x0, y0, x1, y1 = drawing.bounding_box(mask)
         assert 0 <= x0 < x1 < 64 and 0 <= y0 < y1 < 64
         rows, columns = np.nonzero(changed)
-        found = np.array([columns.min(), rows.min(), columns.max(), rows.max()])
-        assert np.abs(found - [x0, y0, x1, y1]).max() <= 3  # a sharp tip fades out over three pixels
+        edges = np.array([columns.min(), rows.min(), columns.max(), rows.max()])
+        assert np.abs(edges - [x0, y0, x1, y1]).max() <= 3  # a sharp tip fades out over three pixels
         assert changed[mask].mean() > 0.9
 
 
@@ -115,13 +115,13 @@ def test_same_bytes_every_time(root: Path, tmp_path: Path) -> None:
     assert digest(synthetic.make_dataset(MINI, tmp_path)) == digest(root)
 
 
-def test_drawn_once(root: Path) -> None:
+def test_it_is_made_once(root: Path) -> None:
     before = root.stat().st_mtime_ns
     assert synthetic.make_dataset(MINI, root.parent) == root
     assert root.stat().st_mtime_ns == before
 
 
-def test_another_recipe_is_drawn_again(tmp_path: Path) -> None:
+def test_a_set_of_another_version_is_made_again(tmp_path: Path) -> None:
     root = synthetic.make_dataset(FEW, tmp_path)
     good = digest(root)
     (root / ".recipe").write_text("tinyclf mini, version 0\n")
@@ -145,9 +145,7 @@ def test_two_processes_at_once(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
-def test_interrupted_drawing_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
-) -> None:
+def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException) -> None:
     write, drawn = synthetic._write_image, []
 
     def write_some(path: Path, kind: tuple[str, str]) -> str:
@@ -171,7 +169,7 @@ def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mini"]
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(TinyclfError, match=r"mini-pretrain cannot be written to .*file"):
         synthetic.make_dataset(synthetic.PRETRAIN, tmp_path / "file")

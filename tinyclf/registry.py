@@ -61,9 +61,7 @@ DATASETS = {
             "trained on other synthetic classes instead of ImageNet's. Its numbers show that everything works, and "
             "compare with no published one.",
         ),
-        DatasetInfo(
-            "tiny-imagenet", "200 classes, downloaded on first use", batch_size=100, layout=TINY_IMAGENET
-        ),
+        DatasetInfo("tiny-imagenet", "200 classes, downloaded on first use", batch_size=100, layout=TINY_IMAGENET),
         DatasetInfo(
             "tiny-imagenet-20",
             "every tenth class of tiny-imagenet",
