@@ -23,7 +23,7 @@ class SmallSet:
 
 
 @pytest.fixture(scope="session")
-def drawn_set(tmp_path_factory: pytest.TempPathFactory) -> SmallSet:
+def small_set(tmp_path_factory: pytest.TempPathFactory) -> SmallSet:
     """Made once a session and shared: to be read only."""
     parent = tmp_path_factory.mktemp("small")
     layout = Layout("small", classes=4, train=12, val=3, test=2)
@@ -33,13 +33,13 @@ def drawn_set(tmp_path_factory: pytest.TempPathFactory) -> SmallSet:
 
 
 @pytest.fixture
-def small(drawn_set: SmallSet, tmp_path: Path) -> SmallSet:
+def small(small_set: SmallSet, tmp_path: Path) -> SmallSet:
     """A copy of its own for each test, in two places, so that folder and zip do not hide each other."""
     folder, zipped = tmp_path / "folder" / "small", tmp_path / "zip" / "small.zip"
-    shutil.copytree(drawn_set.folder, folder)
+    shutil.copytree(small_set.folder, folder)
     zipped.parent.mkdir()
-    shutil.copy2(drawn_set.zip, zipped)
-    return SmallSet(drawn_set.layout, folder, zipped)
+    shutil.copy2(small_set.zip, zipped)
+    return SmallSet(small_set.layout, folder, zipped)
 
 
 def draw(folder: Path, layout: Layout) -> None:

@@ -99,11 +99,8 @@ def test_a_memory_map_gives_the_same_batches_as_its_array_whole_or_in_part(image
     np.save(tmp_path / "images.npy", images)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
     for part in (slice(None), slice(5, 20)):
-        options = (LABELS[part] - LABELS[part].min(), 6)
-        from_map, from_array = (
-            ImageLoader(mapped[part], *options, shuffle=True),
-            ImageLoader(images[part], *options, shuffle=True),
-        )
+        labels = LABELS[part] - LABELS[part].min()
+        from_map, from_array = (ImageLoader(array[part], labels, 6, shuffle=True) for array in (mapped, images))
         for one, other in zip(from_map.epoch(1), from_array.epoch(1), strict=True):
             assert all(map(torch.equal, one, other))
     loader = ImageLoader(mapped, LABELS, COUNT)

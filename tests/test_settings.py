@@ -59,7 +59,7 @@ def test_a_parameter_that_the_notebook_does_not_have_is_refused():
     check_parameters({"In": ["", "%pwd", "# Parameters\nepochs = 3\n"]})  # run in another order, by hand
     check_parameters({"In": ["", "for each in ():\n    pass", "# Parameters\nepochs = 3\n"]})
     check_parameters({})
-    with pytest.raises(TinyclfError, match="parameter = 'epoch': expected one of epochs, run; did you mean epochs"):
+    with pytest.raises(TinyclfError, match=r"parameter = 'epoch': did you mean epochs\? Expected one of epochs, run"):
         check_parameters({"In": ["", defaults, "# Parameters\nrun = 'x'\nepoch = 9\n"]})
     with pytest.raises(TinyclfError, match="force = 'false': expected bool, got str"):
         check_parameters({"In": ["", "force = False", "# Parameters\nforce = 'false'\n"]})

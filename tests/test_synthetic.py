@@ -74,7 +74,7 @@ def test_images_are_64x64_jpegs_and_some_are_greyscale(root: Path) -> None:
         assert modes.count("L") <= 0.05 * len(modes)
 
 
-def test_annotations_are_what_was_drawn(root: Path) -> None:
+def test_annotations_are_those_of_the_drawing(root: Path) -> None:
     """Every image of val, drawn again: the file shows it, and its box is what PIL finds around the mask."""
     for name, wnid, *corners in lines(root / "val" / "val_annotations.txt"):
         kind = synthetic.class_table()[wnid]
@@ -82,8 +82,8 @@ def test_annotations_are_what_was_drawn(root: Path) -> None:
         left, upper, right, lower = Image.fromarray(mask).getbbox()  # right and lower lie one beyond
         assert [int(corner) for corner in corners] == [left, upper, right - 1, lower - 1]
         with Image.open(root / "val" / "images" / name) as shown:
-            drawn = np.asarray(Image.fromarray(image).convert(shown.mode), float)
-            assert np.abs(np.asarray(shown) - drawn).mean() < 12  # what JPEG loses, mostly of the noise
+            redrawn = np.asarray(Image.fromarray(image).convert(shown.mode), float)
+            assert np.abs(np.asarray(shown) - redrawn).mean() < 12  # what JPEG loses, mostly of the noise
 
 
 @pytest.mark.parametrize("shape", drawing.SHAPES)
@@ -146,11 +146,11 @@ def test_two_processes_at_once(root: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
 def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException) -> None:
-    write, drawn = synthetic._write_image, []
+    write, written = synthetic._write_image, []
 
     def write_some(path: Path, kind: tuple[str, str]) -> str:
-        drawn.append(path)
-        if len(drawn) == 30:
+        written.append(path)
+        if len(written) == 30:
             raise stop
         return write(path, kind)
 
@@ -158,7 +158,7 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     expected = TinyclfError if isinstance(stop, OSError) else KeyboardInterrupt
     with pytest.raises(expected, match="No space left" if isinstance(stop, OSError) else None):
         synthetic.make_dataset(FEW, tmp_path)
-    assert len(drawn) == 30
+    assert len(written) == 30
     assert list(tmp_path.iterdir()) == []
 
 
