@@ -1,6 +1,6 @@
 """Reads the files of a data set from a folder, or from a zip that is never unpacked.
 
-Both kinds of `Source` can be pickled and forked, so DataLoader workers may share one: a folder holds no open file, and
+Both kinds can be pickled and forked, so DataLoader workers may share one: a folder holds no open file, and
 a zip is read with `os.pread`, which has no file position that two workers could move under each other.
 """
 
@@ -15,12 +15,6 @@ from typing import NamedTuple
 from tinyclf.errors import TinyclfError
 
 
-def open_source(path: Path) -> "Source":
-    """Opens the data set in `path`, a folder with `wnids.txt` in it or a zip with one such folder in it."""
-    path = Path(path).absolute()
-    return FolderSource(path) if path.is_dir() else ZipSource(path)
-
-
 def fingerprint(path: Path) -> str:
     """A hex digest of the names, sizes and times of change of the data set's files.
 
@@ -32,28 +26,18 @@ def fingerprint(path: Path) -> str:
     return hashlib.sha256(repr(stamps).encode()).hexdigest()
 
 
-class Source:
-    """The files of one data set, named by their path below the folder of `wnids.txt`, with `/` between the parts."""
+class FolderSource:
+    """The files of a data set in a folder, named by their path below it, with `/` between the parts."""
 
-    path: Path  # the folder or the zip
-
-    def names(self, folder: str) -> list[str]:
-        """Names of all files below `folder`, sorted as strings; hidden files (`.DS_Store`, `._x.JPEG`) are left out."""
-        raise NotImplementedError
-
-    def read(self, name: str) -> bytes:
-        """The content of the file `name`. Raises TinyclfError when it is missing or damaged."""
-        raise NotImplementedError
-
-
-class FolderSource(Source):
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def names(self, folder: str) -> list[str]:
+        """Names of all files below `folder`, sorted as strings; hidden files (`.DS_Store`, `._x.JPEG`) are left out."""
         return sorted(file.removeprefix(f"{self.path}/") for file in _files(f"{self.path}/{folder}"))
 
     def read(self, name: str) -> bytes:
+        """The content of the file `name`. Raises TinyclfError when it is missing or damaged."""
         try:
             return (self.path / name).read_bytes()
         except OSError as error:
@@ -70,7 +54,9 @@ class _Member(NamedTuple):
     crc: int
 
 
-class ZipSource(Source):
+class ZipSource:
+    """The same of a zip: names are paths below the folder of `wnids.txt` in it."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: int | None = None
@@ -116,6 +102,15 @@ class ZipSource(Source):
     def __del__(self) -> None:
         if (file := getattr(self, "_file", None)) is not None:
             os.close(file)
+
+
+Source = FolderSource | ZipSource
+
+
+def open_source(path: Path) -> Source:
+    """Opens the data set in `path`, a folder with `wnids.txt` in it or a zip with one such folder in it."""
+    path = Path(path).absolute()
+    return FolderSource(path) if path.is_dir() else ZipSource(path)
 
 
 def _files(folder: str) -> list[str]:

@@ -68,9 +68,6 @@ TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
-# Painting. ------------------------------------------------------------------------------------------------------------
-
-
 def colour(hue: float, saturation: float, value: float) -> Array:
     """RGB in 0..1, shape (3, 1, 1); hue is taken modulo 1."""
     return np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value)).reshape(3, 1, 1)
