@@ -53,9 +53,9 @@ DATASETS = {
             batch_size=20,
             layout=MINI,
             synthetic=True,
-            note="`mini` is a small synthetic data set in place of Tiny-ImageNet, and weights trained on other synthetic "
-            "classes are in place of ImageNet's. Its numbers show that everything works, and compare with no published "
-            "one.",
+            note="`mini` is a stand-in: a small synthetic data set in place of Tiny-ImageNet, and weights trained on "
+            "other synthetic classes in place of ImageNet's. Its numbers show that everything works, and compare with "
+            "no published one.",
         ),
         DatasetInfo(
             "tiny-imagenet",
