@@ -55,7 +55,7 @@ def small():
 
 def train_and_val(data, settings=SETTINGS):
     train = ImageLoader(
-        *data, settings.batch_size, shuffle=True, augmentation=Augmentation.of(settings), seed=settings.seed
+        *data, settings.batch_size, shuffle=True, augmentation=Augmentation(settings.flip, settings.crop_padding, settings.mixup, settings.cutmix), seed=settings.seed
     )
     return train, ImageLoader(*data, settings.batch_size)
 
