@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tinyclf import checkpoint, names as naming
+from tinyclf import checkpoint
+from tinyclf import names as naming
 from tinyclf.checkpoint import Saved
 from tinyclf.errors import TinyclfError
 from tinyclf.paths import reports_dir
