@@ -74,7 +74,9 @@ def test_every_layer_is_listed_as_an_image_passes_it_and_the_stages_are_its_sums
 def test_any_model_takes_forward_what_torchvision_publishes_and_backward_twice_that(name, size, forward):
     with torch.device("meta"):
         model = build_model(name, 1000)
-    assert multiply_adds(model, size) == pytest.approx(3 * forward, rel=0.03)
+    counts = layers(model, size)["forward"]
+    first = counts[counts > 0].iloc[0]  # the first layer needs no gradient of the image
+    assert multiply_adds(model, size) == pytest.approx(3 * forward - first, rel=0.01)
 
 
 def test_training_takes_what_its_images_take_at_the_sizes_that_they_are_shown_at():

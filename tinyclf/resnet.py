@@ -10,7 +10,6 @@ from tinyclf.errors import TinyclfError
 from tinyclf.settings import one_of
 
 STEMS = ("imagenet", "small", "small-pool", "sub-pixel")
-STEM_SIDES = {7: "imagenet", 3: "small", 5: "sub-pixel"}  # by the height and width of their filters
 # Both have auxiliary heads, for training alone, and pretrained weights that expect another normalization than all other
 # models: with `transform_input` they take images normalized like theirs.
 INCEPTIONS = ("googlenet", "inception_v3")
@@ -22,7 +21,7 @@ def build_model(name: str, num_classes: int, *, stem: str = "imagenet", zero_ini
     Its weights are torchvision's random initialization, from torch's global generator. stem: see `change_stem`.
     zero_init: the last norm of each block of a ResNet starts at 0, so that the block starts as the identity.
 
-    Raises TinyclfError for an unknown name, and for a stem or zero_init that the model has not.
+    Raises TinyclfError for an unknown name, and for a stem or zero_init that the model does not have.
     Source: the surgery on ResNets is that of the open project Tiny-ImageNet-Classifier.
     """
     one_of("model", name, tuple(list_models(module=models)))
@@ -80,8 +79,9 @@ class SubPixelConv2d(nn.Conv2d):
 
 
 def stem_of(state: dict[str, Tensor]) -> str:
-    """The stem of a ResNet's state dict, by the size of its filters; `small` is `small-pool` as well."""
-    return STEM_SIDES.get(state["conv1.weight"].shape[-1], "") if "conv1.weight" in state else ""
+    """The stem of a ResNet's state dict, by its filters: `small` for `small-pool` too, empty for no known one."""
+    stems: dict[tuple[int, ...], str] = {(3, 7, 7): "imagenet", (3, 3, 3): "small", (3, 5, 5): "sub-pixel"}
+    return stems.get(tuple(state["conv1.weight"].shape[1:]), "") if "conv1.weight" in state else ""
 
 
 def shrink_filters(filters: Tensor, enlargement: float = 224 / 64) -> Tensor:

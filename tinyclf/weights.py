@@ -52,13 +52,7 @@ def copy_weights(
     """
     own = model.state_dict()
     if stem_init == "shrunk":
-        if stem_of(state) != "imagenet":
-            raise TinyclfError(f"stem_init = 'shrunk': weights {origin!r} have no stem of 7x7 to shrink")
-        filters = state["conv1.weight"].float()
-        if stem_of(own) == "sub-pixel":
-            state = state | {"conv1.weight": compose_filters(filters)}
-        else:
-            state = state | {"conv1.weight": shrink_filters(filters), "conv1.bias": torch.zeros(len(filters))}
+        state = convert_stem(state, stem_of(own), origin)
         fresh = tuple(name for name in fresh if name != "conv1.")
     elif stem_of(state) == "imagenet" != stem_of(own):
         fresh += ("conv1.",)
@@ -71,6 +65,16 @@ def copy_weights(
     with torch.no_grad():
         for name in own.keys() & state.keys():
             own[name].copy_(state[name])
+
+
+def convert_stem(state: dict[str, Tensor], stem: str, origin: str) -> dict[str, Tensor]:
+    """A state dict with the 7x7 filters of its stem made those of a small or sub-pixel one. Raises TinyclfError."""
+    if stem_of(state) != "imagenet":
+        raise TinyclfError(f"stem_init = 'shrunk': weights {origin!r} have no stem of 7x7 to shrink")
+    filters = state["conv1.weight"].float()
+    if stem == "sub-pixel":
+        return state | {"conv1.weight": compose_filters(filters)}
+    return state | {"conv1.weight": shrink_filters(filters), "conv1.bias": torch.zeros(len(filters))}
 
 
 def mismatches(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
