@@ -18,12 +18,12 @@ from results import put
 from torch.optim.swa_utils import update_bn
 
 from tinyclf import checkpoint, files, paths
-from tinyclf.loader import train_batches, val_batches
+from tinyclf.recipe import train_loader, val_loader
 from tinyclf.distributed import this_process
 from tinyclf.evaluate import evaluate
 from tinyclf.initial import network
 from tinyclf.precision import precisely
-from tinyclf.cache import data_for
+from tinyclf.cache import load_data
 from tinyclf.settings import Settings
 from tinyclf.accuracy import markdown, percent, published_at, published_row
 
@@ -44,15 +44,15 @@ def main(
     for path in checkpoints:
         saved = checkpoint.read(path)
         settings, history = Settings(**saved.about["settings"]), saved.about["history"]
-        data = data_for(settings)
+        data = load_data(settings.dataset, settings.hold_out)
         kind = (data, settings, process)
         model, last = network(settings, len(data.classes)), history[-1]
         model.load_state_dict(saved.weights)
         model.to(process.device, memory_format=torch.channels_last)
-        some = islice(train_batches(*kind).epoch(last["epoch"] + 1), batches)
+        some = islice(train_loader(*kind).epoch(last["epoch"] + 1), batches)
         with precisely(settings.precision, process.device):
             update_bn((batch.images for batch in some), model)
-        found = evaluate(model, val_batches(*kind), last["epoch"], precision=settings.precision)
+        found = evaluate(model, val_loader(*kind), last["epoch"], precision=settings.precision)
         row = {key: last[key] for key in ("epoch", "learning_rate", "train_accuracy", "val_loss", "val_accuracy")}
         row |= {"batches": batches, "anew_val_loss": found.loss, "anew_val_accuracy": found.top1}
         print(f"epoch {row['epoch']:2d}  val {row['val_accuracy']:.1%}, anew {found.top1:.1%}", flush=True)

@@ -21,10 +21,10 @@ from measure import Row, peak_memory, rounds
 from results import AGAINST, MEMORY, page, plot
 
 from tinyclf import environment, files, paths
-from tinyclf.tiny_imagenet import TINY_IMAGENET
+from tinyclf.checks import one_of
+from tinyclf.registry import TINY_IMAGENET
 from tinyclf.figures import svg
 from tinyclf.annotations import locate
-from tinyclf.settings import one_of
 
 MEASURES = (*AGAINST, MEMORY)
 SAMPLE = 4_000  # images of each split for those who read files
@@ -50,8 +50,8 @@ def main(dataset: str = "", seconds: float = 45, only: list[str] | None = None) 
     pd.DataFrame(rows).to_csv(folder / "benchmarks.csv", index=False)
     frame = pd.read_csv(folder / "benchmarks.csv")
     title = f"Benchmark on {dataset}" + (", scaled up" if dataset == "mini" else "")
-    files.write(folder / "benchmarks.svg", svg(plot(frame, title, device.type)))
-    files.write(folder / "benchmarks.md", page(frame, title, about(device), missing, device.type))
+    files.atomic_write(folder / "benchmarks.svg", svg(plot(frame, title, device.type)))
+    files.atomic_write(folder / "benchmarks.md", page(frame, title, about(device), missing, device.type))
     return folder / "benchmarks.md"
 
 

@@ -21,13 +21,14 @@ from torchvision.models import resnet18
 from torchvision.transforms import Compose, RandomHorizontalFlip, ToTensor
 
 from tinyclf.augment import Augmentation
-from tinyclf.loader import Batch, Batches
-from tinyclf.tiny_imagenet import SIDE, TinyImageNet
+from tinyclf.loader import Batch, ImageLoader
+from tinyclf.tiny_imagenet import TinyImageNet
+from tinyclf.registry import SIDE
 from tinyclf.evaluate import evaluate
 from tinyclf.resnet import build_model
 from tinyclf.small_map_conv import use_small_map_conv
 from tinyclf.precision import precisely
-from tinyclf.cache import PackedSplit, open_packed, source_of
+from tinyclf.cache import PackedSplit, load_data, locate_dataset
 from tinyclf.settings import Settings
 from tinyclf.loop import sgd, train_epoch
 
@@ -48,7 +49,7 @@ def write_sample(dataset: str, folder: Path, count: int) -> None:
     """Write `count` images of each split to `folder`, evenly spread over it, as they lie in the set, whether folder or
     zip. Of a smaller set, images are repeated, and `<split>.npy` holds the rows of the array that was scaled up so.
     """
-    source, layout = source_of(dataset)
+    source, layout = locate_dataset(dataset)
     for split in SPLITS:
         images = TinyImageNet(source, split, layout=layout)
         rows = np.arange(count) * len(images) // count
@@ -58,13 +59,13 @@ def write_sample(dataset: str, folder: Path, count: int) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(images.source.read(name))
         if count > len(images):
-            np.save(folder / f"{split}.npy", getattr(open_packed(dataset), split).images[rows])
+            np.save(folder / f"{split}.npy", getattr(load_data(dataset), split).images[rows])
             np.save(folder / f"{split}_labels.npy", np.array(images.targets)[rows])
 
 
 def open_data(dataset: str, folder: Path) -> Data:
     """The data set, with the sample that `write_sample` left in `folder`; all of it in the system's cache."""
-    packed = open_packed(dataset)
+    packed = load_data(dataset)
     arrays = {split: getattr(packed, split) for split in SPLITS}
     for split in SPLITS:
         if (scaled := folder / f"{split}.npy").is_file():
@@ -190,7 +191,7 @@ class Fastai(Way):
         self.learner.validate(cbs=self.stop(watch))
 
 
-class WatchedBatches(Batches):
+class WatchedBatches(ImageLoader):
     """tinyclf's batches, of which an epoch ends when the watch has seen enough."""
 
     watch: Watch
@@ -207,7 +208,7 @@ class Tinyclf(Way):
         self.model.to(memory_format=torch.channels_last)
         self.optimizer = sgd(self.model, RECIPE)
         train, val = (data.arrays[split] for split in SPLITS)
-        augmentation = Augmentation.of(RECIPE)
+        augmentation = Augmentation(flip=RECIPE.flip)
         self.split = {
             "train": WatchedBatches(train.images, train.labels, BATCH, device, shuffle=True, augmentation=augmentation),
             "val": WatchedBatches(val.images, val.labels, BATCH, device),
@@ -251,7 +252,7 @@ class Limit(Way):
         self.optimizer = torch.optim.SGD(self.model.parameters(), rate, momentum, fused=fused)
         self.precision = precision
         train = data.arrays["train"]
-        images, labels, _ = next(Batches(train.images[:BATCH], train.labels[:BATCH], BATCH, device).epoch())
+        images, labels, _ = next(ImageLoader(train.images[:BATCH], train.labels[:BATCH], BATCH, device).epoch())
         self.batch = images.contiguous(memory_format=layout), labels
 
     def batches(self, split: str, workers: int) -> Iterable[tuple[Tensor, Tensor]]:

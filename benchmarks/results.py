@@ -33,7 +33,7 @@ MEANING = {
 def put(page: Path, name: str, table: str) -> None:
     """Write a table into `page`, in the place of the one of that name."""
     before, mark, rest = page.read_text().partition(f"<!-- {name} -->\n")
-    files.write(page, before + mark + table + END + rest.partition(END)[2])
+    files.atomic_write(page, before + mark + table + END + rest.partition(END)[2])
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from results import put
 
 from tinyclf.flops import multiply_adds
 from tinyclf.resnet import build_model
-from tinyclf.loader import Batches
+from tinyclf.loader import ImageLoader
 from tinyclf.environment import describe
-from tinyclf.cache import open_packed
+from tinyclf.cache import load_data
 from tinyclf.paths import PROJECT
 from tinyclf.record import read_records
 from tinyclf.accuracy import markdown
@@ -56,7 +56,7 @@ def reading(gigabytes: float, folder: Path, seconds: float) -> Iterator[dict[str
         file.flush()
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    batches = Batches(np.load(path, mmap_mode="r"), np.zeros(count, np.int64), BATCH, shuffle=True, classes=2)
+    batches = ImageLoader(np.load(path, mmap_mode="r"), np.zeros(count, np.int64), BATCH, shuffle=True, classes=2)
     limit = 0  # images; the second time as many as were read the first
     for what in ("from the disk", "the same again, from the cache"):
         started, seen = time.perf_counter(), 0
@@ -97,7 +97,7 @@ def main(
 ) -> None:
     """Measure, write the CSV and the page's table."""
     folder.mkdir(exist_ok=True)
-    open_packed(dataset)  # packed before any clock runs
+    load_data(dataset)  # packed before any clock runs
     with tempfile.TemporaryDirectory(dir=folder) as place:
         rows = list(reading(gigabytes, Path(place), seconds))
     rows += training(dataset)

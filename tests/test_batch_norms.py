@@ -10,14 +10,14 @@ from tinyclf.loader import train_batches, val_batches
 from tinyclf.distributed import this_process
 from tinyclf.evaluate import evaluate
 from tinyclf.initial import starting_model
-from tinyclf.cache import open_packed
+from tinyclf.cache import load_data
 from tinyclf.run import Run
 from tinyclf.settings import Settings
 
 
 def test_a_model_is_evaluated_with_the_mean_of_so_many_batches(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
-    settings, data = Settings(epochs=1, input_size=32, learning_rate=0.01), open_packed("mini")
+    settings, data = Settings(epochs=1, input_size=32, learning_rate=0.01), load_data("mini")
     run = Run(settings, data, "looked-into")
     model = starting_model(settings, data.classes)
     (row,) = run.fit(model)

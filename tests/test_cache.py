@@ -19,8 +19,8 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from tinyclf import cache as packed
-from tinyclf.errors import TinyclfError
 from tinyclf.cache import Packed, PackedSplit
+from tinyclf.errors import TinyclfError
 from tinyclf.settings import Settings
 
 fork = multiprocessing.get_context("fork")

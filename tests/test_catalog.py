@@ -15,7 +15,8 @@ from tinyclf.errors import TinyclfError
 from tinyclf.catalog import choose, notebook_parameters, parse
 from tinyclf.names import family
 from tinyclf.paths import NOTEBOOKS
-from tinyclf.settings import DATASETS, Settings
+from tinyclf.settings import Settings
+from tinyclf.registry import DATASETS
 from tinyclf.accuracy import accuracy_rows
 
 

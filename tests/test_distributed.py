@@ -12,12 +12,12 @@ from torch import nn
 
 from tinyclf import distributed
 from tinyclf.augment import Augmentation
-from tinyclf.loader import Batches
+from tinyclf.loader import ImageLoader
 from tinyclf.distributed import SyncedBatchNorm, this_process
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluate import evaluate
 from tinyclf.resnet import build_model
-from tinyclf.cache import open_packed
+from tinyclf.cache import load_data
 from tinyclf.paths import PROJECT
 from tinyclf.run import Run
 from tinyclf.settings import Settings
@@ -49,13 +49,13 @@ def main(folder):
     process = this_process()
     part = {"part": process.process_index, "parts": process.num_processes}
     drawn = {"shuffle": True, "augmentation": Augmentation.of(SETTINGS)}
-    train, val = Batches(images, labels, 8, **drawn, **part), Batches(images, labels, 8, **part)
+    train, val = ImageLoader(images, labels, 8, **drawn, **part), ImageLoader(images, labels, 8, **part)
     torch.manual_seed(process.process_index)  # the first one's weights are everyone's
     model = Double()
     seen = [torch.arange(COUNT)[places].tolist() for places in train.places()]
     pixels = [batch.images.double().sum((1, 2, 3)).tolist() for batch in train.epoch(1)]
     history = fit(model, train, val, SETTINGS, report=lambda line: None)
-    alone = evaluate(model, Batches(images, labels, 8))
+    alone = evaluate(model, ImageLoader(images, labels, 8))
     torch.save(
         {"seen": seen, "pixels": pixels, "history": history, "model": model.state_dict(), "alone": alone.logits},
         f"{folder}/{process.process_index}-of-{process.num_processes}.pt",
@@ -99,7 +99,7 @@ def test_history_and_validation_count_every_image_exactly_once(results):
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a core for each of two processes")
 def test_a_run_starts_its_processes_itself_and_goes_on_under_accelerate_and_in_one(tmp_path, monkeypatch, capsys):
-    data, records, recipe = open_packed("mini"), {}, {"batch_size": 100, "input_size": 32}
+    data, records, recipe = load_data("mini"), {}, {"batch_size": 100, "input_size": 32}
     for name, processes in (("one", 1), ("two", 2)):
         monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
         torch.manual_seed(0)
@@ -134,7 +134,7 @@ def test_an_error_in_one_of_the_processes_is_the_runs_own(tmp_path, monkeypatch)
     model = build_model("resnet18", 10)
     nn.init.constant_(model.fc.bias, math.nan)
     with pytest.raises(TinyclfError, match=r"the loss became nan at epoch 1 training step 1 of 20, learning rate"):
-        Run(Settings(epochs=1), open_packed("mini"), "nan").fit(model, processes=2)
+        Run(Settings(epochs=1), load_data("mini"), "nan").fit(model, processes=2)
 
 
 if __name__ == "__main__":

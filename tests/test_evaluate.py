@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tinyclf.augment import Augmentation
-from tinyclf.loader import Batches
+from tinyclf.loader import ImageLoader
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluate import BINS, Evaluation, evaluate
 
@@ -87,7 +87,7 @@ def test_logits_within_0_and_1_are_not_taken_for_probabilities():
 
 @pytest.mark.parametrize("kind", [{"shuffle": True}, {"augmentation": Augmentation(flip=True)}])
 def test_shuffled_or_augmented_images_are_refused(kind):
-    batches = Batches(np.zeros((4, 64, 64, 3), np.uint8), np.arange(4), 2, **kind)
+    batches = ImageLoader(np.zeros((4, 64, 64, 3), np.uint8), np.arange(4), 2, **kind)
     with pytest.raises(TinyclfError, match="not shuffled nor augmented"):
         evaluate(nn.Flatten(), batches)
 
@@ -98,10 +98,10 @@ def test_one_pass_sees_each_image_once_whatever_the_batch():
     torch.manual_seed(0)
     model = nn.Sequential(nn.AvgPool2d(16), nn.Flatten(), nn.Linear(48, 4))
     model.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
-    expected = evaluate(model, Batches(images, labels, 23))
+    expected = evaluate(model, ImageLoader(images, labels, 23))
     for size in (1, 5, 22, 24):
         calls.clear()
-        found = evaluate(model, Batches(images, labels, size))
+        found = evaluate(model, ImageLoader(images, labels, size))
         assert sum(calls) == 23 and calls[0] == min(size, 23)
         torch.testing.assert_close(found.logits, expected.logits)
         assert found.summary() == pytest.approx(expected.summary(), abs=1e-6)

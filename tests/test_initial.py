@@ -10,7 +10,7 @@ from PIL import Image
 
 from tinyclf import accuracy as tables
 from tinyclf.errors import TinyclfError
-from tinyclf.catalog import choose
+from tinyclf.catalog import select
 from tinyclf.cache import Packed, PackedSplit
 from tinyclf.initial import is_finished, starting_model, trained
 from tinyclf.predict import Predictor
@@ -172,9 +172,9 @@ def test_the_command_for_a_run_of_another_seed_is_one_that_works(reports):
 
 
 def test_a_row_says_what_was_other_in_the_run_that_it_started_from(reports):
-    parent = Settings.from_notebook(choose(["preprocessing"], "mini")[0].parameters)
+    parent = Settings.from_notebook(select(["preprocessing"], "mini")[0].parameters)
     finish(dataclasses.replace(parent, weights="none", epochs=1, input_size=48), "preprocessing")
-    child = Settings.from_notebook(choose(["finetuning"], "mini")[-1].parameters)
+    child = Settings.from_notebook(select(["finetuning"], "mini")[-1].parameters)
     finish(dataclasses.replace(child, epochs=1), "finetuning")
     (row,) = [row for row in accuracy_tables("mini")["From nothing"].to_dict("records") if "fine" in row["experiment"]]
     assert row["experiment"] == (

@@ -1,4 +1,4 @@
-"""Batches against plain indexing: every image once, the right pixels, a draw for each image, epochs on their own."""
+"""ImageLoader against plain indexing: every image once, the right pixels, a draw for each image, epochs on their own."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from tinyclf.augment import Augmentation
-from tinyclf.loader import Batches, resident
 from tinyclf.errors import TinyclfError
-from tinyclf.settings import NORMALIZATIONS
+from tinyclf.loader import ImageLoader, copy_to
+from tinyclf.registry import NORMALIZATIONS
 
 COUNT = 23
 FLIP = Augmentation(flip=True)
@@ -24,7 +24,7 @@ LABELS = np.arange(COUNT)  # each image's label tells which image it is
 
 @pytest.mark.parametrize("batch_size", [1, 5, COUNT - 1, COUNT, COUNT + 1])
 def test_in_order_they_are_the_images_scaled(images, batch_size):
-    batches = Batches(images, LABELS, batch_size)
+    batches = ImageLoader(images, LABELS, batch_size)
     parts = list(batches.epoch())
     assert len(parts) == len(batches)
     pixels = torch.cat([part for part, *_ in parts])
@@ -37,8 +37,8 @@ def test_in_order_they_are_the_images_scaled(images, batch_size):
 
 def test_at_another_input_size_they_are_the_images_as_pil_resizes_them(images):
     kind = {"augmentation": FLIP, "normalization": "imagenet", "input_size": 96}
-    (batch,) = Batches(images, LABELS, COUNT, **kind).epoch(3)
-    (plain,) = Batches(images, LABELS, COUNT, **kind | {"input_size": 64, "normalization": "none"}).epoch(3)
+    (batch,) = ImageLoader(images, LABELS, COUNT, **kind).epoch(3)
+    (plain,) = ImageLoader(images, LABELS, COUNT, **kind | {"input_size": 64, "normalization": "none"}).epoch(3)
     small = (plain.images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     large = np.stack([Image.fromarray(each).resize((96, 96), Image.Resampling.BICUBIC) for each in small])
     mean, deviation = (np.array(each, np.float32) for each in NORMALIZATIONS["imagenet"])
@@ -50,7 +50,7 @@ def test_at_another_input_size_they_are_the_images_as_pil_resizes_them(images):
 def test_boxes_of_cutmix_are_of_the_size_that_images_are_given_out_in(images):
     white = np.full_like(images, 255)
     white[::2] = 0
-    mixed = Batches(white, LABELS, COUNT, augmentation=Augmentation(cutmix=1.0), input_size=128, classes=COUNT)
+    mixed = ImageLoader(white, LABELS, COUNT, augmentation=Augmentation(cutmix=1.0), input_size=128, classes=COUNT)
     (batch,) = mixed.epoch(1)
     own, bright, black = batch.targets[torch.arange(COUNT), batch.labels], batch.images.mean((1, 2, 3)), LABELS % 2 == 0
     assert (bright <= 1 - own + 1e-6)[black].all() and (bright >= own - 1e-6)[~black].all()
@@ -58,7 +58,7 @@ def test_boxes_of_cutmix_are_of_the_size_that_images_are_given_out_in(images):
 
 
 def test_shuffled_every_image_comes_once_an_epoch_with_its_label(images):
-    batches = Batches(images, LABELS, 5, shuffle=True)
+    batches = ImageLoader(images, LABELS, 5, shuffle=True)
     orders = []
     for epoch in (1, 2):
         parts = list(batches.epoch(epoch))
@@ -73,22 +73,22 @@ def test_shuffled_every_image_comes_once_an_epoch_with_its_label(images):
 def test_each_image_is_mirrored_or_not_by_a_draw_of_its_own(images):
     mirrored = []
     for epoch in range(40):
-        for pixels, labels, _ in Batches(images, LABELS, 6, augmentation=FLIP).epoch(epoch):
+        for pixels, labels, _ in ImageLoader(images, LABELS, 6, augmentation=FLIP).epoch(epoch):
             for pixel, label in zip(pixels.permute(0, 2, 3, 1).numpy(), labels, strict=True):
                 plain = images[label].astype(np.float32) / 255
                 mirrored.append(not np.array_equal(pixel, plain))
                 np.testing.assert_array_equal(pixel, plain[:, ::-1] if mirrored[-1] else plain)
-    draws = np.array(mirrored).reshape(40, COUNT)
-    assert 0.4 < draws.mean() < 0.6
-    assert draws.any(axis=0).all() and not draws.all(axis=0).any()  # no image always, none never
-    assert all(0 < epoch.sum() < COUNT for epoch in draws)  # not one draw for all
+    params = np.array(mirrored).reshape(40, COUNT)
+    assert 0.4 < params.mean() < 0.6
+    assert params.any(axis=0).all() and not params.all(axis=0).any()  # no image always, none never
+    assert all(0 < epoch.sum() < COUNT for epoch in params)  # not one draw for all
 
 
 def test_images_that_reside_on_a_device_give_the_same_batches(images):
-    """On a CPU here, in the place of a GPU: the same code, and the same draws."""
+    """On a CPU here, in the place of a GPU: the same code, and the same params."""
     kind = {"shuffle": True, "augmentation": Augmentation(flip=True, crop_padding=4, mixup=0.2, cutmix=1.0)}
-    mapped, there = Batches(images, LABELS, 6, **kind), Batches(images, LABELS, 6, **kind)
-    copied = resident(images, torch.device("cpu"), step=7)
+    mapped, there = ImageLoader(images, LABELS, 6, **kind), ImageLoader(images, LABELS, 6, **kind)
+    copied = copy_to(torch.device("cpu"), images, step=7)
     assert torch.equal(copied, torch.from_numpy(images))
     there.images = copied.__getitem__
     for one, other in zip(mapped.epoch(2), there.epoch(2), strict=True):
@@ -100,10 +100,10 @@ def test_a_memory_map_gives_the_same_batches_as_its_array_whole_or_in_part(image
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
     for part in (slice(None), slice(5, 20)):
         kind = (LABELS[part] - LABELS[part].min(), 6)
-        ours, plain = Batches(mapped[part], *kind, shuffle=True), Batches(images[part], *kind, shuffle=True)
+        ours, plain = ImageLoader(mapped[part], *kind, shuffle=True), ImageLoader(images[part], *kind, shuffle=True)
         for one, other in zip(ours.epoch(1), plain.epoch(1), strict=True):
             assert all(map(torch.equal, one, other))
-    batches = Batches(mapped, LABELS, COUNT)
+    batches = ImageLoader(mapped, LABELS, COUNT)
     with open(tmp_path / "images.npy", "r+b") as file:
         file.truncate(images.nbytes - 1)
     with pytest.raises(TinyclfError, match=r"images\.npy was cut short"):
@@ -111,11 +111,11 @@ def test_a_memory_map_gives_the_same_batches_as_its_array_whole_or_in_part(image
 
 
 def test_an_epoch_does_not_depend_on_what_was_drawn_before(images):
-    fresh = Batches(images, LABELS, 5, shuffle=True, augmentation=FLIP, seed=3)
-    used = Batches(images, LABELS, 5, shuffle=True, augmentation=FLIP, seed=3)
+    fresh = ImageLoader(images, LABELS, 5, shuffle=True, augmentation=FLIP, seed=3)
+    used = ImageLoader(images, LABELS, 5, shuffle=True, augmentation=FLIP, seed=3)
     list(used.epoch(1))
     torch.rand(7)
     for one, other in zip(fresh.epoch(4), used.epoch(4), strict=True):
         assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
-    other_seed = Batches(images, LABELS, COUNT, shuffle=True, seed=4)
+    other_seed = ImageLoader(images, LABELS, COUNT, shuffle=True, seed=4)
     assert next(other_seed.epoch(4))[1].tolist() != torch.cat([labels for _, labels, _ in fresh.epoch(4)]).tolist()

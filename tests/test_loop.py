@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from tinyclf import checkpoint
 from tinyclf.augment import Augmentation
-from tinyclf.loader import Batches
+from tinyclf.loader import ImageLoader
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluate import evaluate
 from tinyclf.resnet import build_model
@@ -52,10 +52,10 @@ def small():
 
 
 def train_and_val(data, settings=SETTINGS):
-    train = Batches(
+    train = ImageLoader(
         *data, settings.batch_size, shuffle=True, augmentation=Augmentation.of(settings), seed=settings.seed
     )
-    return train, Batches(*data, settings.batch_size)
+    return train, ImageLoader(*data, settings.batch_size)
 
 
 def numbers(history):
@@ -97,7 +97,7 @@ def test_an_epoch_is_that_of_a_plain_loop(data):
 
 def test_evaluation_counts_every_image_once_whatever_the_batch(data):
     model = small()
-    results = [evaluate(model, Batches(*data, size)) for size in (1, 7, 8, 28, 100)]
+    results = [evaluate(model, ImageLoader(*data, size)) for size in (1, 7, 8, 28, 100)]
     for result in results:
         assert result.loss == pytest.approx(results[0].loss, abs=1e-6) and result.top1 == results[0].top1
 
@@ -105,7 +105,7 @@ def test_evaluation_counts_every_image_once_whatever_the_batch(data):
 def test_evaluation_leaves_the_model_as_it_was(data):
     model = small()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    evaluate(model, Batches(*data, 8))
+    evaluate(model, ImageLoader(*data, 8))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -214,7 +214,7 @@ def test_a_loss_that_is_not_finite_in_validation_says_so(data):
     model = small()
     model.register_forward_pre_hook(lambda module, inputs: None if module.training else (inputs[0] * math.inf,))
     with pytest.raises(TinyclfError, match=r"at epoch 1 validation step 1 of 2: "):
-        fit(model, train, Batches(*data, 20), SETTINGS, report=lambda line: None)
+        fit(model, train, ImageLoader(*data, 20), SETTINGS, report=lambda line: None)
 
 
 def test_a_run_interrupted_in_its_first_epoch_starts_afresh_with_the_same_model(data, tmp_path):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tinyclf import cli, notebook as reports
 from tinyclf.comparison import comparison
-from tinyclf.catalog import choose
+from tinyclf.catalog import select
 from tinyclf.paths import PROJECT
 from tinyclf.run import train_experiment
 
@@ -49,7 +49,7 @@ def made(tmp_path_factory):
         patch.setenv("TINYCLF_REPORTS", str(folder))
         patch.setenv("JPY_SESSION_NAME", "a notebook that calls `tinyclf run`")
         short = {"epochs": 1, "input_size": 32}
-        scratch, other, data = choose(["baseline-scratch", "data"], "mini", short, seeds=[0, 1])
+        scratch, other, data = select(["baseline-scratch", "data"], "mini", short, seeds=[0, 1])
         assert cli.run_each([scratch, data], reports.run) is None
         train_experiment(other.name, other.parameters)
         classes = folder / "mini" / "baseline-scratch" / "classes.csv"
@@ -62,7 +62,7 @@ def made(tmp_path_factory):
         evil = reports.Experiment("evil", EVIL, folder / "evil.ipynb", {"dataset": "mini"})
         parameters = new_code_cell('dataset = "mini"', metadata={"tags": ["parameters"]})
         nbformat.write(new_notebook(cells=[parameters, new_code_cell(SHOW)], metadata=KERNEL), evil.notebook)
-        last = [evil, comparison(["baseline-scratch", "baseline-scratch-seed-1"], "mini"), *choose(["summary"], "mini")]
+        last = [evil, comparison(["baseline-scratch", "baseline-scratch-seed-1"], "mini"), *select(["summary"], "mini")]
         assert cli.run_each(last, reports.run) is None
     return folder
 

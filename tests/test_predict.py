@@ -13,7 +13,7 @@ from tinyclf import predict
 from tinyclf.tiny_imagenet import TinyImageNet
 from tinyclf.errors import TinyclfError
 from tinyclf.resnet import build_model
-from tinyclf.cache import open_packed, source_of
+from tinyclf.cache import load_data, locate_dataset
 from tinyclf.predict import Predictor, read_image
 from tinyclf.run import Run
 from tinyclf.settings import Settings
@@ -26,7 +26,7 @@ def reports(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINYCLF_REPORTS", str(folder))
         torch.manual_seed(0)
-        model, run = build_model("resnet18", 10), Run(Settings(epochs=1, batch_size=100), open_packed("mini"), "short")
+        model, run = build_model("resnet18", 10), Run(Settings(epochs=1, batch_size=100), load_data("mini"), "short")
         run.finish(run.fit(model), model)
     return folder
 
@@ -37,7 +37,7 @@ def use(reports, monkeypatch):
 
 
 def test_the_probabilities_are_the_models_own_for_files_as_for_arrays():
-    predictor, data = Predictor("short", "mini"), open_packed("mini")
+    predictor, data = Predictor("short", "mini"), load_data("mini")
     with torch.no_grad():
         images = torch.from_numpy(np.array(data.val.images[:3])).permute(0, 3, 1, 2) / 255
         expected = predictor.model.eval()(images).softmax(1)
@@ -76,7 +76,7 @@ def cli(*arguments):
 
 
 def test_the_command_names_what_is_no_image_and_goes_on(tmp_path):
-    path, layout = source_of("mini")
+    path, layout = locate_dataset("mini")
     TinyImageNet(path, "test", layout=layout).load(0).save(tmp_path / "good.png")
     (tmp_path / "bad.jpg").write_text("no image")
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:500])
@@ -105,7 +105,7 @@ def test_the_test_split_is_written_in_the_challenges_format(monkeypatch, reports
     assert refused == ["test_11.JPEG is damaged"] and path.parent == reports / "mini" / "short"
     lines = [line.split(" ") for line in path.read_text().splitlines()]
     assert [name for name, _ in lines] == [f"test_{number}.JPEG" for number in range(100) if number != 11]
-    split = TinyImageNet(source_of("mini")[0], "test", layout=source_of("mini")[1])
+    split = TinyImageNet(locate_dataset("mini")[0], "test", layout=locate_dataset("mini")[1])
     for row in (0, 1, 2, 50, 99):
         name = split.samples[row][0].rsplit("/", 1)[1]
         assert predictor.likeliest(np.asarray(load(split, row)))[0][1] == dict(lines)[name]

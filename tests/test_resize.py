@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tinyclf.cache import open_packed
+from tinyclf.cache import load_data
 from tinyclf.resize import resize
 
 RNG = np.random.default_rng(0)
@@ -18,7 +18,7 @@ IMAGES = {
 
 @pytest.mark.parametrize("size", [224, 128, 65, 64, 63, 32, 7])
 def test_pixels_are_those_of_pils_bicubic(size):
-    drawn = np.array(open_packed("mini").train.images[::80])
+    drawn = np.array(load_data("mini").train.images[::80])
     for images in (*IMAGES.values(), drawn):
         ours = resize(torch.from_numpy(images), size)
         assert ours.dtype == torch.uint8 and ours.is_contiguous()

@@ -6,9 +6,8 @@ import torchvision
 from torch import nn
 from torch.nn.functional import conv2d, pad, pixel_shuffle
 
-from tinyclf import settings
 from tinyclf.errors import TinyclfError
-from tinyclf.resnet import STEMS, build_model, change_stem, head_names
+from tinyclf.resnet import build_model, change_stem, head_names
 
 
 @pytest.mark.parametrize(
@@ -93,7 +92,3 @@ def test_the_head_is_what_depends_on_the_number_of_classes(name):
 def test_what_no_model_has_is_refused(name, options, said):
     with pytest.raises(TinyclfError, match=said):
         build_model(name, 10, **options)
-
-
-def test_the_settings_know_every_stem():
-    assert settings.STEMS == STEMS

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from tinyclf.errors import TinyclfError
-from tinyclf.settings import Settings, check_parameters
+from tinyclf.parameters import check_parameters
+from tinyclf.settings import Settings
 
 
 def test_the_defaults_are_the_published_recipe():

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from tinyclf.tiny_imagenet import TinyImageNet, decode
-from tinyclf.errors import TinyclfError
 from tinyclf.archive import fingerprint, open_source
+from tinyclf.errors import TinyclfError
+from tinyclf.tiny_imagenet import TinyImageNet, decode
 
 
 def to_tensor() -> v2.PILToTensor:

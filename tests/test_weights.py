@@ -12,10 +12,8 @@ from safetensors.torch import save_file
 from torch.nn.functional import conv2d, interpolate
 from torchvision.models import ResNet18_Weights
 
-from tinyclf import weights as weights_module
 from tinyclf.errors import TinyclfError
 from tinyclf.resnet import build_model, compose_filters, head_names, shrink_filters
-from tinyclf.settings import NAMED_WEIGHTS
 from tinyclf.weights import copy_weights, load_state, load_weights, weights_file
 
 
@@ -266,7 +264,3 @@ def test_filters_are_shrunk_of_a_stem_of_7x7_alone(imagenet_like):
 def test_the_stand_in_is_a_resnet18s():
     with pytest.raises(TinyclfError, match="a resnet18, and the model is 'resnet34'"):
         weights_file("mini", "resnet34")
-
-
-def test_the_settings_know_every_name():
-    assert NAMED_WEIGHTS == weights_module.NAMED_WEIGHTS

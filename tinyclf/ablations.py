@@ -7,10 +7,10 @@ import statistics
 import pandas as pd
 
 from tinyclf import catalog as experiments
+from tinyclf.accuracy import cost, hardware_of, percent, relative_cost, start_of
 from tinyclf.commands import command, differences
 from tinyclf.names import family
 from tinyclf.record import Record, read_records, settings_of
-from tinyclf.accuracy import cost, hardware_of, percent, relative_cost, start_of
 
 MUTE = ("seed", "weights", "eval_size", "flip_tta")  # settings that change no training, or stand beside them
 

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from tinyclf import catalog as experiments
-from tinyclf.flops import training_cost
+from tinyclf.checks import one_of
 from tinyclf.commands import changes, lineage
+from tinyclf.flops import training_cost
 from tinyclf.names import family
 from tinyclf.paths import PROJECT, reports_dir
 from tinyclf.record import Record, read_records, settings_of
-from tinyclf.settings import Settings, one_of
+from tinyclf.settings import Settings
 
 PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "published.toml").read_text())
 PUBLISHED_COLUMNS = ("README", "published last", "published best")

@@ -1,6 +1,4 @@
-"""The official on-disk layout of Tiny-ImageNet: where its files lie, what they say, and whether all of them are there.
-
-The set's folder holds:
+"""The official on-disk layout of Tiny-ImageNet: reads its text files, and checks that every image is there.
 
     wnids.txt                         one class a line, in no particular order
     words.txt                         wnid words, for far more wnids than there are classes
@@ -20,25 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyclf.errors import TinyclfError
 from tinyclf.archive import Source
+from tinyclf.errors import TinyclfError
+from tinyclf.registry import Layout
 
 SPLITS = ("train", "val", "test")
-NO_LABEL = -1  # target of every test image, as torchvision's STL10 has it for its unlabelled images
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Name of the folder, and how many images a class has in each split. `test` images do not say their class."""
-
-    folder: str
-    classes: int
-    train: int
-    val: int
-    test: int
-
-
-TINY_IMAGENET = Layout("tiny-imagenet-200", classes=200, train=500, val=50, test=50)
+NO_LABEL = -1  # target of every test image, as in torchvision's STL10 for its unlabelled images
 
 
 @dataclass(frozen=True)
@@ -73,46 +58,40 @@ def read_classes(source: Source, layout: Layout) -> tuple[list[str], list[str]]:
     if len(classes) != layout.classes:
         faults.append(f"wnids.txt names {len(classes)} classes instead of {layout.classes}")
     if unnamed := [wnid for wnid in classes if wnid not in words]:
-        faults.append(f"words.txt has no words for {some(unnamed)}")
+        faults.append(f"words.txt has no words for {first_names(unnamed)}")
     _refuse(source, faults)
     return classes, [words[wnid] for wnid in classes]
 
 
 def read_split(source: Source, layout: Layout, split: str, classes: list[str]) -> Split:
-    """Lists a split and checks it: every image there and listed once, in the right number, of a known class.
+    """Lists a split and checks it: every image is there and listed once, in the right number, of a known class.
 
     Decodes no image, so it takes well under a second for Tiny-ImageNet. Raises TinyclfError naming the files at fault.
     """
     faults: list[str] = []
-    if split == "train":
-        result = _read_train(source, layout, classes, faults)
-    elif split == "val":
-        result = _read_val(source, layout, classes, faults)
-    else:
-        names = _images(source, "test/images")
-        _expect(faults, "test/images", len(names), layout.classes * layout.test)
-        result = Split(names, [NO_LABEL] * len(names), None)
+    read = {"train": _read_train, "val": _read_val, "test": _read_test}[split]
+    images = read(source, layout, classes, faults)
     _refuse(source, faults)
-    return result
+    return images
 
 
-def some(names: Collection[str]) -> str:
+def first_names(names: Collection[str]) -> str:
     """The first three names and how many more there are."""
-    shown = ", ".join(sorted(names)[:3])
-    return shown + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+    text = ", ".join(sorted(names)[:3])
+    return text + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
 
 
 def _read_train(source: Source, layout: Layout, classes: list[str], faults: list[str]) -> Split:
     by_class: dict[str, list[str]] = {wnid: [] for wnid in classes}
-    strangers = set()
+    unknown = set()
     for name in _images(source, "train"):
         wnid, _, rest = name.removeprefix("train/").partition("/")
         if wnid not in by_class:
-            strangers.add(f"train/{wnid}")
+            unknown.add(f"train/{wnid}")
         elif rest.startswith("images/"):
             by_class[wnid].append(name)
-    if strangers:
-        faults.append(f"not a class of wnids.txt: {some(strangers)}")
+    if unknown:
+        faults.append(f"not a class of wnids.txt: {first_names(unknown)}")
     boxes = np.empty((layout.classes * layout.train, 4), np.int64)
     split = Split([], [], boxes)
     for target, (wnid, names) in enumerate(by_class.items()):
@@ -130,14 +109,20 @@ def _read_val(source: Source, layout: Layout, classes: list[str], faults: list[s
     _expect(faults, "val/images", len(names), layout.classes * layout.val)
     rows = _table(source, "val/val_annotations.txt", "val/images", names, 6, faults)
     index = {wnid: target for target, wnid in enumerate(classes)}
-    if strangers := {f"{row[0]} ({row[1]})" for row in rows if row[1] not in index}:
-        faults.append(f"val/val_annotations.txt gives a class that is not in wnids.txt to {some(strangers)}")
+    if unknown := {f"{row[0]} ({row[1]})" for row in rows if row[1] not in index}:
+        faults.append(f"val/val_annotations.txt gives a class that is not in wnids.txt to {first_names(unknown)}")
     counts = Counter(row[1] for row in rows)
     if not faults and (uneven := [f"{wnid} ({counts[wnid]})" for wnid in classes if counts[wnid] != layout.val]):
-        faults.append(f"val/val_annotations.txt does not give {layout.val} images to each class: {some(uneven)}")
+        faults.append(f"val/val_annotations.txt does not give {layout.val} images to each class: {first_names(uneven)}")
     if faults:
         return Split([], [], None)
     return Split(names, [index[row[1]] for row in rows], np.array([row[-4:] for row in rows], np.int64))
+
+
+def _read_test(source: Source, layout: Layout, classes: list[str], faults: list[str]) -> Split:
+    names = _images(source, "test/images")
+    _expect(faults, "test/images", len(names), layout.classes * layout.test)
+    return Split(names, [NO_LABEL] * len(names), None)
 
 
 def _table(
@@ -145,7 +130,7 @@ def _table(
 ) -> list[list[str]]:
     """The rows of an annotation file in the order of `names`, the images that it must list, each of them once."""
     rows: dict[str, list[str]] = {}
-    broken, twice = [], []
+    broken, repeated = [], []
     for number, line in enumerate(_lines(source, table), 1):
         row = line.split("\t")
         if len(row) != columns or not all(field.isdecimal() for field in row[-4:]):
@@ -153,17 +138,17 @@ def _table(
             continue
         name = f"{folder}/{row[0]}"
         if name in rows:
-            twice.append(name)
+            repeated.append(name)
         rows[name] = row
     known = set(names)
-    for fault, found in (
+    for fault, culprits in (
         (f"{table} has lines that cannot be read", broken),
-        (f"{table} lists twice", twice),
+        (f"{table} lists twice", repeated),
         (f"{table} has no line for", known - rows.keys()),
         (f"{table} lists images that are not there", rows.keys() - known),
     ):
-        if found:
-            faults.append(f"{fault}: {some(found)}")
+        if culprits:
+            faults.append(f"{fault}: {first_names(culprits)}")
     return [rows[name] for name in names if name in rows]
 
 
@@ -185,7 +170,7 @@ def _refuse(source: Source, faults: list[str]) -> None:
     """Raises one TinyclfError with up to five faults and the number of the others."""
     if not faults:
         return
-    shown = "\n".join(f"  - {fault}" for fault in faults[:5])
+    listed = "\n".join(f"  - {fault}" for fault in faults[:5])
     rest = f"\n  - and {len(faults) - 5:,} faults more" if len(faults) > 5 else ""
     remedy = "Put back what is missing, or replace the whole set by the official one."
-    raise TinyclfError(f"The data set in {source.path} is not complete:\n{shown}{rest}\n{remedy}")
+    raise TinyclfError(f"The data set in {source.path} is not complete:\n{listed}{rest}\n{remedy}")

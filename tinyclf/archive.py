@@ -1,4 +1,4 @@
-"""Reads the files of a data set where they lie: in a folder, or in a zip that is never unpacked.
+"""Reads the files of a data set from a folder, or from a zip that is never unpacked.
 
 Both kinds of `Source` can be pickled and forked, so DataLoader workers may share one: a folder holds no open file, and
 a zip is read with `os.pread`, which has no file position that two workers could move under each other.
@@ -22,7 +22,7 @@ def open_source(path: Path) -> "Source":
 
 
 def fingerprint(path: Path) -> str:
-    """A hex digest that changes when a file of the data set comes, goes or is written: names, sizes, times of change.
+    """A hex digest of the names, sizes and times of change of the data set's files.
 
     Reads no file's content and does not even open a zip: about a second for a folder of 120,000 files.
     """
@@ -65,7 +65,7 @@ class FolderSource(Source):
 
 
 class _Member(NamedTuple):
-    """Where a file lies in a zip. The zip itself is parsed once; 120,000 of these are small and pickle fast."""
+    """A file in a zip. The zip itself is parsed once; 120,000 of these are small and pickle fast."""
 
     offset: int  # of the local header, in bytes from the start of the zip
     stored: int  # bytes in the zip
@@ -83,26 +83,26 @@ class ZipSource(Source):
         if inside is None:
             raise TinyclfError(f"{path} holds no wnids.txt, so it is not Tiny-ImageNet. Put the official zip there.")
         start = inside.removesuffix("wnids.txt")
-        self._members = {name.removeprefix(start): m for name, m in members.items() if name.startswith(start)}
+        self._members = {name.removeprefix(start): member for name, member in members.items() if name.startswith(start)}
 
     def names(self, folder: str) -> list[str]:
         start = f"{folder}/" if folder else ""
-        return sorted(n for n in self._members if n.startswith(start) and not n.rpartition("/")[2].startswith("."))
+        below = [name for name in self._members if name.startswith(start)]
+        return sorted(name for name in below if not name.rpartition("/")[2].startswith("."))
 
     def read(self, name: str) -> bytes:
         member = self._members.get(name)
         if member is None:
-            raise TinyclfError(f"{self.path} has no member {name}. Replace the zip by a whole one.")
+            raise TinyclfError(f"{self.path} has no member {name}. Put a whole zip there.")
         try:
             return self._extract(member)
         except (OSError, ValueError, struct.error, zlib.error) as error:
-            remedy = "Replace the zip by a whole one."
-            raise TinyclfError(f"{name} in {self.path} is damaged ({error}). {remedy}") from error
+            raise TinyclfError(f"{name} in {self.path} is damaged ({error}). Put a whole zip there.") from error
 
     def _extract(self, member: _Member) -> bytes:
         if self._file is None:
             self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        # The local header: 30 bytes, the last two pairs of which say how long the name and the extra field are
+        # The local header: 30 bytes, the last two pairs of which are the lengths of the name and of the extra field
         # (section 4.3.7 of the zip specification, APPNOTE.TXT).
         signature, name_size, extra_size = struct.unpack("<4s22xHH", os.pread(self._file, 30, member.offset))
         if signature != b"PK\3\4":
@@ -124,14 +124,14 @@ class ZipSource(Source):
 
 def _scan(folder: str) -> list[os.DirEntry[str]]:
     """All files below `folder`, but hidden ones."""
-    found = []
+    files = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
-                found += _scan(entry.path)
+                files += _scan(entry.path)
             elif not entry.name.startswith("."):
-                found.append(entry)
-    return found
+                files.append(entry)
+    return files
 
 
 def _members(path: Path) -> dict[str, _Member]:
@@ -142,13 +142,16 @@ def _members(path: Path) -> dict[str, _Member]:
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         size = f"{path.stat().st_size:,} bytes" if path.is_file() else "no file"
         raise TinyclfError(
-            f"{path} ({size}) is not a whole zip: {error}. It may have been cut short: "
+            f"{path} ({size}) is not a whole zip: {error}. Part of it may be missing: "
             "remove it and put the official zip there, or let it be downloaded again."
         ) from error
+    members = {}
     for info in infos:
         name = info.filename
         if name.startswith(("/", "\\")) or name[1:2] == ":" or ".." in name.replace("\\", "/").split("/"):
             raise TinyclfError(f"{path} is refused: its member {name!r} points out of the zip. Use the official zip.")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
             raise TinyclfError(f"{path}: {name} is encrypted or of an unusual compression. Use the official zip.")
-    return {i.filename: _Member(i.header_offset, i.compress_size, i.file_size, i.compress_type, i.CRC) for i in infos}
+        sizes = info.compress_size, info.file_size
+        members[name] = _Member(info.header_offset, *sizes, info.compress_type, info.CRC)
+    return members

@@ -1,6 +1,6 @@
-"""Augmentation of a batch on its device, with a draw for every image: pad and crop, mirror, mixup, CutMix."""
+"""Augmentation of a batch on its device, with random parameters for each image: pad and crop, mirror, mixup, CutMix."""
 
-import dataclasses
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -8,96 +8,93 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tinyclf.settings import Settings
-
-ORDER, FLIP, CROP, MIX = range(4)  # what a stream of random numbers is for
+ORDER, FLIP, CROP, MIX = range(4)  # the purposes of random numbers, each with a stream of its own
 
 
 def random(seed: int, epoch: int, purpose: int) -> np.random.Generator:
-    """Random numbers that depend on nothing but (seed, epoch, purpose), so that any epoch can be drawn on its own."""
+    """Random numbers that depend on (seed, epoch, purpose) only, so that any epoch can be repeated alone."""
     return np.random.default_rng([seed, epoch, purpose])
 
 
-class Draws(NamedTuple):
-    """What was drawn for N images, in the order in which an epoch shows them; None for what is not done."""
+class SampleParams(NamedTuple):
+    """Random parameters of the N images of an epoch, in its order; None where an operation is not applied."""
 
     mirrored: Tensor | None = None  # bool (N,)
     corner: Tensor | None = None  # int64 (N, 2): top and left of the crop, in pixels of the padded image
-    partner: Tensor | None = None  # int64 (N,): place, in the epoch, of the image of the same batch that is mixed in
-    box: Tensor | None = None  # int64 (N, 4): top, left, bottom, right of where it is mixed in, in pixels
+    partner: Tensor | None = None  # int64 (N,): index, in the epoch, of the image of the same batch that is mixed in
+    box: Tensor | None = None  # int64 (N, 4): top, left, bottom, right of the box that it is mixed into, in pixels
     weight: Tensor | None = None  # float32 (N,): the image's own weight within that box; outside it is 1
 
-    def on(self, device: torch.device) -> "Draws":
-        """The same draws on `device`."""
-        return Draws(*(None if each is None else each.to(device) for each in self))
+    def to(self, device: torch.device) -> "SampleParams":
+        """The same parameters on `device`."""
+        return SampleParams(*(None if values is None else values.to(device) for values in self))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images; the fields are those of `Settings`. By default, nothing."""
+    """How training images are augmented. By default, not at all."""
 
-    flip: bool = False
-    crop_padding: int = 0
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    flip: bool = False  # mirror with probability 1/2
+    crop_padding: int = 0  # pixels of black around an image, before a random crop of its own size
+    mixup: float = 0.0  # alpha of the Beta distribution of the weights; 0: no mixup
+    cutmix: float = 0.0  # alpha of the Beta distribution of the areas; with mixup, each image gets one of the two
 
-    @classmethod
-    def of(cls, settings: Settings) -> "Augmentation":
-        """What `settings` ask for."""
-        return cls(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(cls)})
-
-    @property
-    def mixes(self) -> bool:
-        """Whether images, and with them their labels, are mixed."""
-        return self.mixup > 0 or self.cutmix > 0
-
-    def draw(self, seed: int, epoch: int, count: int, batch_size: int, side: int) -> Draws:
-        """The draws of an epoch for `count` images of `side` x `side` pixels: the same ones for every device."""
-        drawn: dict[str, np.ndarray] = {}
+    def sample_params(self, seed: int, epoch: int, count: int, batch_size: int, side: int) -> SampleParams:
+        """The parameters of an epoch for `count` images of `side` x `side` pixels, on the CPU."""
+        params: dict[str, np.ndarray] = {}
         if self.flip:
-            drawn["mirrored"] = random(seed, epoch, FLIP).random(count) < 0.5
+            params["mirrored"] = random(seed, epoch, FLIP).random(count) < 0.5
         if self.crop_padding:
-            drawn["corner"] = random(seed, epoch, CROP).integers(0, 2 * self.crop_padding + 1, (count, 2))
-        if self.mixes:
-            rng, first = random(seed, epoch, MIX), np.arange(count) // batch_size * batch_size
-            drawn["partner"] = first + rng.integers(0, np.minimum(batch_size, count - first))
-            chance_of_a_box = 0.5 if self.mixup and self.cutmix else float(self.cutmix > 0)
-            boxed = rng.random(count) < chance_of_a_box
-            kept = np.where(boxed, *(rng.beta(alpha or 1, alpha or 1, count) for alpha in (self.cutmix, self.mixup)))
-            half, centre = np.sqrt(1 - kept)[:, None] / 2, rng.random((count, 2))
-            edges = np.concatenate([centre - half, centre + half], axis=1).clip(0, 1)
-            edges[~boxed] = 0, 0, 1, 1
-            drawn["box"] = np.rint(edges * side).astype(np.int64)
-            drawn["weight"] = np.where(boxed, 0, kept).astype(np.float32)
-        return Draws(**{name: torch.from_numpy(each) for name, each in drawn.items()})
+            params["corner"] = random(seed, epoch, CROP).integers(0, 2 * self.crop_padding + 1, (count, 2))
+        if self.mixup or self.cutmix:
+            params |= self._sample_mixing(random(seed, epoch, MIX), count, batch_size, side)
+        return SampleParams(**{name: torch.from_numpy(values) for name, values in params.items()})
 
-    def move(self, images: Tensor, draws: Draws, places: Tensor) -> Tensor:
-        """Pad with black, crop and mirror uint8 images (B, H, W, 3), drawn for `places`, int64 (B,), of the epoch."""
-        if draws.corner is not None:
-            room, (count, height, width, channels) = self.crop_padding, images.shape
-            padded = pad(images, (0, 0, room, room, room, room)).flatten(2)
-            windows = padded.unfold(1, height, 1).unfold(2, width * channels, channels)  # a view: by image, top, left
-            image, (top, left) = torch.arange(count, device=images.device), draws.corner[places].T
-            images = windows[image, top, left].view(images.shape)
-        if draws.mirrored is not None:
+    def _sample_mixing(self, rng: np.random.Generator, count: int, batch_size: int, side: int) -> dict[str, np.ndarray]:
+        """partner, box and weight of SampleParams: for mixup the box is the whole image, for CutMix the weight is 0."""
+        first = np.arange(count) // batch_size * batch_size
+        partner = first + rng.integers(0, np.minimum(batch_size, count - first))
+        cutmix_share = 0.5 if self.mixup and self.cutmix else float(self.cutmix > 0)
+        by_cutmix = rng.random(count) < cutmix_share
+        own = np.where(by_cutmix, *(rng.beta(alpha or 1, alpha or 1, count) for alpha in (self.cutmix, self.mixup)))
+        half, centre = np.sqrt(1 - own)[:, None] / 2, rng.random((count, 2))
+        edges = np.concatenate([centre - half, centre + half], axis=1).clip(0, 1)
+        edges[~by_cutmix] = 0, 0, 1, 1
+        box = np.rint(edges * side).astype(np.int64)
+        return {"partner": partner, "box": box, "weight": np.where(by_cutmix, 0, own).astype(np.float32)}
+
+    def crop_and_flip(self, images: Tensor, params: SampleParams, indices: Tensor) -> Tensor:
+        """Pad with black, crop and mirror uint8 images (B, H, W, 3), those at `indices`, int64 (B,), of the epoch."""
+        if params.corner is not None:
+            images = random_crop(images, params.corner[indices], self.crop_padding)
+        if params.mirrored is not None:
             # Whole images are chosen, which takes a CPU a quarter of the time of choosing pixel by pixel.
-            chosen = torch.arange(len(images), device=images.device) + len(images) * draws.mirrored[places]
+            chosen = torch.arange(len(images), device=images.device) + len(images) * params.mirrored[indices]
             images = torch.cat([images, images.flip(2)]).index_select(0, chosen)
         return images
 
 
-def mix(images: Tensor, others: Tensor, draws: Draws, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix `others` into float32 images (B, 3, H, W) as drawn for `places`; also the share (B,) each image keeps.
+def random_crop(images: Tensor, corner: Tensor, padding: int) -> Tensor:
+    """Crops of uint8 images (B, H, W, C) in black frames of `padding` pixels, of their own size, at corner (B, 2)."""
+    count, height, width, channels = images.shape
+    padded = pad(images, (0, 0, padding, padding, padding, padding)).flatten(2)
+    windows = padded.unfold(1, height, 1).unfold(2, width * channels, channels)  # a view: by image, top, left
+    image, (top, left) = torch.arange(count, device=images.device), corner.T
+    return windows[image, top, left].view(images.shape)
+
+
+def mix(images: Tensor, partners: Tensor, params: SampleParams, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Mix `partners` into float32 images (B, 3, H, W), those at `indices`; also the share (B,) that each image keeps.
 
     Sources: mixup, Zhang et al. 2018, arXiv:1710.09412; CutMix, Yun et al. 2019, arXiv:1905.04899.
     """
-    assert draws.box is not None and draws.weight is not None
-    top, left, bottom, right = draws.box[places].T[:, :, None]
+    assert params.box is not None and params.weight is not None
+    top, left, bottom, right = params.box[indices].T[:, :, None]
     height, width = images.shape[2:]
     rows, columns = (torch.arange(length, device=images.device) for length in (height, width))
     inside = ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None, :]
-    within = draws.weight[places][:, None, None]
+    within = params.weight[indices][:, None, None]
     own = torch.where(inside, within, torch.ones_like(within))
-    mixed = ((bottom - top) * (right - left))[:, 0] / (height * width)
+    area = ((bottom - top) * (right - left))[:, 0] / (height * width)
     # Two products and a sum, not `lerp`: a GPU would fuse that and round it in another way than a CPU.
-    return images * own[:, None] + others * (1 - own)[:, None], 1 - mixed * (1 - within[:, 0, 0])
+    return images * own[:, None] + partners * (1 - own)[:, None], 1 - area * (1 - within[:, 0, 0])

@@ -1,9 +1,8 @@
 """The packed cache: every train and val image, decoded once into a memory-mapped array that training reads.
 
-A cache lies beside its source, in `<folder>.packed/<key>/`: `train_images.npy` and `val_images.npy`, uint8
+A cache is a folder beside its source, `<folder>.packed/<key>/`: `train_images.npy` and `val_images.npy`, uint8
 (N, 64, 64, 3), `train_labels.npy` and `val_labels.npy`, int64 (N,), and `meta.json`. The key is made of the source's
-fingerprint and of FORMAT, so a cache whose source changed is not even found. It is written under another name and
-renamed at the end, so one that was not finished is not found either.
+fingerprint and of FORMAT, so the cache of a source that changed is not used.
 """
 
 import contextlib
@@ -22,16 +21,17 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tinyclf import synthetic as mini, paths
-from tinyclf.tiny_imagenet import SIDE, TINY_IMAGENET, Layout, TinyImageNet, find, refuse_images
-from tinyclf.errors import TinyclfError
-from tinyclf.files import locked
+from tinyclf import paths
 from tinyclf.annotations import locate
-from tinyclf.settings import DATASETS, Settings, one_of
 from tinyclf.archive import fingerprint
+from tinyclf.errors import TinyclfError
+from tinyclf.files import atomic_folder, locked
+from tinyclf.registry import SIDE, Layout, dataset_info
+from tinyclf.synthetic import make_dataset
+from tinyclf.tiny_imagenet import TinyImageNet, locate_or_download, refuse_images
 
-FORMAT = 1  # to be raised whenever what a cache holds changes
-PIXELS = SIDE * SIDE * 3  # bytes of one image
+FORMAT = 1  # to be raised whenever the content of a cache changes
+IMAGE_BYTES = SIDE * SIDE * 3
 BATCH = 500  # images written and hashed at a time
 
 
@@ -39,15 +39,15 @@ BATCH = 500  # images written and hashed at a time
 class PackedSplit:
     """Images of one split in the order of `TinyImageNet`: by class and name (train) or by name (val)."""
 
-    images: np.ndarray  # uint8 (N, 64, 64, 3), RGB; a read-only memory map, but for a part of the set
-    labels: np.ndarray  # int64 (N,), positions in Packed.classes
+    images: np.ndarray  # uint8 (N, 64, 64, 3), RGB; a read-only memory map, or for a part of the set an array
+    labels: np.ndarray  # int64 (N,), indices of Packed.classes
 
 
 @dataclass(frozen=True)
 class Packed:
     """A whole packed data set."""
 
-    name: str  # one of DATASETS
+    name: str  # one of registry.DATASETS
     classes: list[str]  # wnids, sorted
     class_names: list[str]  # their words, in the same order
     fingerprint: str  # sha256 over classes, pixels and labels: the same for folder and zip of the same content
@@ -55,27 +55,23 @@ class Packed:
     val: PackedSplit
 
 
-def open_packed(dataset: str) -> Packed:
-    """Opens a data set by its name, one of DATASETS; draws, downloads or packs it first where need be.
+def load_data(name: str, hold_out: bool = False) -> Packed:
+    """The data set of that name, one of registry.DATASETS; first makes, downloads or packs it where need be.
 
-    `tiny-imagenet-20` is every tenth class of Tiny-ImageNet in the sorted order of the wnids, from the first: what a
-    machine carries for which the whole is too much.
+    hold_out: replace val by a part of train, see `hold_out_split`.
     Raises TinyclfError for an unknown name, and when the set is missing, incomplete or damaged.
     """
-    data = pack(*source_of(dataset), dataset)
-    return every_tenth(data) if dataset == "tiny-imagenet-20" else data
+    info = dataset_info(name)
+    data = pack(*locate_dataset(name), name)
+    if info.subset_of:
+        data = class_subset(data, info.class_step)
+    return hold_out_split(data) if hold_out else data
 
 
-def data_for(settings: Settings) -> Packed:
-    """The data set that a run of `settings` trains and validates on. Raises TinyclfError as `open_packed` does."""
-    data = open_packed(settings.dataset)
-    return held_out(data) if settings.hold_out else data
+def hold_out_split(data: Packed) -> Packed:
+    """`data` whose val is every tenth training image of each class, in the order of names, which train then lacks.
 
-
-def held_out(data: Packed) -> Packed:
-    """`data` with every tenth training image of each class, in the order of their names, in the place of val.
-
-    To choose a recipe by: 50 images a class of Tiny-ImageNet, the same for everyone, and none that results are told on.
+    For choosing a recipe: 50 images a class of Tiny-ImageNet, the same for everyone, and none that results count.
     """
     labels = data.train.labels
     chosen = np.zeros(len(labels), bool)
@@ -86,75 +82,75 @@ def held_out(data: Packed) -> Packed:
     return dataclasses.replace(data, train=train, val=val, fingerprint=fingerprint)
 
 
-def every_tenth(data: Packed) -> Packed:
-    """Every tenth class of `data`, with all of its images, in memory; its fingerprint is made of that of the whole."""
+def class_subset(data: Packed, step: int) -> Packed:
+    """Every `step`-th class of `data`, from the first, with all of its images, in memory and with new labels."""
     splits = []
     for split in (data.train, data.val):
-        rows = (split.labels % 10 == 0).nonzero()[0]
-        splits.append(PackedSplit(split.images[rows], split.labels[rows] // 10))
-    fingerprint = hashlib.sha256(f"{data.fingerprint}, every tenth class".encode()).hexdigest()
-    return Packed(data.name, data.classes[::10], data.class_names[::10], fingerprint, *splits)
+        rows = (split.labels % step == 0).nonzero()[0]
+        splits.append(PackedSplit(split.images[rows], split.labels[rows] // step))
+    ordinal = {10: "tenth"}.get(step, f"{step}th")  # in words, as in the fingerprints of existing records
+    fingerprint = hashlib.sha256(f"{data.fingerprint}, every {ordinal} class".encode()).hexdigest()
+    return Packed(data.name, data.classes[::step], data.class_names[::step], fingerprint, *splits)
 
 
-def source_of(dataset: str) -> tuple[Path, Layout]:
-    """The folder or zip of a data set by its name, and what it should hold; drawn or downloaded where need be.
+def locate_dataset(name: str) -> tuple[Path, Layout]:
+    """The folder or zip of a data set, or of its whole, and its layout; first made or downloaded where need be.
 
-    `tiny-imagenet`, of which `tiny-imagenet-20` is a part, is looked for where `TINYCLF_DATA` points, else in `data/`,
-    where it is downloaded if missing.
+    Tiny-ImageNet is expected where `TINYCLF_DATA` points, else in `data/`, where it is downloaded if missing.
     """
-    one_of("dataset", dataset, DATASETS)
-    if dataset == "mini":
-        return mini.draw(paths.data_dir()), mini.LAYOUT
-    root = paths.tiny_imagenet_source()
-    chosen = bool(os.environ.get("TINYCLF_DATA"))
-    if chosen and locate(root, TINY_IMAGENET) is None:
+    info = dataset_info(name)
+    if info.synthetic:
+        return make_dataset(info.layout, paths.data_dir()), info.layout
+    root, layout = paths.tiny_imagenet_source(), info.layout
+    told = bool(os.environ.get("TINYCLF_DATA"))
+    if told and locate(root, layout) is None:
         raise TinyclfError(
-            f"TINYCLF_DATA points to {root}, where there is neither {TINY_IMAGENET.folder} nor "
-            f"{TINY_IMAGENET.folder}.zip. Correct it, or unset it to have the set downloaded."
+            f"TINYCLF_DATA points to {root}, where there is neither {layout.folder} nor {layout.folder}.zip. "
+            "Correct it, or unset it to have the set downloaded."
         )
-    return find(root, TINY_IMAGENET, download=not chosen), TINY_IMAGENET
+    return locate_or_download(root, layout, download=not told), layout
 
 
 def pack(path: Path, layout: Layout, name: str) -> Packed:
     """Opens the cache of the data set in `path`, a folder or a zip; writes it first if there is no valid one.
 
-    It lies beside `path`, or in the project's `data/` where that is not writable. Several processes may ask at once:
+    It is beside `path`, or in the project's `data/` where that is not writable. Several processes may ask at once:
     one packs, the others wait. Raises TinyclfError for a damaged set and when the disk is full.
     """
     key = hashlib.sha256(f"{FORMAT} {fingerprint(path)}".encode()).hexdigest()[:16]
-    places = [parent / f"{layout.folder}.packed" for parent in (path.parent, paths.data_dir())]
-    for place in places:
-        if packed := _open(place / key, layout, name):
+    folders = [parent / f"{layout.folder}.packed" for parent in (path.parent, paths.data_dir())]
+    for folder in folders:
+        if packed := _open(folder / key, layout, name):
             return packed
-    for place in places:
+    for folder in folders:
         try:
-            with _lock(place):
-                return _open(place / key, layout, name) or _pack(path, layout, place, key, name)
+            with _lock(folder):
+                return _open(folder / key, layout, name) or _pack(path, layout, folder / key, name)
         except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or place == places[-1]:
-                images = layout.classes * (layout.train + layout.val)
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or folder == folders[-1]:
+                size = sum(_counts(layout).values()) * IMAGE_BYTES
                 raise TinyclfError(
-                    f"The packed cache cannot be written to {place}: {error.strerror}. It needs {images * PIXELS:,} "
-                    "bytes there. Make room, or move the data set to a larger disk."
+                    f"The packed cache cannot be written to {folder}: {error.strerror}. It needs {size:,} bytes. "
+                    "Free some space, or move the data set to a larger disk."
                 ) from error
-    raise AssertionError("the last place either packs or raises")
+    raise AssertionError("the last folder is either packed into or raises")
 
 
 @contextmanager
-def _lock(place: Path) -> Iterator[None]:
-    """Makes the folder `place` and holds it against other processes; removes it again if nothing was put there."""
+def _lock(folder: Path) -> Iterator[None]:
+    """Makes `folder` and holds it against other processes; removes it again if it is empty in the end."""
     try:
-        with locked(place / "lock"):
+        with locked(folder / "lock"):
             yield
     finally:
         with contextlib.suppress(OSError):
-            place.rmdir()
+            folder.rmdir()
 
 
 def _open(folder: Path, layout: Layout, name: str) -> Packed | None:
-    """The finished cache in `folder`; None if it is not there or does not have the numbers of `layout`."""
+    """The finished cache in `folder`; None if it is missing, damaged, or of other numbers than those of `layout`."""
     try:
-        meta = json.loads((folder / "meta.json").read_text())
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         splits = []
         for split, count in _counts(layout).items():
             images = np.load(folder / f"{split}_images.npy", mmap_mode="r")
@@ -167,42 +163,37 @@ def _open(folder: Path, layout: Layout, name: str) -> Packed | None:
         return None
 
 
-def _pack(path: Path, layout: Layout, place: Path, key: str, name: str) -> Packed:
-    """Writes the cache `place/key`, all of it or nothing; under the lock, so whatever else lies there is of no use."""
+def _pack(path: Path, layout: Layout, target: Path, name: str) -> Packed:
+    """Writes the cache `target`, whole or not at all; under the lock, so every other folder beside it is outdated."""
     splits = {split: TinyImageNet(path, split, layout=layout) for split in _counts(layout)}
     TinyImageNet(path, "test", layout=layout)  # not packed, but checked with the rest
-    for leftover in place.iterdir():
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
+    for outdated in target.parent.iterdir():
+        if outdated.is_dir():
+            shutil.rmtree(outdated)
     total = sum(map(len, splits.values()))
-    if shutil.disk_usage(place).free < total * PIXELS:  # rather now than after a minute of work
+    if shutil.disk_usage(target.parent).free < total * IMAGE_BYTES:  # before a minute of work, not after it
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if not sys.stderr.isatty():
+        print(f"packing {total:,} images of {path.name}", file=sys.stderr, flush=True)
     classes, class_names = splits["train"].classes, splits["train"].class_names
     digest = hashlib.sha256(json.dumps(classes).encode())
     faults: list[str] = []
-    if not sys.stderr.isatty():
-        print(f"packing {total:,} images of {path.name}", file=sys.stderr, flush=True)
-    unfinished = place / "unfinished"
-    unfinished.mkdir()
-    try:
+    with atomic_folder(target) as folder:
         with tqdm(total=total, desc="packing", unit=" images", disable=None) as bar:
             for split, images in splits.items():
-                _write_split(images, unfinished / split, digest, faults, bar)
+                _write_split(images, folder / split, digest, faults, bar)
         refuse_images(faults)
         meta = {"classes": classes, "class_names": class_names, "fingerprint": digest.hexdigest()}
-        (unfinished / "meta.json").write_text(json.dumps(meta))
-        unfinished.rename(place / key)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    if packed := _open(place / key, layout, name):
+        (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    if packed := _open(target, layout, name):
         return packed
-    raise TinyclfError(f"The cache just written to {place / key} cannot be read. Is that disk in order?")
+    raise TinyclfError(f"The cache just written to {target} cannot be read. Is that disk in order?")
 
 
 def _write_split(split: TinyImageNet, stem: Path, digest: "hashlib._Hash", faults: list[str], bar: tqdm) -> None:
     """Writes `<stem>_images.npy` and `<stem>_labels.npy` and adds both to `digest`; unusable images go to `faults`.
 
-    Writing front to back leaves little in memory, where filling a memory map would leave all of it to be written back.
+    Writing front to back keeps little in memory, where filling a memory map would keep all of it, to be written later.
     Decoding by several threads or processes gains nothing: a JPEG of 2 KB costs about as much to hand over.
     """
     with Path(f"{stem}_images.npy").open("wb") as file:

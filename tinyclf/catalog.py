@@ -1,237 +1,247 @@
-"""Which notebook with which parameters makes which page and row: notebooks/experiments.toml, read and checked."""
+"""The experiments: which there are, which runs are asked for and in which order, and the command that repeats a run."""
 
-import ast
 import dataclasses
-import tomllib
-from collections.abc import Iterator, Mapping
+import difflib
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from papermill import inspect_notebook
-
+from tinyclf.checks import in_range, one_of, typed
+from tinyclf.choices import NAMED_WEIGHTS
+from tinyclf.entries import RECIPES_NOTEBOOK, notebook_for, parse_entries
+from tinyclf.entries import Experiment as Experiment  # callers have them from here
+from tinyclf.entries import Goal as Goal
 from tinyclf.errors import TinyclfError
-from tinyclf.weights import weights_file
 from tinyclf.names import family, seed_of, with_seed
+from tinyclf.parameters import RUN_NAME, accepted_parameters, notebook_parameters
 from tinyclf.paths import NOTEBOOKS
-from tinyclf.settings import DATASETS, NAMED_WEIGHTS, RUN, SEEDS, Settings, in_range, one_of, parent_of, typed
+from tinyclf.registry import DATASETS
+from tinyclf.schema import read_text
+from tinyclf.settings import RUN, SEEDS, Settings, parent_of
 
-KEYS = ("title", "notebook", "row", "goals", "datasets", "parameters", "ablations", "chosen", *DATASETS)  # of an entry
-GOAL_KEYS = ("text", "accuracy", "epochs", "arithmetic")  # of a goal: at least, in 0..1; at most; at most, of row 1's
-LAST = ("ablations", "summary")  # as they are made from the records of the others
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """One entry of experiments.toml, resolved for a data set."""
-
-    name: str
-    title: str
-    notebook: Path
-    parameters: dict[str, Any]  # what the notebook is run with, `dataset` and `run` included
-    needed: bool = False  # not asked for, but another one starts from it: to be run unless it has finished
+LAST = ("ablations", "summary")  # made from the records of all others
 
 
-def entries() -> dict[str, dict[str, Any]]:
-    """experiments.toml as it stands, by name of the experiment and in order. Raises TinyclfError for a slip in it.
-
-    After an experiment come its ablations, as experiments of their own, `NAME.ABLATION`, validated on held-out training
-    images. Each changes something, `changed`, of the one that its `over` names, else of the one that changes nothing of
-    the entry's parameters. The one that is `chosen` is what the experiment itself runs, on all images. What an entry
-    has for a data set holds there over its parameters and what was chosen; what an ablation changes holds everywhere.
-    """
-    path = NOTEBOOKS / "experiments.toml"
-    try:
-        found = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise TinyclfError(f"{path}: {error}") from error
-    for name, entry in found.items():
-        for key in entry:
-            one_of(f"{path.name}: key of {name}", key, KEYS)
-        for goal in entry.get("goals", []):
-            for key in goal:
-                one_of(f"{path.name}: key of a goal of {name}", key, GOAL_KEYS)
-            if not {"text", "accuracy"} <= goal.keys():
-                raise TinyclfError(f"{path.name}: a goal of {name} needs a text and an accuracy")
-        for dataset in entry.get("datasets", []):
-            one_of(f"{path.name}: datasets of {name}", dataset, DATASETS)
-        if not (NOTEBOOKS / entry.get("notebook", "")).is_file() or "title" not in entry:
-            raise TinyclfError(f"{path.name}: {name} needs a title, and a notebook that is there")
-    every = {}
-    for name, entry in found.items():
-        ablations = entry.pop("ablations", {})
-        if chosen := entry.pop("chosen", ""):
-            one_of(f"{path.name}: chosen of {name}", chosen, tuple(ablations))
-            entry["changes"] = chain(ablations, chosen, f"{path.name}: over of {name}")
-        every[name] = entry
-        start = next((label for label, ablation in ablations.items() if not ablation), "")
-        for label, ablation in ablations.items():
-            every[f"{name}.{label}"] = {
-                **{key: value for key, value in entry.items() if key not in ("row", "goals")},
-                "title": f"{entry['title']}, ablation: {label}",
-                "changes": chain(ablations, label, f"{path.name}: over of {name}") | {"hold_out": True},
-                "over": ablation.get("over", start if ablation else ""),
-                "changed": {key: value for key, value in ablation.items() if key != "over"},
-            }
-    return every
+def read_all() -> dict[str, dict[str, Experiment]]:
+    """All experiments, by data set and name. Raises TinyclfError for a slip, naming file, entry and key."""
+    experiments, ablations = (read_text(NOTEBOOKS / name) for name in ("experiments.toml", "ablations.toml"))
+    return parse_entries(NOTEBOOKS, experiments, ablations)
 
 
-def chain(ablations: dict[str, dict[str, Any]], label: str, what: str) -> dict[str, Any]:
-    """All that an ablation changes, with what those change that it goes over; `what` names the key in an error."""
-    changes: dict[str, Any] = {}
-    for _ in ablations:  # no chain is longer, unless it goes round
-        changes = ablations[label] | changes
-        if not (label := ablations[label].get("over", "")):
-            return {key: value for key, value in changes.items() if key != "over"}
-        one_of(what, label, tuple(ablations))
-    raise TinyclfError(f"{what} = {label!r}: it goes round in a circle")
-
-
-def read(dataset: str) -> dict[str, Experiment]:
-    """The experiments for `dataset`, by name and in order. Raises TinyclfError."""
+def read_experiments(dataset: str) -> dict[str, Experiment]:
+    """The experiments on `dataset` by name, in order, each followed by its ablations. Raises TinyclfError."""
     one_of("dataset", dataset, DATASETS)
-    found = {}
-    for name, entry in entries().items():
-        if dataset in entry.get("datasets", DATASETS):
-            changes, there = entry.get("changes", {}), entry.get(dataset, {})
-            last = there | changes if "over" in entry else changes | there
-            parameters = {"dataset": dataset} | entry.get("parameters", {}) | last
-            found[name] = Experiment(name, entry["title"], NOTEBOOKS / entry["notebook"], parameters)
-    return found
+    return read_all()[dataset]
 
 
-def choose(
+def find_experiment(name: str) -> Experiment | None:
+    """The experiment or ablation of a name, on the first data set that has it; None if none does."""
+    return next((experiments[name] for experiments in read_all().values() if name in experiments), None)
+
+
+def is_ablation(run: str) -> bool:
+    """Whether a run is one of an ablation, by its name."""
+    experiment = find_experiment(family(run))
+    return experiment is not None and experiment.base != ""
+
+
+def goals(run: str) -> list[Goal]:
+    """The goals of the experiment that a run belongs to by its name."""
+    experiment = find_experiment(family(run))
+    return list(experiment.goals) if experiment else []
+
+
+def chosen(recipe: str, dataset: str) -> str:
+    """The ablation that has the recipe's own settings on a data set, the result of a search; empty without one."""
+    experiments = read_experiments(dataset)
+    wanted = Settings.from_notebook(experiments[recipe].parameters | {"hold_out": True})
+    for name, experiment in experiments.items():
+        if name.startswith(f"{recipe}.") and Settings.from_notebook(experiment.parameters) == wanted:
+            return name.removeprefix(f"{recipe}.")
+    return ""
+
+
+def select(
     names: list[str],
     dataset: str,
     overrides: Mapping[str, Any] | None = None,
     imagenet: str = "",
     seeds: list[int] | None = None,
 ) -> list[Experiment]:
-    """The named experiments, or all but ablations, with `overrides` put over their parameters where they take them.
+    """The named experiments, or all but ablations, in the order to run them in.
 
-    Where none is named, those of LAST come after all others.
+    An experiment comes after the one that it starts from, which is added as `needed`, with its own parameters, where
+    it was not named. Where none is named, those of LAST come last.
 
-    One that starts from another comes after it. Where that other one was not named, it is put before it as `needed`,
-    with its own parameters; of the overrides it takes `processes` alone.
-    Where none is named, `epochs` among the overrides leaves out those whose every epoch depends on how many there are.
+    overrides: parameters over those of the experiments that take them. Where no experiment is named, `epochs` among
+    them leaves out those whose every epoch depends on their number.
     imagenet: path of a state dict that stands in for the ImageNet weights wherever an experiment asks for those.
-    seeds: those to run each experiment with that takes one; a run with another seed than the experiment's has a name
-    of its own (see `seeded`).
+    seeds: each experiment that trains is run with each of these; a run with another seed than the experiment's has a
+    name of its own, see `seeded`.
     Raises TinyclfError for an unknown experiment, a parameter that none of them takes, and a value of the wrong type.
     """
-    known = read(dataset)
-    for name in names:
-        one_of("experiment", name, tuple(known))
-    short = "epochs" in (overrides or {})
-    every = [name for name, each in known.items() if not (is_ablation(name) or (short and is_planned(each)))]
-    every.sort(key=lambda name: LAST.index(name) + 1 if name in LAST else 0)
-    chosen = [known[name] for name in names or every]
-    accepted = {experiment.name: notebook_parameters(experiment.notebook) for experiment in chosen}
-    if seeds and "seed" in (overrides or {}):
-        raise TinyclfError("parameter seed: given twice, as a parameter and among the seeds")
-    for key in {"dataset", "run"} & (overrides or {}).keys():
-        raise TinyclfError(f"parameter {key}: it is the experiment's own; choose the data set with --dataset")
-    for key in overrides or {}:
-        one_of("parameter", key, tuple(dict.fromkeys(name for each in accepted.values() for name in each)))
-    resolved = [resolve(each, accepted[each.name], overrides or {}, imagenet) for each in chosen]
-    runs = {run.name: run for each in resolved for run in seeded(each, accepted[each.name], seeds or [])}
-    speed = {key: value for key, value in (overrides or {}).items() if key == "processes"}
+    known, overrides = read_experiments(dataset), overrides or {}
+    named = [find(name, known) for name in names] or default_selection(known, overrides)
+    check_overrides(overrides, named, seeds)
+    resolved = [with_overrides(experiment, overrides, imagenet) for experiment in named]
+    runs = {run.name: run for experiment in resolved for run in seeded(experiment, seeds or [])}
     ordered: dict[str, Experiment] = {}
     for run in runs.values():
-        for each in reversed([run, *ancestors(run, runs, known, speed, imagenet)]):
-            ordered.setdefault(each.name, each)
+        for experiment in [*ancestors(run, runs, known, imagenet), run]:
+            ordered.setdefault(experiment.name, experiment)
     return list(ordered.values())
 
 
-def is_ablation(name: str) -> bool:
-    """Whether a run is an ablation of an experiment, by its name."""
-    return "over" in entries().get(family(name), {})
+def find(name: str, known: dict[str, Experiment]) -> Experiment:
+    """The experiment of a name. Raises TinyclfError with the nearest name, and a list that leaves out ablations."""
+    if name not in known:
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        recipes = ", ".join(name for name, experiment in known.items() if not experiment.base)
+        raise TinyclfError(f"experiment = {name!r}: {hint}expected one of {recipes}, or an ablation of one")
+    return known[name]
 
 
-def is_planned(experiment: Experiment) -> bool:
-    """Whether every epoch of a run depends on how many there are."""
-    return Settings.from_notebook(experiment.parameters).planned
+def default_selection(known: dict[str, Experiment], overrides: Mapping[str, Any]) -> list[Experiment]:
+    """All experiments but ablations, and where `epochs` is given, but those that plan their epochs; LAST at the end."""
+    experiments = [experiment for experiment in known.values() if not experiment.base]
+    if "epochs" in overrides:
+        experiments = [each for each in experiments if not Settings.from_notebook(each.parameters).planned]
+    return sorted(experiments, key=lambda each: LAST.index(each.name) + 1 if each.name in LAST else 0)
 
 
-def ancestors(
-    run: Experiment, runs: dict[str, Experiment], known: dict[str, Experiment], overrides: dict[str, Any], imagenet: str
-) -> Iterator[Experiment]:
-    """What `run` starts from, and what that starts from, as far as they are experiments; from `runs` if among them."""
-    seen = [run.name]
-    while (name := parent_of(run.parameters.get("weights", ""))) and family(name) in known:
-        if name in seen:
-            raise TinyclfError(f"{' from '.join([*seen, name])}: a run cannot start from itself; give other weights")
-        seen.append(name)
-        if name in runs:
-            run = runs[name]
-        else:
-            parent, seed = known[family(name)], seed_of(name)
-            accepted = notebook_parameters(parent.notebook)
-            resolved = resolve(parent, accepted, overrides, imagenet)
-            (found,) = seeded(resolved, accepted, [] if seed is None else [seed])
-            if "run" not in accepted or found.name != name:
-                raise TinyclfError(f"weights of {run.name} = {RUN + name!r}: there is no such run of {family(name)}")
-            before, run = run, dataclasses.replace(found, needed=True)
-            if before.parameters.get("hold_out", False) != run.parameters.get("hold_out", False):
-                raise TinyclfError(
-                    f"{before.name} holds out images, and {run.name}, which it starts from, does not: name that one "
-                    "as well, for the same -p hold_out=True"
-                )
-        yield run
+def check_overrides(overrides: Mapping[str, Any], experiments: list[Experiment], seeds: list[int] | None) -> None:
+    """Raise TinyclfError for a parameter that none of the experiments takes, or that is not given this way."""
+    if seeds and "seed" in overrides:
+        raise TinyclfError("parameter seed: given twice, as a parameter and among the seeds")
+    for key in {"dataset", RUN_NAME} & overrides.keys():
+        raise TinyclfError(f"parameter {key}: it is the experiment's own; choose the data set with --dataset")
+    notebooks = {experiment.notebook for experiment in experiments}
+    accepted = {key: None for notebook in notebooks for key in accepted_parameters(notebook_parameters(notebook))}
+    for key in overrides:
+        one_of("parameter", key, tuple(accepted))
 
 
-def seeded(experiment: Experiment, accepted: dict[str, Any], seeds: list[int]) -> list[Experiment]:
-    """A run of `experiment` for each of `seeds`: its own seed keeps its name, another one adds `-seed-N` to it.
+def with_overrides(experiment: Experiment, overrides: Mapping[str, Any], imagenet: str) -> Experiment:
+    """`experiment` with those overrides that it takes, and all that its notebook must be given. Raises TinyclfError."""
+    notebook = notebook_for(experiment.notebook, overrides)
+    own = notebook_parameters(notebook)
+    accepted = accepted_parameters(own)
+    taken = {key: typed(key, value, accepted[key]) for key, value in overrides.items() if key in accepted}
+    values = experiment.parameters | taken
+    if RUN_NAME in own:
+        if imagenet and values.get("weights") in ("imagenet", "mini"):
+            values["weights"] = imagenet
+        settings = Settings.from_notebook(values)
+        check_weights_file(settings)
+        # The defaults in the notebook's cell are those of its own experiment, on mini, and not of the settings
+        given = {key: value for key, value in dataclasses.asdict(settings).items() if own.get(key, value) != value}
+        values = {RUN_NAME: experiment.name} | given | values
+    return dataclasses.replace(experiment, notebook=notebook, parameters=values)
 
-    One that starts from another run starts from that one's run of the same seed.
+
+def check_weights_file(settings: Settings) -> None:
+    """Raise TinyclfError where the starting weights are a file that is missing: before the first run, not after it."""
+    path = Path(settings.weights).expanduser()
+    if not settings.parent and settings.weights not in NAMED_WEIGHTS and not path.is_file():
+        raise TinyclfError(f"weights: no file {path} (looked for from {Path.cwd()})")
+
+
+def seeded(experiment: Experiment, seeds: list[int]) -> list[Experiment]:
+    """The runs of `experiment` with each of `seeds`: its own seed keeps its name, another one adds `-seed-N` to it.
+
+    One that starts from another experiment's run starts from that one's run of the same seed.
     """
-    if not seeds or "seed" not in accepted:
+    if not seeds or RUN_NAME not in experiment.parameters:
         return [experiment]
     runs = []
     for seed in dict.fromkeys(seeds):
         in_range("seed", seed, *SEEDS)
         name, title, parameters = experiment.name, experiment.title, experiment.parameters | {"seed": seed}
-        if seed != experiment.parameters.get("seed", accepted["seed"]):
+        if seed != experiment.parameters.get("seed", Settings.seed):
             name, title = with_seed(name, seed), f"{title}, seed {seed}"
-            parameters["run"] = name
-            if parent_of(weights := parameters.get("weights", "")) in entries():
+            parameters[RUN_NAME] = name
+            if find_experiment(parent_of(weights := parameters.get("weights", ""))):
                 parameters["weights"] = with_seed(weights, seed)
         runs.append(dataclasses.replace(experiment, name=name, title=title, parameters=parameters))
     return runs
 
 
-def resolve(
-    experiment: Experiment, accepted: dict[str, Any], overrides: Mapping[str, Any], imagenet: str
-) -> Experiment:
-    """`experiment` with all its parameters, each checked against the notebook's default and the settings' ranges."""
-    values = experiment.parameters | {key: value for key, value in overrides.items() if key in accepted}
-    if "run" in accepted:
-        values = {"run": experiment.name} | values
-    if imagenet and values.get("weights") in ("imagenet", "mini"):
-        values["weights"] = imagenet
-    for key, value in values.items():
-        one_of(f"parameter of {experiment.name}", key, tuple(accepted))
-        values[key] = typed(key, value, accepted[key])
-    settings = Settings(**{key: value for key, value in values.items() if key in Settings.names()})
-    for key, default in accepted.items():  # a notebook's own defaults are those of another experiment
-        if key in Settings.names() and (value := getattr(settings, key)) != default:
-            values.setdefault(key, value)
-    if not settings.parent and settings.weights not in NAMED_WEIGHTS:
-        weights_file(settings.weights)  # rather missed now than after the runs before
-    return dataclasses.replace(experiment, parameters=values)
+def ancestors(
+    run: Experiment, runs: dict[str, Experiment], known: dict[str, Experiment], imagenet: str
+) -> list[Experiment]:
+    """The experiments that `run` starts from, the first to run first; from `runs` where they are among those."""
+    line = [run]
+    while (name := parent_of(line[-1].parameters.get("weights", ""))) and family(name) in known:
+        if name in (names := [descendant.name for descendant in line]):
+            raise TinyclfError(f"{' from '.join([*names, name])}: a run cannot start from itself; give other weights")
+        line.append(runs[name] if name in runs else needed_parent(name, line[-1], known, imagenet))
+    return line[:0:-1]
 
 
-def notebook_parameters(notebook: Path) -> dict[str, Any]:
-    """The names and defaults in a notebook's `parameters` cell."""
-    return {name: ast.literal_eval(each["default"]) for name, each in inspect_notebook(str(notebook)).items()}
+def needed_parent(name: str, child: Experiment, known: dict[str, Experiment], imagenet: str) -> Experiment:
+    """The run `name`, which was not asked for but `child` starts from. Raises TinyclfError if it cannot be that."""
+    seed = seed_of(name)
+    (parent,) = seeded(with_overrides(known[family(name)], {}, imagenet), [] if seed is None else [seed])
+    if RUN_NAME not in parent.parameters or parent.name != name:
+        raise TinyclfError(f"weights of {child.name} = {RUN + name!r}: there is no such run of {family(name)}")
+    if child.parameters.get("hold_out", False) != parent.parameters.get("hold_out", False):
+        raise TinyclfError(
+            f"{child.name} holds out images, and {name}, which it starts from, does not: name that one as well, for "
+            "the same -p hold_out=True"
+        )
+    return dataclasses.replace(parent, needed=True)
 
 
-def parse(assignment: str) -> tuple[str, Any]:
-    """`epochs=3` to ("epochs", 3): numbers, True and False as Python writes them, anything else as text."""
-    key, equals, text = assignment.partition("=")
-    if not equals or not key.isidentifier():
-        raise TinyclfError(f"parameter {assignment!r}: expected NAME=VALUE")
-    try:
-        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (ValueError, SyntaxError):
-        value = text
-    return key, value if isinstance(value, (bool, int, float)) else text
+def overrides(run: str, settings: Settings) -> dict[str, Any]:
+    """What a run's settings have other than its experiment's, or than the defaults where it is of none.
+
+    No override is the seed, and a file that stands in for ImageNet weights.
+    """
+    expected = Settings(dataset=settings.dataset)
+    if experiment := read_experiments(settings.dataset).get(family(run)):
+        seed, named = seed_of(run), dataclasses.replace(experiment, parameters={RUN_NAME: ""} | experiment.parameters)
+        (planned,) = seeded(named, [] if seed is None else [seed])
+        expected = Settings.from_notebook(planned.parameters)
+        if expected.weights in ("imagenet", "mini") and is_file(settings.weights):
+            expected = dataclasses.replace(expected, weights=settings.weights)
+    return differences(settings, expected)
+
+
+def command(run: str, settings: Settings, imagenet: str = "") -> str:
+    """The line for a shell that repeats a run, by `tinyclf train` or, where it is of no experiment, by papermill.
+
+    imagenet: the file that stood in for ImageNet weights at the first of its ancestors; that of the run itself is among
+    its settings. An ancestor with overrides of its own has a command of its own.
+    """
+    if family(run) not in read_experiments(settings.dataset):
+        return notebook_command(run, settings)
+    changes = overrides(run, settings)
+    stand_in = settings.weights if is_file(settings.weights) else imagenet
+    words = ["tinyclf", "train", family(run), "--dataset", settings.dataset]
+    if stand_in and "weights" not in changes:
+        words += ["--imagenet", Path(stand_in).name]
+    for key, value in changes.items():
+        words += ["-p", f"{key}={value}"]
+    return shlex.join([*words, "--seeds", str(settings.seed)])
+
+
+def notebook_command(run: str, settings: Settings) -> str:
+    """The line for a shell that repeats a run of no experiment: the notebook of recipes, given all that it lacks."""
+    defaults = notebook_parameters(NOTEBOOKS / RECIPES_NOTEBOOK) | {"dataset": settings.dataset}
+    given = {RUN_NAME: run, "seed": settings.seed, "dataset": settings.dataset}
+    given |= differences(settings, Settings.from_notebook(defaults))
+    words = [word for key, value in given.items() for word in ("-p", key, str(value))]
+    return shlex.join(["papermill", f"notebooks/{RECIPES_NOTEBOOK}", "out.ipynb", *words])
+
+
+def differences(settings: Settings, expected: Settings) -> dict[str, Any]:
+    """The settings that are others than expected, but for the seed."""
+    before = dataclasses.asdict(expected)
+    return {key: value for key, value in dataclasses.asdict(settings).items() if value != before[key] and key != "seed"}
+
+
+def is_file(weights: str) -> bool:
+    """Whether `weights` are the path of a state dict, not a name."""
+    return weights.endswith((".pth", ".safetensors")) and not parent_of(weights)

@@ -1,5 +1,6 @@
-"""The command line: what make calls."""
+"""The command line. It imports what a command needs when that command runs: torch alone takes seconds."""
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,25 +10,26 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from tinyclf import notebook as reports, accuracy as tables
-from tinyclf.comparison import comparison
+from tinyclf.catalog import Experiment
+from tinyclf.checks import one_of
 from tinyclf.errors import TinyclfError
-from tinyclf.catalog import Experiment, choose, parse
-from tinyclf.initial import is_finished
+from tinyclf.launch import Request, launch
+from tinyclf.parameters import RUN_NAME
 from tinyclf.paths import PROJECT, reports_dir
-from tinyclf.settings import DATASETS, WHOLE_DATASETS, one_of
+from tinyclf.registry import DATASETS, WHOLE_DATASETS
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-Dataset = Annotated[str, typer.Option(help="mini, tiny-imagenet, or tiny-imagenet-20, every tenth class of it")]
+Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="experiments or their ablations")]
+Dataset = Annotated[str, typer.Option(help="; ".join(f"{info.name}: {info.help}" for info in DATASETS.values()))]
 Parameters = Annotated[
-    list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="a notebook's parameter; repeatable")
+    list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="a setting; repeatable")
 ]
 Imagenet = Annotated[str, typer.Option(metavar="PATH", help="state dict that stands in for the ImageNet weights")]
-Force = Annotated[bool, typer.Option(help="start over, dropping what a run of that name left")]
+Force = Annotated[bool, typer.Option("--force", help="start over, dropping what a run of that name left")]
 Seeds = Annotated[list[int] | None, typer.Option(metavar="N...", help="run each experiment with each of these seeds")]
 Processes = Annotated[
-    int | None, typer.Option(min=1, help="train in so many processes, each with a GPU or core of its own")
+    int, typer.Option(min=1, help="train in this many processes by torchrun, each with its own GPU or CPU cores")
 ]
 
 
@@ -45,19 +47,17 @@ class ManySeeds(TyperCommand):
 
 @app.command(cls=ManySeeds)
 def run(
-    names: list[str],
+    names: Names,
     dataset: Dataset = "mini",
     parameter: Parameters = None,
     imagenet: Imagenet = "",
     force: Force = False,
     seeds: Seeds = None,
-    processes: Processes = None,
+    processes: Processes = 1,
 ) -> None:
-    """Run experiments of notebooks/experiments.toml, each to its page under reports/; then the front page anew."""
+    """Run experiments to their pages under reports/, and write the front page."""
     names = [*(name for name in names if name != "summary"), "summary"]
-    experiments = chosen(names, dataset, assignments(parameter, force, processes), imagenet, seeds)
-    if failed := run_each(experiments, reports.run):
-        raise failed
+    run_notebooks(Request(names, dataset, parameter, imagenet, force, seeds, processes))
 
 
 @app.command(cls=ManySeeds)
@@ -67,53 +67,58 @@ def report(
     imagenet: Imagenet = "",
     force: Force = False,
     seeds: Seeds = None,
-    processes: Processes = None,
+    processes: Processes = 1,
 ) -> None:
-    """Run all experiments, the summary last, and print the accuracy table and the path of its page."""
-    failed = run_each(chosen([], dataset, assignments(parameter, force, processes), imagenet, seeds), reports.run)
-    table(dataset)
-    print(f"\n{reports_dir() / dataset / 'index.html'}")
-    if failed:
-        raise failed
+    """Run all experiments, then print the accuracy tables and the path of the front page."""
+    try:
+        run_notebooks(Request([], dataset, parameter, imagenet, force, seeds, processes))
+    finally:
+        table(dataset)
+        print(f"\n{reports_dir() / dataset / 'index.html'}")
 
 
 @app.command(cls=ManySeeds)
 def train(
-    names: list[str],
+    names: Names,
     dataset: Dataset = "mini",
     parameter: Parameters = None,
     imagenet: Imagenet = "",
     force: Force = False,
     seeds: Seeds = None,
+    processes: Processes = 1,
 ) -> None:
-    """Train experiments to their records, without notebook and page.
-
-    In several processes: accelerate launch --multi_gpu --num_processes 2 -m tinyclf train NAMES (also without a GPU:
-    the flag says that there are several), or torchrun --nproc-per-node 2 -m tinyclf train NAMES.
-    """
+    """Train experiments to their records, without notebook and page."""
+    request = Request(names, dataset, parameter, imagenet, force, seeds, processes)
+    experiments = request.experiments()
+    if processes > 1:
+        with interruptible():
+            return launch(request, experiments)
     from tinyclf.distributed import this_process
-    from tinyclf.run import train_experiment  # here, as accelerate and torchmetrics take seconds to import
+    from tinyclf.run import train_experiment
 
-    experiments = chosen(names, dataset, assignments(parameter, force), imagenet, seeds)
+    def do(experiment: Experiment) -> None:
+        train_experiment(experiment.name, experiment.parameters)
+
     if this_process().num_processes > 1:  # one that went on alone would leave the others waiting for it
         with interruptible():
-            for each in experiments:
-                train_experiment(each.name, each.parameters)
-        failed = None
+            for experiment in experiments:
+                do(experiment)
     else:
-        failed = run_each(experiments, lambda each: train_experiment(each.name, each.parameters))
+        run_one_by_one(experiments, do)
     this_process().destroy_process_group()
-    if failed:
-        raise failed
 
 
 @app.command()
-def compare(runs: list[str], dataset: Dataset = "mini") -> None:
-    """Write one page with the curves of runs over each other and what they differ in, and print its path."""
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="runs that have a record")], dataset: Dataset = "mini"
+) -> None:
+    """Compare runs on one page, their curves and the settings that differ, and print its path."""
+    from tinyclf import notebook
+    from tinyclf.comparison import comparison
+
     experiment = comparison(runs, dataset)
-    if failed := run_each([experiment], reports.run):
-        raise failed
-    print(reports.page_folder(experiment) / "index.html")
+    run_one_by_one([experiment], notebook.run)
+    print(notebook.page_folder(experiment) / "index.html")
 
 
 @app.command()
@@ -125,7 +130,7 @@ def predict(
         bool, typer.Option("--test", help="write the test split's predictions into the run's folder")
     ] = False,
 ) -> None:
-    """Print the five likeliest classes of images by a run's model, with their words and probabilities."""
+    """Print the five most probable classes of images by a run's model, with their words and probabilities."""
     from tinyclf.predict import Predictor, lines, read_image
 
     if not images and not test:
@@ -144,9 +149,9 @@ def predict(
         except TinyclfError as error:
             refuse(str(error))
         else:
-            print(lines(str(path), predictor.likeliest(image)))
+            print(lines(str(path), predictor.most_probable(image)))
     if test:
-        print(predictor.test_split(refuse))
+        print(predictor.predict_test_split(refuse))
     if refused:
         raise TinyclfError(f"{len(refused)} of the files could not be used")
 
@@ -169,27 +174,27 @@ def bench(
 
 @app.command()
 def table(dataset: Dataset = "mini") -> None:
-    """Print the accuracy table of the runs recorded so far, in Markdown."""
+    """Print the accuracy tables of the runs recorded so far, in Markdown."""
+    from tinyclf import accuracy
+
     one_of("dataset", dataset, DATASETS)
-    print(tables.report(dataset))
+    print(accuracy.report(dataset))
 
 
-def assignments(parameter: list[str] | None, force: bool, processes: int | None = None) -> dict[str, Any]:
-    """What -p, --force and --processes put over the experiments' parameters."""
-    more = ({"force": True} if force else {}) | ({"processes": processes} if processes else {})
-    return dict(map(parse, parameter or [])) | more
+def run_notebooks(request: Request) -> None:
+    """Run the notebooks of experiments. In several processes they are trained before, and the notebooks show that."""
+    experiments = request.experiments()
+    if request.processes > 1 and any(RUN_NAME in experiment.parameters for experiment in experiments):
+        with interruptible():
+            launch(request, experiments)
+        experiments = dataclasses.replace(request, force=False).experiments()
+    from tinyclf import notebook
+
+    run_one_by_one(experiments, notebook.run)
 
 
-def chosen(
-    names: list[str], dataset: str, overrides: dict[str, Any], imagenet: str, seeds: list[int] | None
-) -> list[Experiment]:
-    """The experiments to run: as `choose` has them, without what is only started from and has finished."""
-    experiments = choose(names, dataset, overrides, imagenet, seeds)
-    return [each for each in experiments if not (each.needed and is_finished(each.name, dataset))]
-
-
-def run_each(experiments: list[Experiment], do: Callable[[Experiment], None]) -> TinyclfError | None:
-    """`do` experiments one by one. One that fails is named at once, and the others still run; returns the failure."""
+def run_one_by_one(experiments: list[Experiment], do: Callable[[Experiment], None]) -> None:
+    """`do` the experiments. One that fails is named at once, and the others still run; then raises TinyclfError."""
     failed = []
     for experiment in experiments:
         try:
@@ -199,7 +204,8 @@ def run_each(experiments: list[Experiment], do: Callable[[Experiment], None]) ->
         except TinyclfError as error:
             print(f"tinyclf: {experiment.name}: {error}", file=sys.stderr)
             failed.append(experiment.name)
-    return TinyclfError(f"failed: {', '.join(failed)}") if failed else None
+    if failed:
+        raise TinyclfError(f"failed: {', '.join(failed)}")
 
 
 @contextmanager

@@ -4,13 +4,14 @@ import dataclasses
 
 import pandas as pd
 
-from tinyclf.errors import TinyclfError
+from tinyclf.accuracy import duration, hardware_of, percent, relative_cost, start_of
 from tinyclf.catalog import Experiment
+from tinyclf.checks import one_of
+from tinyclf.errors import TinyclfError
 from tinyclf.html import two_lines
 from tinyclf.paths import NOTEBOOKS
 from tinyclf.record import Record, read_records, settings_of
-from tinyclf.settings import DATASETS, one_of
-from tinyclf.accuracy import duration, hardware_of, percent, relative_cost, start_of
+from tinyclf.registry import DATASETS
 
 ACCURACIES = ("accuracy, last epoch", "accuracy, best epoch", "top-5 accuracy")
 

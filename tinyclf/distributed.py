@@ -10,7 +10,7 @@ from torch.distributed import all_reduce
 
 
 def this_process() -> PartialState:
-    """This process with its device: one of several where `accelerate launch` or `torchrun` started it.
+    """This process with its device: one of several where `torchrun` started it.
 
     A GPU where there is one, unless ACCELERATE_USE_CPU says otherwise; else the CPU, which Accelerate wants to be told.
     """
@@ -23,7 +23,7 @@ def accelerate() -> Accelerator:
     return Accelerator(mixed_precision="no")  # precision is a setting of the run, not of the launcher
 
 
-class Total(torch.autograd.Function):
+class AllReduceSum(torch.autograd.Function):
     """The sum of a tensor over all processes, in each of them; so is its gradient."""
 
     @staticmethod
@@ -45,14 +45,14 @@ class SyncedBatchNorm(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        over, input = (0, 2, 3), input.to(torch.promote_types(input.dtype, torch.float32))  # bf16 would round the sums
+        axes, input = (0, 2, 3), input.to(torch.promote_types(input.dtype, torch.float32))  # bf16 would round the sums
         values = input.new_tensor([input.numel() / self.num_features])  # of each channel, in this process
-        sums: Tensor = Total.apply(torch.cat([input.sum(over), values]))
+        sums: Tensor = AllReduceSum.apply(torch.cat([input.sum(axes), values]))
         count = sums[-1]
         mean = sums[:-1] / count
         centred = input - mean[:, None, None]
-        variance: Tensor = Total.apply(centred.square().sum(over)) / count
-        assert self.num_batches_tracked is not None and self.momentum is not None  # as a ResNet has them
+        variance: Tensor = AllReduceSum.apply(centred.square().sum(axes)) / count
+        assert self.num_batches_tracked is not None and self.momentum is not None  # as torchvision's models have them
         assert self.running_mean is not None and self.running_var is not None
         with torch.no_grad():
             self.num_batches_tracked += 1
@@ -62,20 +62,19 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         return centred * scale[:, None, None] + self.bias[:, None, None]
 
 
-def shared(model: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """`model`, on the accelerator's device, for training in all its processes: batch norms and gradients are theirs.
+def data_parallel(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """`model` for training in all processes of `accelerator`: batch norms see whole batches, gradients are averaged.
 
-    Its parameters are those of `model` itself, whose batch norms are replaced in place where there are several. (On
-    several GPUs, torch's batch norm over all of them waits for the host in each layer.)
+    The parameters are those of `model` itself, whose batch norms are replaced in place where there are several
+    processes. (On several GPUs, torch's batch norm over all of them waits for the host in each layer.)
     """
-    model.to(accelerator.device).to(memory_format=torch.channels_last)
     if accelerator.num_processes == 1:
         return model
     if accelerator.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     else:
-        for each in model.modules():
-            if type(each) is nn.BatchNorm2d:
-                each.__class__ = SyncedBatchNorm
+        for layer in model.modules():
+            if type(layer) is nn.BatchNorm2d:
+                layer.__class__ = SyncedBatchNorm
     prepared: nn.Module = accelerator.prepare_model(model)
     return prepared

@@ -1,6 +1,5 @@
-"""Downloads the official zip: resumed where a connection broke, used only when size and md5 are right."""
+"""Downloads the official zip: goes on where a connection broke, and uses the file only if size and md5 are right."""
 
-import fcntl
 import hashlib
 import http.client
 import os
@@ -15,6 +14,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from tinyclf.errors import TinyclfError
+from tinyclf.files import locked
 
 # Address, size and md5 of the official archive, from the data set's authors at Stanford (CS231n).
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -25,15 +25,15 @@ CHUNK = 1 << 18  # bytes read at a time
 
 
 class _Broken(Exception):
-    """The connection failed or broke; going on may help."""
+    """The connection failed or broke; another try may help."""
 
 
 class _Absent(_Broken):
-    """The server answers that it will not give the file; trying again does not help."""
+    """The server does not give the file; another try does not help."""
 
 
 class _Wrong(Exception):
-    """The server has another file; what came of it is of no use."""
+    """The server has another file; what was downloaded of it is of no use."""
 
 
 def download(
@@ -48,10 +48,10 @@ def download(
 ) -> Path:
     """Fetches `url` into `folder` and returns the file's path; does nothing where that file is already there.
 
-    What has come lies in `<name>.part` until it is whole, so the next try, or the next call, goes on from there. After
-    a try that brings nothing it waits `pause` seconds, then twice as long and so on; `timeout` seconds of silence break
-    a connection. Raises TinyclfError when nothing comes in `tries` tries in a row, or when a wrong file comes; a wrong
-    file is removed, so that the next call starts afresh.
+    `<name>.part` holds what was downloaded until the file is whole, and the next try, or the next call, goes on from
+    there. After a try without a byte it waits `pause` seconds, then twice as long and so on; `timeout` seconds of
+    silence end a connection. Raises TinyclfError after `tries` tries in a row without a byte, and for a wrong file,
+    which is removed, so that the next call starts from the beginning.
     """
     target = Path(folder) / url.rpartition("/")[2]
     part = target.with_name(f"{target.name}.part")
@@ -59,15 +59,12 @@ def download(
     if target.exists():
         return target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with locked(target.with_name(f"{target.name}.lock"), f"Another process is downloading {target}: wait for it"):
             if not target.exists():  # else another process finished just now
-                _fetch(file, url, size, tries, pause, timeout)
+                with part.open("ab") as file:
+                    _fetch(file, url, size, tries, pause, timeout)
                 _verify(part, size, md5)
                 os.replace(part, target)
-    except BlockingIOError as error:
-        raise TinyclfError(f"Another process is downloading {target}. Wait for it, then start again.") from error
     except _Broken as error:
         raise TinyclfError(f"{url} cannot be fetched: {error}. Start again to go on. {by_hand}") from error
     except _Wrong as error:
@@ -86,7 +83,7 @@ def _fetch(file: BinaryIO, url: str, size: int, tries: int, pause: float, timeou
     """Appends to `file` until it has `size` bytes. Raises _Broken or _Wrong."""
     if file.tell() > size:
         file.seek(0)
-        file.truncate()  # it is no beginning of the right file
+        file.truncate()  # it is not the beginning of the right file
     if not sys.stderr.isatty():
         print(f"downloading {url} ({size:,} bytes)", file=sys.stderr, flush=True)
     failures = 0
@@ -111,30 +108,35 @@ def _chunks(url: str, start: int, size: int, timeout: float) -> Iterator[bytes]:
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
-            at = start if response.status == 206 else 0  # a server that ignores Range begins at 0 again
+            position = start if response.status == 206 else 0  # a server that ignores Range begins at 0 again
             announced = response.headers.get("Content-Length")
-            if announced is not None and at + int(announced) != size:
-                raise _Wrong(f"it has {at + int(announced):,} bytes instead of {size:,}")
+            if announced is not None and position + int(announced) != size:
+                raise _Wrong(f"it has {position + int(announced):,} bytes instead of {size:,}")
             while chunk := response.read(CHUNK):
-                fresh = chunk[max(start - at, 0) :]
-                at += len(chunk)
-                if at > size:
+                fresh = chunk[max(start - position, 0) :]
+                position += len(chunk)
+                if position > size:
                     raise _Wrong(f"it has more than {size:,} bytes")
                 if fresh:
                     yield fresh
-            if at < size:
-                raise _Broken(f"it ended after {at:,} of {size:,} bytes")
+            if position < size:
+                raise _Broken(f"it ended after {position:,} of {size:,} bytes")
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # range not satisfiable
-            raise _Wrong(f"it ends before byte {start:,} of {size:,}") from error
-        later = error.code >= 500 or error.code in (408, 429)  # the server is busy or ill
-        raise (_Broken if later else _Absent)(f"HTTP status {error.code}, {error.reason}") from error
+        raise _refusal(error, start, size) from error
     except (OSError, http.client.HTTPException) as error:
         raise _Broken(getattr(error, "reason", None) or error) from error
 
 
+def _refusal(error: urllib.error.HTTPError, start: int, size: int) -> Exception:
+    """What the status of an HTTP answer means for a request from byte `start` on."""
+    if error.code == 416:  # range not satisfiable
+        return _Wrong(f"it ends before byte {start:,} of {size:,}")
+    passing = error.code >= 500 or error.code in (408, 429)  # an overloaded or broken server
+    return (_Broken if passing else _Absent)(f"HTTP status {error.code}, {error.reason}")
+
+
 def _verify(part: Path, size: int, md5: str) -> None:
     with part.open("rb") as file:
-        found = hashlib.file_digest(file, "md5").hexdigest()
-    if found != md5:
-        raise _Wrong(f"{size:,} bytes came as they should, but with md5 {found} instead of {md5}")
+        actual = hashlib.file_digest(file, "md5").hexdigest()
+    if actual != md5:
+        raise _Wrong(f"it has {size:,} bytes as it should, but md5 {actual} instead of {md5}")

@@ -1,15 +1,19 @@
-"""What a run ran on: versions, commit and hardware, as plain values for its record."""
+"""The environment of a run: versions, commit and hardware, as plain values for its record."""
+
+from __future__ import annotations
 
 import os
 import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from tinyclf import __version__
 from tinyclf.paths import PROJECT
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "pillow")
 
@@ -17,8 +21,10 @@ PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "pillow")
 def describe(device: torch.device, processes: int = 1) -> dict[str, dict[str, object] | str | None]:
     """Versions of what decides the numbers, the commit of this repository, and the hardware behind `device`.
 
-    processes: how many train on this machine, sharing the threads of this process if they are yet to be started.
+    processes: how many train on this machine; the threads are those of this process.
     """
+    import torch  # here, because it takes seconds, and `commit` does without
+
     return {
         "commit": commit(),
         "versions": {
@@ -39,11 +45,11 @@ def describe(device: torch.device, processes: int = 1) -> dict[str, dict[str, ob
 
 
 def commit(*folders: str) -> str | None:
-    """The commit this code is at, `-dirty` where files of it were changed since; None outside a git checkout of it.
+    """The commit of this code, with `-dirty` where its files were changed since; None outside a git checkout.
 
-    folders: those whose files count; by default the ones that decide a run's numbers.
+    folders: whose files count; by default those that decide a run's numbers.
     """
-    if PROJECT is None or not (PROJECT / ".git").exists():  # git would look further up, and find another project's
+    if PROJECT is None or not (PROJECT / ".git").exists():  # git would look further up, in another project's
         return None
     git = ["git", "-C", str(PROJECT)]
     try:
@@ -67,7 +73,7 @@ def cpu_flags() -> set[str]:
 def cpu_info(key: str) -> str:
     """The first line of Linux's description of the processor that starts with `key`; empty where there is none."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return ""
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")

@@ -1,4 +1,4 @@
-"""The one exception that this package raises on purpose."""
+"""The exception that this package raises on purpose."""
 
 
 class TinyclfError(Exception):

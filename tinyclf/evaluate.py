@@ -1,4 +1,4 @@
-"""What a model is worth on a split, from one pass over it: accuracy, loss, calibration and confusions."""
+"""The metrics of a model on a split, from one pass over it: accuracy, loss, calibration and confusions."""
 
 from functools import cached_property
 
@@ -12,9 +12,10 @@ from torchmetrics.functional.classification import (
     multiclass_stat_scores,
 )
 
-from tinyclf.loader import NOTHING, Batches
 from tinyclf.errors import TinyclfError
-from tinyclf.precision import precisely, refuse_non_finite
+from tinyclf.guards import refuse_non_finite
+from tinyclf.loader import NOTHING, ImageLoader
+from tinyclf.precision import autocast
 from tinyclf.progress import progress
 
 BINS = 15  # of confidence, in the calibration error: as usual since Guo et al. 2017, arXiv:1706.04599
@@ -37,16 +38,16 @@ class Evaluation:
 
     @property
     def top1(self) -> float:
-        """The share of images whose likeliest class is the right one."""
+        """The share of images whose most probable class is the right one."""
         return self._accuracy(1)
 
     @property
     def top5(self) -> float:
-        """The share of images whose right class is among the five likeliest."""
+        """The share of images whose right class is among the five most probable."""
         return self._accuracy(min(5, self.classes))
 
-    def _accuracy(self, among: int) -> float:
-        scores = multiclass_stat_scores(self.logits, self.labels, self.classes, "micro", among, validate_args=False)
+    def _accuracy(self, top_k: int) -> float:
+        scores = multiclass_stat_scores(self.logits, self.labels, self.classes, "micro", top_k, validate_args=False)
         right, *_, images = scores.tolist()  # counts, as torchmetrics' own ratio would be rounded to 7 digits
         return float(right / images)
 
@@ -56,37 +57,37 @@ class Evaluation:
         return multiclass_calibration_error(self.logits.softmax(1), self.labels, self.classes, BINS).item()
 
     @cached_property
-    def likeliest(self) -> tuple[Tensor, Tensor]:
-        """Of each image the probability of its likeliest class, float32 (N,), and that class, int64 (N,)."""
-        confidence, found = self.logits.softmax(1).max(1)
-        return confidence, found
+    def predictions(self) -> tuple[Tensor, Tensor]:
+        """Of each image the probability of its most probable class, float32 (N,), and that class, int64 (N,)."""
+        confidence, predicted = self.logits.softmax(1).max(1)
+        return confidence, predicted
 
     @property
     def reliability(self) -> list[tuple[float, float, int, float, float]]:
         """Of each of BINS bins of confidence that holds images: lower and upper end, images, confidence, accuracy.
 
-        The last two are means over the images. What the calibration error sums up.
+        The last two are means over the images. The calibration error is made of these.
         """
-        confidence, right = self.likeliest[0].double(), (self.likeliest[1] == self.labels).double()
-        places = (confidence * BINS).long().clamp(max=BINS - 1)
+        confidence, right = self.predictions[0].double(), (self.predictions[1] == self.labels).double()
+        bins = (confidence * BINS).long().clamp(max=BINS - 1)
         rows = []
-        for place in places.unique().tolist():
-            inside = places == place
+        for number in bins.unique().tolist():
+            inside = bins == number
             means = confidence[inside].mean().item(), right[inside].mean().item()
-            rows.append((place / BINS, (place + 1) / BINS, int(inside.sum()), *means))
+            rows.append((number / BINS, (number + 1) / BINS, int(inside.sum()), *means))
         return rows
 
     def mistakes(self, count: int) -> list[tuple[int, int, int, float]]:
-        """The `count` most confident mistakes: position of the image, its label, what it was taken for, confidence."""
-        confidence, found = self.likeliest
-        wrong = (found != self.labels).nonzero()[:, 0]
+        """The `count` most confident mistakes: position of the image, its label, the predicted class, confidence."""
+        confidence, predicted = self.predictions
+        wrong = (predicted != self.labels).nonzero()[:, 0]
         worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:count]
-        columns = (worst, self.labels[worst], found[worst], confidence[worst])
+        columns = (worst, self.labels[worst], predicted[worst], confidence[worst])
         return list(zip(*(column.tolist() for column in columns), strict=True))
 
     @cached_property
     def confusion(self) -> Tensor:
-        """How many images of each class were taken for which: int64 (classes, classes), the true ones in rows."""
+        """How many images of each class were predicted as which: int64 (classes, classes), the true ones in rows."""
         return multiclass_confusion_matrix(self.logits, self.labels, self.classes, validate_args=False)
 
     @property
@@ -102,43 +103,45 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    batches: Batches,
+    loader: ImageLoader,
     epoch: int = 0,
     *,
     precision: str = "fp32",
-    mirrored: bool = False,
+    flip_tta: bool = False,
     accelerator: Accelerator | None = None,
 ) -> Evaluation:
-    """One pass of `model` over all images of `batches`, each counted once however many processes share them.
+    """One pass of `model` over all images of `loader`, each counted once however many processes share them.
 
-    mirrored: take the mean of the logits of each image and of its mirror image.
+    flip_tta: take the mean of the logits of each image and of its mirror image (test-time augmentation).
     epoch: the one that the model was trained for, to be named in the TinyclfError raised if the loss is not finite.
     """
     name = f"epoch {epoch} validation"
-    logits = logits_of(model, batches, name, precision, mirrored=mirrored)
-    if accelerator is not None and batches.parts > 1:
+    logits = predict_logits(model, loader, name, precision, flip_tta=flip_tta)
+    if accelerator is not None and loader.parts > 1:
         logits = accelerator.reduce(logits)  # zeros wherever another process counts, so that the sum is exact
-    evaluation = Evaluation(logits, batches.labels)
-    refuse_non_finite(evaluation.losses, name, len(batches), batches.batch_size)
+    evaluation = Evaluation(logits, loader.labels)
+    refuse_non_finite(evaluation.losses, name, len(loader), loader.batch_size)
     return evaluation
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, batches: Batches, name: str, precision: str, *, mirrored: bool = False) -> Tensor:
-    """The logits of all images, float32 (N, classes), on their device; zeros for another process's part of them.
+def predict_logits(
+    model: nn.Module, loader: ImageLoader, name: str, precision: str, *, flip_tta: bool = False
+) -> Tensor:
+    """The logits of all images, float32 (N, classes), on their device; zeros for the part of another process.
 
-    name: what a progress bar calls it. Raises TinyclfError for batches that are shuffled or augmented.
+    name: what a progress bar calls it. Raises TinyclfError for a loader that shuffles or augments.
     """
-    if batches.shuffle or batches.augmentation != NOTHING:
+    if loader.shuffle or loader.augmentation != NOTHING:
         raise TinyclfError("evaluation takes images in their order and as they are, not shuffled nor augmented")
     model.eval().to(memory_format=torch.channels_last)
-    logits, places = torch.empty(0), batches.places()
-    for batch in progress(batches.epoch(), name, len(batches)):
-        with precisely(precision, batches.device):
-            found = model(batch.images).float()
-            if mirrored:
-                found = (found + model(batch.images.flip(3)).float()) / 2
-        if not len(logits):  # in one tensor from the first batch on: see `training.train_epoch`
-            logits = torch.zeros((len(batches.labels), found.shape[1]), device=batches.device)
-        logits[next(places)] = found
-    return logits
+    all_logits, indices = torch.empty(0), loader.indices()
+    for batch in progress(loader.epoch(), name, len(loader)):
+        with autocast(precision, loader.device):
+            logits = model(batch.images).float()
+            if flip_tta:
+                logits = (logits + model(batch.images.flip(3)).float()) / 2
+        if not len(all_logits):  # in one tensor from the first batch on: see `loop.train_epoch`
+            all_logits = torch.zeros((len(loader.labels), logits.shape[1]), device=loader.device)
+        all_logits[next(indices)] = logits
+    return all_logits

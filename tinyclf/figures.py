@@ -11,8 +11,8 @@ from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tinyclf.record import Record, read_table
 from tinyclf.accuracy import percent, published_row, shown
+from tinyclf.record import Record, read_table
 
 Described = tuple[Figure, str, pd.DataFrame]  # what `show` takes: a figure, the same in words, the numbers in it
 

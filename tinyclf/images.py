@@ -5,12 +5,12 @@ import numpy as np
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
-from tinyclf.tiny_imagenet import TinyImageNet
+from tinyclf.accuracy import percent
+from tinyclf.cache import Packed
 from tinyclf.figures import first_word, styled
 from tinyclf.html import gallery
-from tinyclf.cache import Packed
 from tinyclf.record import Record, read_table
-from tinyclf.accuracy import percent
+from tinyclf.tiny_imagenet import TinyImageNet
 
 
 def samples(split: TinyImageNet, count: int = 12) -> HTML:

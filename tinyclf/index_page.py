@@ -7,15 +7,15 @@ import pandas as pd
 from IPython.display import HTML
 from markupsafe import Markup
 
-from tinyclf.commands import command
+from tinyclf.accuracy import PRETRAINED, READING_ERROR, SCRATCH, Row, accuracy_rows, by_experiment, duration, seconds_of
 from tinyclf.catalog import is_ablation
+from tinyclf.commands import command
 from tinyclf.figures import svg, thumbnail
 from tinyclf.html import join, link, picture, table, two_lines
 from tinyclf.names import family
 from tinyclf.paths import reports_dir
 from tinyclf.record import Record, read_records
 from tinyclf.run_page import run_link
-from tinyclf.accuracy import PRETRAINED, READING_ERROR, SCRATCH, Row, accuracy_rows, by_experiment, duration, seconds_of
 
 
 def glance(dataset: str) -> dict[str, HTML]:

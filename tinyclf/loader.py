@@ -1,4 +1,4 @@
-"""From uint8 images, on disk or resident on a GPU, to batches on a device. There are no workers."""
+"""The loader: batches on a device from uint8 images, which are read from disk or stay on a GPU. It has no workers."""
 
 import mmap
 import os
@@ -8,15 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from tinyclf.augment import ORDER, Augmentation, Draws, mix, random
+from tinyclf.augment import ORDER, Augmentation, SampleParams, mix, random
 from tinyclf.errors import TinyclfError
-from tinyclf.cache import Packed
+from tinyclf.registry import NORMALIZATIONS
 from tinyclf.resize import resize
-from tinyclf.settings import NORMALIZATIONS, Settings
 
 NOTHING = Augmentation()
 
@@ -26,17 +24,18 @@ class Batch(NamedTuple):
 
     images: Tensor  # float32 (B, 3, H, W), channels last in memory; 0..1, or normalised
     labels: Tensor  # int64 (B,)
-    targets: Tensor  # what the loss compares with: the labels, or where images are mixed, probabilities (B, classes)
+    targets: Tensor  # of the loss: the labels, or where images are mixed, probabilities (B, classes)
 
 
-class Batches:
+class ImageLoader:
     """Batches of one split, on `device`. The last one is short when `batch_size` does not divide N.
 
-    images: uint8 (N, H, W, 3), an array or a memory map. For a CPU it is read batch by batch; on any other device it
-    resides as it is. labels: int64 (N,). With `shuffle`, every epoch has an order of its own; `augmentation` draws for
-    every image of every epoch. input_size: side of the images given out, by default as they are; others are resized.
+    images: uint8 (N, H, W, 3), an array or a memory map. For a CPU it is read batch by batch; any other device gets
+    all of it once, as uint8. labels: int64 (N,).
+    shuffle: give every epoch an order of its own. augmentation: is sampled for every image of every epoch.
+    input_size: width and height of the images in batches, or a function from the epoch to it; 0: that of `images`.
     normalization: a name of NORMALIZATIONS: mean to subtract, deviation to divide by.
-    classes: how many there are, by default as many as the labels tell.
+    classes: how many there are; 0: the largest label and one.
     part, parts: of several processes, each takes one contiguous part of every batch, which may be empty in the last.
     """
 
@@ -49,7 +48,7 @@ class Batches:
         *,
         shuffle: bool = False,
         augmentation: Augmentation = NOTHING,
-        input_size: int = 0,
+        input_size: int | Callable[[int], int] = 0,
         normalization: str = "none",
         seed: int = 0,
         classes: int = 0,
@@ -61,7 +60,7 @@ class Batches:
         self.input_size = input_size or images.shape[1]
         self.classes = classes or int(labels.max()) + 1
         self.labels = torch.from_numpy(np.array(labels, dtype=np.int64)).to(self.device)
-        self.images = read_rows(images) if self.device.type == "cpu" else resident(images, self.device).__getitem__
+        self.images = row_reader(images) if self.device.type == "cpu" else copy_to(self.device, images).__getitem__
         # As tensors of the device: a GPU divides by a number of the host's by multiplying with its reciprocal, and
         # would round in another way than a CPU.
         self.white = torch.tensor(255.0, device=self.device)
@@ -74,33 +73,38 @@ class Batches:
         return -(-len(self.labels) // self.batch_size)
 
     def epoch(self, epoch: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch; the same number gives the same batches, whatever was drawn before.
+        """The batches of one epoch; the same number gives the same batches, whatever was loaded before.
 
-        All that is drawn goes to the device at the start, so that no step waits for the host.
+        All random numbers go to the device at the start, so that no step waits for the host.
         """
-        count = len(self.labels)
-        order = random(self.seed, epoch, ORDER).permutation(count) if self.shuffle else np.arange(count)
-        rows = torch.from_numpy(order).to(self.device)
-        draws = self.augmentation.draw(self.seed, epoch, count, self.batch_size, self.input_size).on(self.device)
-        for places in self.places():
-            images, labels = self.pixels(rows, draws, places), self.labels[rows[places]]
-            targets = labels
-            if draws.partner is not None:
-                partners = draws.partner[places]
-                images, share = mix(images, self.pixels(rows, draws, partners), draws, places)
-                own, other = (one_hot(each, self.classes) for each in (labels, self.labels[rows[partners]]))
-                targets = own * share[:, None] + other * (1 - share)[:, None]
-            yield Batch(images, labels, targets)
+        count, size = len(self.labels), self.input_size(epoch) if callable(self.input_size) else self.input_size
+        rows = random(self.seed, epoch, ORDER).permutation(count) if self.shuffle else np.arange(count)
+        order = torch.from_numpy(rows).to(self.device)
+        params = self.augmentation.sample_params(self.seed, epoch, count, self.batch_size, size).to(self.device)
+        for indices in self.indices():
+            yield self._batch(order, params, indices, size)
 
-    def places(self) -> Iterator[Tensor]:
-        """For every batch, the places in the epoch's order that this process takes: int64, on the device."""
-        everything = torch.arange(len(self.labels), device=self.device)
-        for batch in everything.split(self.batch_size):
+    def indices(self) -> Iterator[Tensor]:
+        """For every batch, the part of this process as indices of the epoch's order: int64, on the device."""
+        for batch in torch.arange(len(self.labels), device=self.device).split(self.batch_size):
             yield batch.tensor_split(self.parts)[self.part]
 
-    def pixels(self, rows: Tensor, draws: Draws, places: Tensor) -> Tensor:
-        """The images at `places`, moved as drawn, resized, scaled to 0..1 and normalised: float32 (B, 3, H, W)."""
-        images = resize(self.augmentation.move(self.images(rows[places]), draws, places), self.input_size)
+    def _batch(self, order: Tensor, params: SampleParams, indices: Tensor, size: int) -> Batch:
+        images, labels = self._augmented(order, params, indices, size), self.labels[order[indices]]
+        if params.partner is None:
+            return Batch(self._normalized(images), labels, labels)
+        partners = params.partner[indices]
+        others = self._augmented(order, params, partners, size)
+        mixed, share = mix(self._normalized(images), self._normalized(others), params, indices)
+        own, other = (one_hot(targets, self.classes) for targets in (labels, self.labels[order[partners]]))
+        return Batch(mixed, labels, own * share[:, None] + other * (1 - share)[:, None])
+
+    def _augmented(self, order: Tensor, params: SampleParams, indices: Tensor, size: int) -> Tensor:
+        """The images at `indices` of the epoch, cropped, mirrored and resized: uint8 (B, size, size, 3)."""
+        return resize(self.augmentation.crop_and_flip(self.images(order[indices]), params, indices), size)
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        """uint8 images (B, H, W, 3) as float32 (B, 3, H, W), scaled to 0..1 and normalised."""
         # NHWC in memory is already what torch calls channels last
         scaled = images.permute(0, 3, 1, 2).to(torch.float32).div_(self.white)
         if self.statistics:
@@ -109,65 +113,32 @@ class Batches:
         return scaled
 
 
-def train_batches(data: Packed, settings: Settings, process: PartialState) -> Batches:
-    """The training batches of a run for `process`, its part of each of them."""
-    return Batches(
-        data.train.images,
-        data.train.labels,
-        settings.batch_size,
-        process.device,
-        shuffle=True,
-        augmentation=Augmentation.of(settings),
-        input_size=settings.input_size,
-        normalization=settings.normalization,
-        seed=settings.seed,
-        classes=len(data.classes),
-        part=process.process_index,
-        parts=process.num_processes,
-    )
+def row_reader(images: np.ndarray) -> Callable[[Tensor], Tensor]:
+    """A function from row numbers, int64 (B,), to those rows of `images`, a tensor on the CPU.
 
-
-def val_batches(data: Packed, settings: Settings, process: PartialState, *, alone: bool = False) -> Batches:
-    """The validation batches of a run for `process`: its part of each of them, or all where it works `alone`."""
-    return Batches(
-        data.val.images,
-        data.val.labels,
-        settings.batch_size,
-        process.device,
-        input_size=settings.input_size,
-        normalization=settings.normalization,
-        classes=len(data.classes),
-        part=0 if alone else process.process_index,
-        parts=1 if alone else process.num_processes,
-    )
-
-
-def read_rows(images: np.ndarray) -> Callable[[Tensor], Tensor]:
-    """What gives the rows of `images` at places, int64 (B,), as a tensor on the CPU.
-
-    Those of a memory map are read from its file: within training, when nothing of it is left in the processor's caches,
-    the page faults of the map took 14 ms a batch of 100 where reading takes 2, and its pages count as memory taken.
+    Rows of a memory map are read from its file: while a model trains, and nothing of the map is in the processor's
+    caches, its page faults took 14 ms a batch of 100 where reading takes 2, and its pages count as memory used.
     """
     if not isinstance(images.base, mmap.mmap):  # a plain array, or a part of a map
-        return lambda places: torch.from_numpy(images[places.numpy()])
+        return lambda rows: torch.from_numpy(images[rows.numpy()])
     file, size = os.open(images.filename, os.O_RDONLY), images[0].nbytes
 
-    def read(places: Tensor) -> Tensor:
-        rows = np.empty((len(places), *images.shape[1:]), images.dtype)
-        for row, place in zip(rows.reshape(len(rows), size), places.tolist(), strict=True):
-            if os.preadv(file, [row], images.offset + place * size) != size:
+    def read(rows: Tensor) -> Tensor:
+        batch = np.empty((len(rows), *images.shape[1:]), images.dtype)
+        for image, row in zip(batch.reshape(len(rows), size), rows.tolist(), strict=True):
+            if os.preadv(file, [image], images.offset + row * size) != size:
                 raise TinyclfError(
                     f"{images.filename} was cut short while it was read: delete its folder, to pack again"
                 )
-        return torch.from_numpy(rows)
+        return torch.from_numpy(batch)
 
     weakref.finalize(read, os.close, file)
     return read
 
 
-def resident(images: np.ndarray, device: torch.device, step: int = 5000) -> Tensor:
-    """`images` as they are, uint8, on `device`; copied in steps, so that the host holds no copy of them all."""
-    there = torch.empty(images.shape, dtype=torch.uint8, device=device)
+def copy_to(device: torch.device, images: np.ndarray, step: int = 5000) -> Tensor:
+    """`images`, uint8, on `device`; copied in steps, so that the host holds no copy of all of them."""
+    copied = torch.empty(images.shape, dtype=torch.uint8, device=device)
     for start in range(0, len(images), step):
-        there[start : start + step] = torch.from_numpy(np.array(images[start : start + step])).to(device)
-    return there
+        copied[start : start + step] = torch.from_numpy(np.array(images[start : start + step])).to(device)
+    return copied

@@ -1,159 +1,205 @@
-"""The train loop: the published recipe, on one device or several, resumable after every epoch."""
+"""The train loop: any model, loss, optimizer and scheduler, on one device or several, resumable after every epoch."""
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from tinyclf import checkpoint
-from tinyclf.loader import Batches
-from tinyclf.distributed import accelerate, shared
+from tinyclf.checkpoint import TrainingState
+from tinyclf.distributed import accelerate, data_parallel
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluate import evaluate
-from tinyclf.guards import enough_memory, keep_memory
-from tinyclf.precision import precisely, refuse_non_finite
-from tinyclf.optim import Average, learning_rate, set_rate, sgd
+from tinyclf.guards import enough_memory, keep_memory, refuse_non_finite
+from tinyclf.loader import ImageLoader
+from tinyclf.precision import autocast
 from tinyclf.progress import progress
-from tinyclf.settings import Settings
+from tinyclf.small_map_conv import use_small_map_conv
 
 Epoch = dict[str, float]  # one row of a history, see `fit`
+Loss = Callable[[Tensor, Tensor], Tensor]  # of logits (B, classes) and labels (B,) or probabilities (B, classes)
 
 
 def fit(
-    model: nn.Module,
-    train: Batches,
-    val: Batches,
-    settings: Settings,
+    state: TrainingState,
+    criterion: Loss,
+    train: ImageLoader,
+    val: ImageLoader,
     *,
+    epochs: int,
+    scheduler_interval: str = "epoch",
+    precision: str = "fp32",
     save_to: Path | None = None,
     about: dict[str, Any] | None = None,
     report: Callable[[str], None] = print,
 ) -> list[Epoch]:
-    """Train all of `model` in place with cross-entropy and SGD, evaluating on `val` after each epoch.
+    """Train the model of `state` in place, and evaluate it on `val` after each epoch.
 
-    Returns one row an epoch: epoch (from 1), learning_rate (in its middle), train_loss, train_accuracy, val_loss,
-    val_accuracy, seconds (training and evaluation), images_per_second (training alone). Losses are in nats and, like
-    accuracies (0..1), means over images. The train figures are taken while the epoch trains, so its model changes
-    meanwhile, and on its images as they were mixed and with labels as they were smoothed. With `settings.ema_decay`, the
-    average of the weights is what is evaluated after each epoch, and what `model` holds in the end.
+    Returns one row an epoch: epoch (from 1), learning_rate (the highest of the parameter groups, in the middle of the
+    epoch), train_loss, train_accuracy, val_loss, val_accuracy, seconds (training and evaluation), images_per_second
+    (training alone). Losses and accuracies (0..1) are means over images; the validation loss is cross-entropy in nats.
+    The train figures are taken while the epoch trains, on its images as they were augmented. With `state.ema`, the
+    average of the weights is evaluated.
 
-    train, val: on the model's device. Where `accelerate launch` or `torchrun` started several processes, each is given
-    its own part of every batch (see `Batches`), and the result is that of one process but for rounding.
+    criterion: gives the mean over a batch. scheduler_interval: `epoch` or `step`, when the scheduler steps.
+    train, val: on the device of this process. Where `torchrun` started several processes, each gets its own part of
+    every batch (see `ImageLoader`), and the result is that of one process but for rounding.
     save_to: a checkpoint file, written before the first epoch and after every one. Where it exists, training continues
-    from it, so that a model whose first epoch was interrupted starts as it did.
-    about: what else the checkpoint shall say of the run; the history is added to it.
+    from it. about: what else the checkpoint shall say of the run; the history is added to it.
     report: called with a line for each epoch.
     Raises TinyclfError when the loss is not finite, naming epoch, step and learning rate, and when memory runs out.
     """
     accelerator = accelerate()
-    if accelerator.device.type == "cpu":
-        keep_memory()
-    parallel, optimizer = shared(model, accelerator), sgd(model, settings)
-    average = Average(model, settings.ema_decay) if settings.ema_decay else None
-    history: list[Epoch] = []
-    about, first = about or {}, accelerator.is_main_process
-    report = report if first else silent
-    saved = checkpoint.newest(save_to, report) if save_to else None
-    accelerator.wait_for_everyone()  # all have looked
-    if save_to and saved:
-        history = saved.about["history"]
-        checkpoint.restore(saved, model, optimizer, average)
-        if first and saved.path != save_to:
-            save_to.unlink(missing_ok=True)  # damaged, and not to be kept in place of the good one before it
-    elif save_to and first:
-        checkpoint.save(save_to, model, optimizer, about | {"history": []}, average)
-    refuse_other_starts(accelerator, len(history))
-    if save_to and history:
-        what = "continuing after" if len(history) < settings.epochs else "nothing to train: this run reached"
-        report(f"{what} epoch {len(history)} of {settings.epochs}, as {save_to.name} holds it")
-    for epoch in range(len(history) + 1, settings.epochs + 1):
+    model = prepare(state, accelerator)
+    report = report if accelerator.is_main_process else silent
+    history = resume(state, save_to, about or {}, accelerator, report)
+    if history:
+        what = "continuing after" if len(history) < epochs else "nothing to train: this run reached"
+        report(f"{what} epoch {len(history)} of {epochs}, as {save_to and save_to.name} holds it")
+    for epoch in range(len(history) + 1, epochs + 1):
         started = time.perf_counter()
-        train.input_size = settings.size_in(epoch)
-        with enough_memory(settings.batch_size):
-            train_loss, train_accuracy = train_epoch(parallel, train, optimizer, epoch, settings, average, accelerator)
+        with enough_memory(train.batch_size):
+            metrics = train_epoch(model, state, criterion, train, epoch, scheduler_interval, precision, accelerator)
             trained = time.perf_counter()
-            with average.in_model() if average else nullcontext():
-                result = evaluate(model, val, epoch, precision=settings.precision, accelerator=accelerator)
-        row = {
-            "epoch": epoch,
-            "learning_rate": learning_rate(settings, epoch - 0.5),
-            "train_loss": train_loss,
-            "train_accuracy": train_accuracy,
-            "val_loss": result.loss,
-            "val_accuracy": result.top1,
-            "seconds": time.perf_counter() - started,
-            "images_per_second": len(train.labels) / (trained - started),
-        }
-        history.append(row)
-        if save_to and first:
-            checkpoint.save(save_to, model, optimizer, about | {"history": history}, average)
-        report(
-            f"epoch {epoch:2d}/{settings.epochs}  lr {row['learning_rate']:.0e}  "
-            f"train {train_loss:.3f} {train_accuracy:.1%}  val {result.loss:.3f} {result.top1:.1%}  "
-            f"{row['seconds']:.0f} s  {row['images_per_second']:.0f} images/s"
+            evaluation = evaluate(state.trained_model, val, epoch, precision=precision, accelerator=accelerator)
+        if state.scheduler and scheduler_interval == "epoch":
+            plateau = isinstance(state.scheduler, ReduceLROnPlateau)
+            state.scheduler.step(*[evaluation.loss] * plateau)
+        history.append(
+            {"epoch": epoch}
+            | metrics
+            | {
+                "val_loss": evaluation.loss,
+                "val_accuracy": evaluation.top1,
+                "seconds": time.perf_counter() - started,
+                "images_per_second": len(train.labels) / (trained - started),
+            }
         )
-    if average:
-        average.put_into_model()
+        if save_to and accelerator.is_main_process:
+            checkpoint.save(save_to, state, (about or {}) | {"history": history})
+        report(line(history[-1], epochs))
     return history
 
 
-def refuse_other_starts(accelerator: Accelerator, epochs: int) -> None:
-    """Raise TinyclfError unless all processes found so many epochs in the checkpoint."""
+def prepare(state: TrainingState, accelerator: Accelerator) -> nn.Module:
+    """Bring the models of `state` to the device, in the layout that is quickest there; returns what to call in a step.
+
+    On a CPU, convolutions of the smallest maps become those of small_map_conv.py: the same results but for rounding.
+    """
+    for model in filter(None, (state.model, state.ema and state.ema.module)):
+        model.to(accelerator.device).to(memory_format=torch.channels_last)
+        if accelerator.device.type == "cpu":
+            use_small_map_conv(model)
+    if accelerator.device.type == "cpu":
+        keep_memory()
+    return data_parallel(state.model, accelerator)
+
+
+def resume(
+    state: TrainingState,
+    save_to: Path | None,
+    about: dict[str, Any],
+    accelerator: Accelerator,
+    report: Callable[[str], None],
+) -> list[Epoch]:
+    """Load the checkpoint at `save_to` into `state`, or save the first one; returns the history so far.
+
+    Raises TinyclfError where several processes do not see the same checkpoint.
+    """
+    saved = checkpoint.newest(save_to, report) if save_to else None
+    accelerator.wait_for_everyone()  # all have looked
+    history: list[Epoch] = saved.about["history"] if saved else []
+    if save_to and saved:
+        checkpoint.restore(saved, state)
+        if accelerator.is_main_process and saved.path != save_to:
+            save_to.unlink(missing_ok=True)  # damaged, and not to be kept in place of the good one before it
+    elif save_to and accelerator.is_main_process:
+        checkpoint.save(save_to, state, about | {"history": []})
     if accelerator.num_processes > 1:
-        found = accelerator.gather(torch.tensor([epochs], device=accelerator.device)).tolist()
-        if len(set(found)) > 1:
+        epochs = accelerator.gather(torch.tensor([len(history)], device=accelerator.device)).tolist()
+        if len(set(epochs)) > 1:
             raise TinyclfError(
-                f"the processes do not see the same checkpoint: epoch {found} of it; let them share the reports folder"
+                f"the processes do not see the same checkpoint: epoch {epochs} of it; let them share the reports folder"
             )
-
-
-def silent(line: str) -> None:
-    """Report nothing, as processes other than the first do."""
+    return history
 
 
 def train_epoch(
     model: nn.Module,
-    batches: Batches,
-    optimizer: torch.optim.Optimizer,
+    state: TrainingState,
+    criterion: Loss,
+    train: ImageLoader,
     epoch: int,
-    settings: Settings,
-    average: Average | None = None,
+    scheduler_interval: str = "epoch",
+    precision: str = "fp32",
     accelerator: Accelerator | None = None,
-) -> tuple[float, float]:
-    """One pass over `batches` with a step for each; returns the mean loss and the accuracy over its images.
+) -> Epoch:
+    """One pass over `train` with a step for each batch; returns learning_rate, train_loss and train_accuracy.
 
-    optimizer: as `sgd` made it; average: what takes in the model after each step.
+    model: what to call, the model of `state` itself or its data-parallel wrapper.
     """
     model.train()
-    device, size, count = batches.device, batches.batch_size, len(batches.labels)
+    torch.manual_seed(train.epoch_seed(epoch))  # for dropout, so that an epoch does not depend on those before it
+    device, count, name = train.device, len(train.labels), f"epoch {epoch} training"
     # Sums over each batch stay on the device, so that no step waits for the host; and in one tensor, as thousands of
     # small ones, kept between the large ones that come and go, leave the heap in pieces (2.5 MB a step, measured).
-    losses = torch.zeros(len(batches), dtype=torch.float64, device=device)
+    losses = torch.zeros(len(train), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     patience = 1 if device.type == "cpu" else 50  # steps between two looks at the loss, which wait for a GPU
-    name = f"epoch {epoch} training"
-    for step, batch in enumerate(progress(batches.epoch(epoch), name, len(batches))):
-        rate = learning_rate(settings, epoch - 1 + step / len(batches))
-        set_rate(optimizer, rate)
-        optimizer.zero_grad()
-        with precisely(settings.precision, device):
+    total_loss, middle_rate = summed(criterion), 0.0
+    for step, batch in enumerate(progress(train.epoch(epoch), name, len(train))):
+        rate = max(float(group["lr"]) for group in state.optimizer.param_groups)
+        middle_rate = rate if step == len(train) // 2 else middle_rate
+        state.optimizer.zero_grad()
+        with autocast(precision, device):
             logits = model(batch.images)
-            loss = cross_entropy(logits, batch.targets, reduction="sum", label_smoothing=settings.label_smoothing)
+            loss = total_loss(logits, batch.targets)
             # Gradients are averaged over processes: times their number that is the sum, of the mean over the batch.
-            (loss * (batches.parts / min(size, count - step * size))).backward()
-        optimizer.step()
-        if average:
-            average.update((epoch - 1) * len(batches) + step + 1)
+            (loss * (train.parts / min(train.batch_size, count - step * train.batch_size))).backward()
+        state.optimizer.step()
+        if state.scheduler and scheduler_interval == "step":
+            state.scheduler.step()
+        if state.ema:
+            state.ema.update_parameters(state.model)
         losses[step] = loss.detach()
         correct += (logits.detach().argmax(1) == batch.labels).sum()
-        if (step + 1) % patience == 0 or step + 1 == len(batches):
-            refuse_non_finite(losses[: step + 1], name, len(batches), rate=rate)
-    if accelerator is not None and batches.parts > 1:
+        if (step + 1) % patience == 0 or step + 1 == len(train):
+            refuse_non_finite(losses[: step + 1], name, len(train), rate=rate)
+    if accelerator is not None and train.parts > 1:
         losses, correct = accelerator.reduce(losses), accelerator.reduce(correct)
-    return losses.sum().item() / count, correct.item() / count
+    return {
+        "learning_rate": middle_rate,
+        "train_loss": losses.sum().item() / count,
+        "train_accuracy": correct.item() / count,
+    }
+
+
+def summed(criterion: Loss) -> Loss:
+    """`criterion`, a mean over images, as their sum: what makes the mean over an epoch and over processes exact.
+
+    Plain cross-entropy is asked for the sum itself, which rounds once less than a mean times a number.
+    """
+    if isinstance(criterion, nn.CrossEntropyLoss) and criterion.reduction == "mean" and criterion.weight is None:
+        return nn.CrossEntropyLoss(
+            ignore_index=criterion.ignore_index, reduction="sum", label_smoothing=criterion.label_smoothing
+        )
+    return lambda logits, targets: criterion(logits, targets) * len(targets)
+
+
+def line(row: Epoch, epochs: int) -> str:
+    """An epoch of a history as text."""
+    return (
+        f"epoch {row['epoch']:2d}/{epochs}  lr {row['learning_rate']:.0e}  "
+        f"train {row['train_loss']:.3f} {row['train_accuracy']:.1%}  "
+        f"val {row['val_loss']:.3f} {row['val_accuracy']:.1%}  "
+        f"{row['seconds']:.0f} s  {row['images_per_second']:.0f} images/s"
+    )
+
+
+def silent(line: str) -> None:
+    """Report nothing, as processes other than the first do."""

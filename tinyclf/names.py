@@ -1,30 +1,33 @@
-"""What runs are called: a name is that of a folder, and the seed of a run other than its experiment's own ends it."""
+"""The names of runs: a run's name is that of its folder, and ends in its seed where that is not the experiment's own."""
 
 import re
 
 from tinyclf.errors import TinyclfError
 
-NAME = re.compile(r"[A-Za-z0-9][\w.=+-]{0,99}")
+NAME = re.compile(r"[A-Za-z0-9][\w.=+-]{0,99}", re.ASCII)
 SEED = re.compile(r"-seed-(\d+)$")
+RESERVED = re.compile(r"data|ablations|summary|.*\.(html|md|csv|json|ipynb|partial|lock|)", re.IGNORECASE)
 
 
-def check(name: str, what: str = "run") -> None:
-    """Raise TinyclfError unless `name` can be a run's."""
+def check_name(name: str, what: str = "run") -> None:
+    """Raise TinyclfError unless `name` can be that of a run's folder, beside the pages and tables of the data set."""
     if not NAME.fullmatch(name):
-        raise TinyclfError(f"{what} = {name!r}: expected the name of a folder, letters, digits and -_.=+ alone")
+        raise TinyclfError(f"{what} = {name!r}: expected the name of a folder, up to 100 letters, digits and -_.=+")
+    if RESERVED.fullmatch(name):
+        raise TinyclfError(f"{what} = {name!r}: a page or a table has a name like this, give another")
 
 
 def with_seed(name: str, seed: int) -> str:
-    """The name of a run of `name` with a seed that is not its own."""
+    """The name of a run of the experiment `name` with a seed other than the experiment's own."""
     return f"{name}-seed-{seed}"
 
 
 def family(name: str) -> str:
-    """The experiment that a run belongs to by its name, whatever its seed."""
+    """The name of the experiment that a run belongs to, whatever its seed."""
     return SEED.sub("", name)
 
 
 def seed_of(name: str) -> int | None:
-    """The seed that a run's name tells; None for the experiment's own."""
-    found = SEED.search(name)
-    return int(found[1]) if found else None
+    """The seed in a run's name; None for the experiment's own."""
+    match = SEED.search(name)
+    return int(match[1]) if match else None

@@ -13,9 +13,9 @@ from nbconvert import HTMLExporter
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from papermill.exceptions import PapermillExecutionError
 
-from tinyclf.errors import TinyclfError
 from tinyclf.catalog import Experiment
-from tinyclf.files import locked, writable, write
+from tinyclf.errors import TinyclfError
+from tinyclf.files import atomic_write, locked, writable
 from tinyclf.paths import reports_dir
 
 OVERWRITTEN = re.compile(r"[^\n\r]*\r(?!\n)")  # by what comes after it, as on a terminal
@@ -80,14 +80,14 @@ def append_note(path: Path, text: str) -> None:
     """Add a paragraph to the end of a notebook."""
     notebook = nbformat.read(path, 4)
     notebook.cells.append(nbformat.v4.new_markdown_cell(text))
-    nbformat.write(notebook, path)
+    nbformat.atomic_write(notebook, path)
 
 
 def publish(executed: Path, experiment: Experiment, notebook: str, page: str) -> None:
     """Turn an executed notebook, as far as it came, into its two pages, each of them whole or not at all."""
     try:
         tidy(executed, experiment)
-        write(executed.with_name(page), render(executed, experiment.title))
+        atomic_write(executed.with_name(page), render(executed, experiment.title))
         os.replace(executed, executed.with_name(notebook))
     except OSError as error:
         raise TinyclfError(f"cannot write the page of {experiment.name}: {error}") from error

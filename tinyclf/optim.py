@@ -1,100 +1,106 @@
-"""How a step changes the weights: SGD, its learning rate from step to step, and the average of the weights."""
+"""The optimizer, its learning rate from step to step, and the average of the weights."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
 
 import torch
-from torch import nn
-
-from tinyclf.settings import Settings
+from torch import nn, optim
+from torch.optim import lr_scheduler
+from torch.optim.swa_utils import AveragedModel
 
 # The parts of torchvision's ResNet from the head to the image, for learning rates that fall from one to the next.
 DEPTHS = {"fc": 0, "layer4": 1, "layer3": 2, "layer2": 3, "layer1": 4, "bn1": 5, "conv1": 5}
 
 
-def learning_rate(settings: Settings, epoch: float) -> float:
-    """The rate of the step that starts after so many epochs, a fraction from 0 to `settings.epochs`.
+def make_optimizer(
+    model: nn.Module,
+    learning_rate: float,
+    momentum: float,
+    *,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    layer_decay: float = 1.0,
+) -> optim.SGD:
+    """SGD over all parameters of `model`. Without weight decay and layer decay it has one group, as plain PyTorch.
 
-    It rises linearly from 0 over the share `warmup` of the epochs. Then `step` takes it times `gamma` at the end of
-    every `step_size` epochs, as the published run did; `cosine` and `linear` bring it down to 0 at the end.
-    Source of the cosine: Loshchilov and Hutter 2017, arXiv:1608.03983, without restarts.
-    """
-    rising = settings.warmup * settings.epochs
-    if epoch < rising:
-        return settings.learning_rate * epoch / rising
-    left = 1 - (epoch - rising) / (settings.epochs - rising)  # from 1 to 0
-    share = {
-        "step": settings.gamma ** (int(epoch) // settings.step_size),
-        "cosine": (1 - math.cos(math.pi * left)) / 2,
-        "linear": left,
-    }
-    return settings.learning_rate * share[settings.schedule]
-
-
-def sgd(model: nn.Module, settings: Settings) -> torch.optim.SGD:
-    """The optimiser of the recipe. Fused: the same numbers to the last bit as torch's plain one, in fewer passes.
-
-    Weight decay leaves out norms and biases. `factor` of a group is what its learning rate is multiplied by: 1 for the
-    head, and `layer_decay` times less from each part of a ResNet to the one before it.
+    weight_decay leaves out norms and biases. layer_decay: the learning rate of the head is `learning_rate`, and from
+    each part of a ResNet to the one before it the rate is multiplied by this factor.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        decay = settings.weight_decay if parameter.ndim > 1 else 0.0
-        factor = settings.layer_decay ** DEPTHS.get(name.partition(".")[0], 0)
-        groups.setdefault((decay, factor), []).append(parameter)
-    return torch.optim.SGD(
-        [
-            {"params": parameters, "weight_decay": decay, "factor": factor}
-            for (decay, factor), parameters in groups.items()
-        ],
-        settings.learning_rate,
-        settings.momentum,
-        nesterov=settings.nesterov,
-        fused=True,
+        decay = weight_decay if parameter.ndim > 1 else 0.0
+        rate = learning_rate * layer_decay ** DEPTHS.get(name.partition(".")[0], 0)
+        groups.setdefault((decay, rate), []).append(parameter)
+    return optim.SGD(
+        [{"params": parameters, "weight_decay": decay, "lr": rate} for (decay, rate), parameters in groups.items()],
+        lr=learning_rate,
+        momentum=momentum,
+        nesterov=nesterov,
     )
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Let the next step of `optimizer`, made by `sgd`, be taken at `rate`."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["factor"]
+@dataclass(frozen=True)
+class RateSchedule:
+    """The part of its learning rate that an optimizer uses in a step, counted from 0.
+
+    The rate rises linearly from 0 over the share `warmup` of the epochs. Then `step` multiplies it by `gamma` every
+    `step_size` epochs; `cosine` and `linear` bring it to 0 at the end.
+    Source of the cosine: Loshchilov and Hutter 2017, arXiv:1608.03983, without restarts.
+    """
+
+    schedule: str  # step | cosine | linear
+    epochs: int
+    steps: int  # in an epoch
+    warmup: float = 0.0
+    step_size: int = 7
+    gamma: float = 0.1
+
+    def __call__(self, step: int) -> float:
+        epoch, step_in_epoch = divmod(step, self.steps)
+        now, rising = epoch + step_in_epoch / self.steps, self.warmup * self.epochs
+        if now < rising:
+            return now / rising
+        remaining = 1 - (now - rising) / (self.epochs - rising)  # from 1 to 0
+        if self.schedule == "step":
+            return self.gamma ** (epoch // self.step_size)
+        return (1 - math.cos(math.pi * remaining)) / 2 if self.schedule == "cosine" else remaining
 
 
-class Average:
-    """The exponential moving average of a model's weights and batch statistics, to be evaluated in their place.
+def make_scheduler(optimizer: optim.Optimizer, rates: RateSchedule) -> tuple[lr_scheduler.LRScheduler, str]:
+    """A scheduler for `rates`, and its interval: "epoch" or "step".
 
-    decay: the share that each step keeps of it; less in the first steps, so that it is no average with the start.
+    The published schedule, steps without a warm-up, is torch's `StepLR`; any other is a `LambdaLR`.
+    """
+    if rates.schedule == "step" and not rates.warmup:
+        return lr_scheduler.StepLR(optimizer, step_size=rates.step_size, gamma=rates.gamma), "epoch"
+    return lr_scheduler.LambdaLR(optimizer, rates), "step"
+
+
+class ExponentialMovingAverage(AveragedModel):
+    """The exponential moving average of a model's weights and batch statistics; `module` is the averaged model.
+
+    decay: the share that each step keeps of the average. The first steps keep less, (1 + n) / (10 + n) after n steps,
+    so that the average soon forgets the weights that it started from.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model, self.decay = model, decay
-        self.values = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        super().__init__(model, use_buffers=True)
+        self.decay = decay
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the model after its step number `step`, from 1, of the whole training."""
-        ours, theirs = [], []
-        for name, value in self.model.state_dict().items():
-            if value.is_floating_point():
-                ours.append(self.values[name])
-                theirs.append(value)
-            else:
-                self.values[name].copy_(value)
-        torch._foreach_lerp_(ours, theirs, 1 - min(self.decay, (1 + step) / (10 + step)))
-
-    @torch.no_grad()
-    def put_into_model(self) -> None:
-        """Give the model the averages."""
-        for name, value in self.model.state_dict().items():
-            value.copy_(self.values[name])
-
-    @contextmanager
-    def in_model(self) -> Iterator[None]:
-        """The model has the averages inside of the context, and its own weights again after it."""
-        own = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.put_into_model()
-        try:
-            yield
-        finally:
-            self.model.load_state_dict(own)
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take in `model` after a step. All tensors are updated at once: one call for each would cost a GPU more."""
+        self.n_averaged += 1
+        steps = int(self.n_averaged)  # on the CPU, so that this does not wait for a GPU
+        averages = list(chain(self.module.parameters(), self.module.buffers()))
+        values = list(chain(model.parameters(), model.buffers()))
+        floating = [index for index, value in enumerate(values) if value.is_floating_point()]
+        torch._foreach_lerp_(
+            [averages[index] for index in floating],
+            [values[index] for index in floating],
+            1 - min(self.decay, (1 + steps) / (10 + steps)),
+        )
+        for average, value in zip(averages, values, strict=True):
+            if not value.is_floating_point():  # counters of batches
+                average.copy_(value)

@@ -1,4 +1,4 @@
-"""What a trained run takes images for: any files, or the test split in the format of the Tiny-ImageNet challenge."""
+"""Predictions of a trained run: for any image files, or for the test split in the format of the challenge."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
@@ -7,16 +7,19 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from tinyclf.loader import Batches
-from tinyclf.tiny_imagenet import SIDE, TinyImageNet
+from tinyclf.cache import locate_dataset
+from tinyclf.checks import one_of
 from tinyclf.distributed import this_process
 from tinyclf.errors import TinyclfError
-from tinyclf.evaluate import logits_of
-from tinyclf.files import write
-from tinyclf.precision import possible
-from tinyclf.cache import source_of
-from tinyclf.initial import network, trained
-from tinyclf.settings import DATASETS, WHOLE_DATASETS, Settings, one_of
+from tinyclf.evaluate import predict_logits
+from tinyclf.files import atomic_write
+from tinyclf.initial import trained
+from tinyclf.loader import ImageLoader
+from tinyclf.precision import supported_precision
+from tinyclf.registry import DATASETS, SIDE
+from tinyclf.resnet import build_model
+from tinyclf.settings import Settings
+from tinyclf.tiny_imagenet import TinyImageNet
 
 TOP = 5
 
@@ -24,22 +27,28 @@ TOP = 5
 class Predictor:
     """The model of a run, from its checkpoint, with the words of its classes.
 
-    Raises TinyclfError where there is no checkpoint, or none of a finished epoch, with the command that makes one.
+    Raises TinyclfError where there is no checkpoint of a finished epoch, with the command that makes one, and where
+    the run trained a model that its settings do not build.
     """
 
     def __init__(self, run: str, dataset: str) -> None:
-        one_of("dataset", dataset, DATASETS)
+        one_of("dataset", dataset, tuple(DATASETS))
         saved = trained(run, dataset)
+        if "model" in saved.about["overrides"] and not saved.about["command"]:
+            raise TinyclfError(
+                f"run {run!r} trained a model of its own, {saved.about['recipe']['model']}: build it in Python and "
+                f"load {saved.path}"
+            )
         self.folder = saved.path.parent
         self.dataset, self.epoch, self.classes = dataset, len(saved.about["history"]), saved.about["classes"]
         self.settings = Settings(**saved.about["settings"])
         self.device = this_process().device
-        self.model = network(self.settings, len(self.classes)).to(self.device)
+        self.model = build_model(self.settings.model, len(self.classes), stem=self.settings.stem).to(self.device)
         self.model.load_state_dict(saved.weights)
 
-    def probabilities(self, images: np.ndarray) -> Tensor:
-        """Of every class for uint8 images (N, 64, 64, 3): float32 (N, classes), on the CPU."""
-        batches = Batches(
+    def predict_proba(self, images: np.ndarray) -> Tensor:
+        """The probability of every class for uint8 images (N, 64, 64, 3): float32 (N, classes), on the CPU."""
+        loader = ImageLoader(
             images,
             np.zeros(len(images), int),
             self.settings.batch_size,
@@ -47,43 +56,40 @@ class Predictor:
             input_size=self.settings.input_size,
             normalization=self.settings.normalization,
         )
-        return (
-            logits_of(self.model, batches, "predicting", possible(self.settings.precision, self.device))
-            .softmax(1)
-            .cpu()
-        )
+        precision = supported_precision(self.settings.precision, self.device)
+        return predict_logits(self.model, loader, "predicting", precision).softmax(1).cpu()
 
-    def likeliest(self, image: np.ndarray) -> list[tuple[float, str, str]]:
-        """The TOP likeliest classes of one uint8 image (64, 64, 3): probability, wnid and words of each."""
+    def most_probable(self, image: np.ndarray) -> list[tuple[float, str, str]]:
+        """The TOP most probable classes of one uint8 image (64, 64, 3): probability, wnid and words of each."""
         classes = list(self.classes.items())
-        values, places = self.probabilities(image[None])[0].topk(min(TOP, len(classes)))
-        return [(value, *classes[place]) for value, place in zip(values.tolist(), places.tolist(), strict=True)]
+        values, labels = self.predict_proba(image[None])[0].topk(min(TOP, len(classes)))
+        return [(value, *classes[label]) for value, label in zip(values.tolist(), labels.tolist(), strict=True)]
 
-    def test_split(self, refuse: Callable[[str], None]) -> Path:
-        """Write the test split's predictions, a line `test_0.JPEG n0xxxxxxx` for each image, into the run's folder.
-
-        Raises TinyclfError for a data set that is a part of the classes, as nobody knows which images are of those.
+    def predict_test_split(self, refuse: Callable[[str], None]) -> Path:
+        """Write a line `test_0.JPEG n0xxxxxxx` for each image of the test split into a file in the run's folder.
 
         refuse: called with a message for each file that is no image, which gets no line.
+        Raises TinyclfError for a data set that is a part of the classes, as nobody knows which images are of those.
         """
-        one_of("dataset of a test split", self.dataset, WHOLE_DATASETS)
-        path, layout = source_of(self.dataset)
+        whole = tuple(name for name, info in DATASETS.items() if not info.subset_of)
+        one_of("dataset of a test split", self.dataset, whole)
+        path, layout = locate_dataset(self.dataset)
         split = TinyImageNet(path, "test", layout=layout)
         images = np.empty((len(split), SIDE, SIDE, 3), np.uint8)
         names: list[str] = []
-        for row, (name, _) in enumerate(split.samples):
+        for index, (name, _) in enumerate(split.samples):
             try:
-                images[len(names)] = np.asarray(split.load(row))
+                images[len(names)] = np.asarray(split.load(index))
                 names.append(PurePosixPath(name).name)
             except TinyclfError as error:
                 refuse(str(error))
         if not names:
-            raise TinyclfError(f"there is no image that can be read among the {len(split):,} of the test split")
+            raise TinyclfError(f"no image can be read among the {len(split):,} of the test split")
         wnids = list(self.classes)
-        found = self.probabilities(images[: len(names)]).argmax(1).tolist()
-        rows = sorted(zip(names, found, strict=True), key=lambda row: (len(row[0]), row[0]))  # test_2 before test_10
+        labels = self.predict_proba(images[: len(names)]).argmax(1).tolist()
+        rows = sorted(zip(names, labels, strict=True), key=lambda row: (len(row[0]), row[0]))  # test_2 before test_10
         predictions = self.folder / "test_predictions.txt"
-        write(predictions, "".join(f"{name} {wnids[place]}\n" for name, place in rows))
+        atomic_write(predictions, "".join(f"{name} {wnids[label]}\n" for name, label in rows))
         return predictions
 
 
@@ -103,6 +109,6 @@ def read_image(path: Path) -> np.ndarray:
         raise TinyclfError(f"{path} is no image that can be read: {error}") from error
 
 
-def lines(name: str, likeliest: Iterable[tuple[float, str, str]]) -> str:
-    """The likeliest classes of an image as text."""
-    return "\n".join([name, *(f"  {value:6.1%}  {wnid}  {words}" for value, wnid, words in likeliest)])
+def lines(name: str, classes: Iterable[tuple[float, str, str]]) -> str:
+    """The most probable classes of an image as text."""
+    return "\n".join([name, *(f"  {value:6.1%}  {wnid}  {words}" for value, wnid, words in classes)])

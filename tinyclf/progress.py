@@ -13,14 +13,14 @@ PATIENCE = 30  # seconds
 
 
 def progress(items: Iterable[Item], name: str, total: int) -> Iterator[Item]:
-    """`items`, `total` of them, with a bar on a terminal, which goes when the loop ends.
+    """`items`, `total` of them, with a bar on a terminal that disappears when the loop ends.
 
-    Elsewhere, so in a notebook, by papermill and in a log, a line on standard output every half minute, which
-    overwrites the one before and leaves nothing in the end. Of several processes only the first reports.
+    Elsewhere (in a notebook, by papermill, in a log) it prints a line every half minute, which overwrites the one
+    before and leaves nothing in the end. Of several processes only the first reports.
     """
     if sys.stderr.isatty():
-        look = {"file": sys.stderr}
+        options = {"file": sys.stderr}
     else:
         times = {"mininterval": PATIENCE, "maxinterval": 2 * PATIENCE, "delay": PATIENCE}
-        look = {"file": sys.stdout, "bar_format": "{desc}: {percentage:.0f} %, {remaining} left", **times}
-    return iter(tqdm(items, name, total, leave=False, disable=not this_process().is_main_process, **look))
+        options = {"file": sys.stdout, "bar_format": "{desc}: {percentage:.0f} %, {remaining} left", **times}
+    return iter(tqdm(items, name, total, leave=False, disable=not this_process().is_main_process, **options))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from tinyclf.errors import TinyclfError
-from tinyclf.files import write
+from tinyclf.files import atomic_write
 from tinyclf.paths import reports_dir
 from tinyclf.settings import Settings
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:  # not imported to draw a table: accelerate and torchmetrics t
     from tinyclf.loop import Epoch
 
 Record = dict[str, Any]
-STEP = ("epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+VERSION = 2  # to be raised when a key of a record changes
+ABOUT = ("command", "overrides", "settings", "recipe", "data", "weights", "compute", "environments")
+EPOCH = ("epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 MISTAKES = 100  # kept of a run, the most confident ones
 
 
@@ -30,69 +32,83 @@ def write_record(
     folder: Path,
     name: str,
     about: dict[str, Any],
-    history: list[Epoch],
     evaluation: Evaluation,
     ended: float,
+    *,
     other_sizes: dict[int, Evaluation],
-    mirrored: Evaluation | None,
+    flip_tta: Evaluation | None,
 ) -> Record:
     """Write record.json and the tables beside it into `folder`; returns the record.
 
-    history.csv: the epochs. classes.csv and confusion.csv: accuracy by class, and what was taken for what.
-    reliability.csv: accuracy by confidence. mistakes.csv: the most confident ones; `image` is the place among the
-    validation images, from 0.
-
-    about: the run's settings, data, weights, environments and classes; ended: when, in seconds since 1970;
-    other_sizes: evaluations of the same model at other input sizes, in pixels; mirrored: one with each image and its
-    mirror image.
+    about: what the run is, with its history (see identity.py). ended: when, in seconds since 1970. other_sizes:
+    evaluations of the same model at other input sizes, in pixels. flip_tta: one with test-time augmentation.
     """
+    history: list[Epoch] = about["history"]
     record = {
+        "version": VERSION,
         "run": name,
-        **{key: about[key] for key in ("settings", "data", "weights", "environments")},
+        **{key: about[key] for key in ABOUT},
         "history": history,
         "result": {"last": history[-1], "best": max(history, key=lambda row: row["val_accuracy"])},
         "evaluation": evaluation.summary(),
-        "mirrored": mirrored and mirrored.summary(),
-        "other_sizes": {str(size): each.summary() for size, each in other_sizes.items()},
+        "flip_tta": flip_tta and flip_tta.summary(),
+        "other_sizes": {str(size): result.summary() for size, result in other_sizes.items()},
         "seconds": sum(row["seconds"] for row in history),
         "images_per_second": len(history) / sum(1 / row["images_per_second"] for row in history),
         "finished": datetime.datetime.fromtimestamp(ended, datetime.UTC).isoformat(timespec="seconds"),
     }
-    # No timing stands among the numbers of the history, so that the same run gives the same file.
-    write_csv(folder / "history.csv", STEP, ([row[key] for key in STEP] for row in history))
-    wnids, confusion = list(about["classes"]), evaluation.confusion.tolist()
+    write_tables(folder, about["classes"], history, evaluation)
+    atomic_write(folder / "record.json", json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def write_tables(folder: Path, classes: dict[str, str], history: list[Epoch], evaluation: Evaluation) -> None:
+    """Write the tables beside a record.
+
+    history.csv: the epochs. classes.csv, confusion.csv: accuracy by class, and which class was predicted for which.
+    reliability.csv: accuracy by confidence. mistakes.csv: the most confident ones; `image` is the position among the
+    validation images, from 0.
+
+    classes: words by wnid, in order.
+    """
+    wnids, confusion = list(classes), evaluation.confusion.tolist()
     accuracy = evaluation.class_accuracy.tolist()
-    by_class = zip(about["classes"].items(), confusion, strict=True)
+    # No timing is among the numbers of the history, so that the same run gives the same file.
+    write_csv(folder / "history.csv", EPOCH, ([row[key] for key in EPOCH] for row in history))
     write_csv(
         folder / "classes.csv",
         ("wnid", "words", "images", "correct", "accuracy"),
-        ([*names, sum(row), row[place], accuracy[place]] for place, (names, row) in enumerate(by_class)),
+        (
+            [*names, sum(row), row[label], accuracy[label]]
+            for label, (names, row) in enumerate(zip(classes.items(), confusion, strict=True))
+        ),
     )
     write_csv(
         folder / "confusion.csv",
-        ("wnid", "taken for", "images"),
+        ("wnid", "predicted", "images"),
         (
-            [wnids[true], wnids[taken], count]
-            for true, row in enumerate(confusion)
-            for taken, count in enumerate(row)
-            if count and taken != true
+            [wnids[label], wnids[predicted], count]
+            for label, row in enumerate(confusion)
+            for predicted, count in enumerate(row)
+            if count and predicted != label
         ),
     )
     write_csv(folder / "reliability.csv", ("from", "to", "images", "confidence", "accuracy"), evaluation.reliability)
     write_csv(
         folder / "mistakes.csv",
-        ("image", "wnid", "taken for", "confidence"),
-        ([image, wnids[true], wnids[taken], sure] for image, true, taken, sure in evaluation.mistakes(MISTAKES)),
+        ("image", "wnid", "predicted", "confidence"),
+        (
+            [image, wnids[label], wnids[predicted], confidence]
+            for image, label, predicted, confidence in evaluation.mistakes(MISTAKES)
+        ),
     )
-    write(folder / "record.json", json.dumps(record, indent=2) + "\n")
-    return record
 
 
 def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """Write a table; floats as their repr, which rounds nothing."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([list(header), *rows])
-    write(path, text.getvalue())
+    atomic_write(path, text.getvalue())
 
 
 def settings_of(record: Record) -> Settings:
@@ -111,12 +127,18 @@ def read_table(record: Record, name: str) -> pd.DataFrame:
         ) from error
 
 
+def read_record(path: Path) -> Record:
+    """A record. Raises TinyclfError for one that is unreadable or of another version."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or record.get("version") != VERSION:
+            raise ValueError(f"it is not of version {VERSION}")
+    except (OSError, ValueError) as error:
+        raise TinyclfError(f"{path}: not a readable record ({error}); delete it and run again") from error
+    return record
+
+
 def read_records(dataset: str) -> dict[str, Record]:
     """The records under `reports/<dataset>/`, by name of the run. Raises TinyclfError for an unreadable one."""
-    records = {}
-    for path in sorted((reports_dir() / dataset).glob("*/record.json")):
-        try:
-            records[path.parent.name] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise TinyclfError(f"{path}: not a readable record ({error}); delete it and run again") from error
-    return records
+    paths = sorted((reports_dir() / dataset).glob("*/record.json"))
+    return {path.parent.name: read_record(path) for path in paths}

@@ -1,4 +1,4 @@
-"""Bicubic resizing of a batch on its device, to the very pixels that PIL makes of each image."""
+"""Bicubic resizing of a batch on its device, to exactly the pixels that PIL makes of each image."""
 
 from functools import cache
 
@@ -12,9 +12,9 @@ REACH = 2  # of the kernel, in pixels of whichever image is coarser
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """uint8 images (B, H, W, C) at `size` x `size` pixels, uint8; the very same tensor where that is their size.
+    """uint8 images (B, H, W, C) at `size` x `size` pixels, uint8; the same tensor where they have that size.
 
-    As in PIL, rows are resized first, then columns, each rounded and cut off at 0 and 255. All numbers on the way are
+    As in PIL, rows are resized first, then columns, each rounded and clipped to 0..255. All intermediate numbers are
     whole and below 2**53, so that the sums are exact in float64 and every device gives the same pixels.
     """
     height, width = images.shape[1:3]
@@ -22,20 +22,20 @@ def resize(images: Tensor, size: int) -> Tensor:
         return images
     exact = images.permute(0, 3, 1, 2).to(torch.float64)
     across, down = (weights(length, size, images.device) for length in (width, height))
-    return rounded(down @ rounded(exact @ across.T)).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return to_grey_levels(down @ to_grey_levels(exact @ across.T)).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-def rounded(sums: Tensor) -> Tensor:
-    """Weighted sums of pixels as the nearest whole numbers from 0 to 255."""
+def to_grey_levels(sums: Tensor) -> Tensor:
+    """Sums of pixels, in units of 1 / ONE, as the nearest whole numbers from 0 to 255; in place."""
     return sums.div_(ONE).add_(0.5).floor_().clamp_(0, 255)
 
 
-@cache  # also for the device, which a copy for every batch would keep waiting
+@cache  # also by the device: copying the weights for every batch would make it wait
 def weights(source: int, size: int, device: torch.device) -> Tensor:
-    """What each of `source` pixels in a line adds to each of `size`: float64 (size, source), in units of 1 / ONE."""
+    """The weight of each of `source` pixels in each of `size`: float64 (size, source), in units of 1 / ONE."""
     scale = source / size
-    places, centres = np.arange(source) + 0.5, (np.arange(size)[:, None] + 0.5) * scale
-    x = np.abs(places - centres) / max(scale, 1)
+    positions, centres = np.arange(source) + 0.5, (np.arange(size)[:, None] + 0.5) * scale
+    x = np.abs(positions - centres) / max(scale, 1)
     near = ((SHARPNESS + 2) * x - (SHARPNESS + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * SHARPNESS
     kernel = np.where(x < 1, near, np.where(x < REACH, far, 0))

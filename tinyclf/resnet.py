@@ -6,10 +6,10 @@ from torch.nn.functional import interpolate
 from torchvision import models
 from torchvision.models import get_model, get_model_builder, list_models  # type: ignore[attr-defined] # they are public
 
+from tinyclf.checks import one_of
+from tinyclf.choices import STEMS
 from tinyclf.errors import TinyclfError
-from tinyclf.settings import one_of
 
-STEMS = ("imagenet", "small", "small-pool", "sub-pixel")
 # Both have auxiliary heads, for training alone, and pretrained weights that expect another normalization than all other
 # models: with `transform_input` they take images normalized like theirs.
 INCEPTIONS = ("googlenet", "inception_v3")

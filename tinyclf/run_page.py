@@ -6,13 +6,13 @@ import pandas as pd
 from IPython.display import HTML
 from markupsafe import Markup
 
+from tinyclf.accuracy import duration, percent, pixels, published_at, published_row, shown
 from tinyclf.commands import command
 from tinyclf.html import details, link, table, two_lines
 from tinyclf.names import family
 from tinyclf.paths import reports_dir
 from tinyclf.record import Record, read_table, settings_of
 from tinyclf.settings import Settings
-from tinyclf.accuracy import duration, percent, pixels, published_at, published_row, shown
 
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 

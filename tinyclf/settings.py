@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import dataclasses
-import difflib
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from tinyclf import names as naming
+from tinyclf.checks import in_range, one_of, typed
+from tinyclf.choices import NAMED_WEIGHTS, STEM_INITS, STEMS
 from tinyclf.errors import TinyclfError
+from tinyclf.names import check_name
+from tinyclf.registry import NORMALIZATIONS, dataset_info
 
-# By data set: as published, and where there are few images, so that an epoch still has steps enough to learn in
-BATCH_SIZES = {"mini": 20, "tiny-imagenet": 100, "tiny-imagenet-20": 20}
-DATASETS = tuple(BATCH_SIZES)
-WHOLE_DATASETS = ("mini", "tiny-imagenet")  # that are no part of another
-NAMED_WEIGHTS = ("none", "imagenet", "mini")
 OTHER_WEIGHTS = "or run:NAME, or the path of a .pth or .safetensors file"
-STEMS = ("imagenet", "small", "small-pool", "sub-pixel")
-SCHEDULES = ("step", "cosine", "linear")
-SEEDS = (0, 2**31 - 1)
-PRECISIONS = ("fp32", "tf32", "bf16")
 ADAPTABLE = ("input_size", "normalization", "stem", "classes")  # what a model is made for
 RUN = "run:"  # starts the name of weights that are another run's
-# Mean and standard deviation of red, green and blue on the scale 0..1: as torchvision's ImageNet weights expect them,
-# and as they go round for Tiny-ImageNet's training images.
-NORMALIZATIONS: dict[str, tuple[tuple[float, ...], ...]] = {
-    "none": (),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "tiny-imagenet": ((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
-}
+SEEDS = (0, 2**31 - 1)
 
 RANGES: dict[str, tuple[float, float]] = {
     "input_size": (16, 1024),
@@ -51,7 +35,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "cutmix": (0, 100),
     "seed": SEEDS,
 }
-CHOICES = {"stem": STEMS, "stem_init": ("random", "shrunk"), "schedule": SCHEDULES, "normalization": tuple(NORMALIZATIONS), "precision": PRECISIONS}
+CHOICES = {
+    "stem": STEMS,
+    "stem_init": STEM_INITS,
+    "schedule": ("step", "cosine", "linear"),
+    "normalization": tuple(NORMALIZATIONS),
+    "precision": ("fp32", "tf32", "bf16"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +76,7 @@ class Settings:
     nesterov: bool = False
     weight_decay: float = 0.0  # of all weights but norms and biases
     label_smoothing: float = 0.0  # share of the target that is spread evenly over all classes
-    ema_decay: float = 0.0  # share that each step keeps of an average of the weights, which is evaluated; 0: the weights are
+    ema_decay: float = 0.0  # of the moving average of the weights that is evaluated in their place; 0: no average
     flip: bool = True  # mirror each training image with probability 1/2
     crop_padding: int = 0  # pixels of black around each training image before it is cropped to its size; 0: none
     mixup: float = 0.0  # alpha of the Beta distribution of its weights; 0: none
@@ -98,14 +88,13 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, typed(field.name, getattr(self, field.name), field.default))
-        one_of("dataset", self.dataset, DATASETS)  # before what depends on it
-        object.__setattr__(self, "batch_size", self.batch_size or BATCH_SIZES[self.dataset])
+        object.__setattr__(self, "batch_size", self.batch_size or dataset_info(self.dataset).batch_size)
         if self.parent:
-            naming.check(self.parent, "weights = run:NAME, NAME")
+            check_name(self.parent, "weights = run:NAME, NAME")
         elif not self.weights.endswith((".pth", ".safetensors")):
             one_of("weights", self.weights, NAMED_WEIGHTS, OTHER_WEIGHTS)
-        for each in self.adapts:
-            one_of("adapt", each, ADAPTABLE)
+        for name in self.adapts:
+            one_of("adapt", name, ADAPTABLE)
         if self.eval_size:
             in_range("eval_size", self.eval_size, *RANGES["input_size"])
         if self.start_size:
@@ -116,9 +105,9 @@ class Settings:
         for name, accepted in CHOICES.items():
             one_of(name, getattr(self, name), accepted)
         if self.stem_init == "shrunk" and (self.stem == "imagenet" or self.weights == "none"):
-            raise TinyclfError("stem_init = 'shrunk': it takes a small stem, and weights to shrink the stem of")
+            raise TinyclfError("stem_init = 'shrunk': it needs a small stem, and weights whose stem can be shrunk")
         if self.zero_init and self.weights != "none":
-            raise TinyclfError("zero_init = True: it is for a run that starts from nothing, weights = 'none'")
+            raise TinyclfError("zero_init = True: it is for a run from scratch, weights = 'none'")
         if self.nesterov:
             in_range("momentum of nesterov", self.momentum, 0.01, 1)
 
@@ -154,68 +143,14 @@ class Settings:
 
     @classmethod
     def from_notebook(cls, namespace: Mapping[str, Any]) -> Settings:
-        """Settings from a notebook's variables, `globals()`; a setting that is not among them keeps its default."""
-        return cls(**{name: namespace[name] for name in cls.names() if name in namespace})
+        """Settings from a notebook's variables, `globals()`; a setting that is not among them keeps its default.
+
+        A variable that is no plain value is no setting: in a notebook, `model` is the network itself.
+        """
+        values = {name: namespace[name] for name in cls.names() if name in namespace}
+        return cls(**{name: value for name, value in values.items() if isinstance(value, bool | int | float | str)})
 
 
 def parent_of(weights: str) -> str:
     """Name of the run whose model `weights` asks for; empty where that is none."""
     return weights.removeprefix(RUN) if weights.startswith(RUN) else ""
-
-
-def check_parameters(namespace: Mapping[str, Any]) -> None:
-    """Raise TinyclfError for a parameter from papermill that the notebook lacks, or has as another type.
-
-    namespace: the notebook's `globals()`, where IPython keeps the source of each cell that ran.
-
-    papermill only warns of an unknown one and runs the default, hours of the wrong run for `-p epoch 3`; and its
-    `-p force false` is a text, which is as good as True.
-    """
-    cells = list(namespace.get("In", []))
-    injected = next((place for place, cell in enumerate(cells) if cell.startswith("# Parameters\n")), 0)
-    if not injected or not (defaults := assigned(cells[injected - 1])):
-        return
-    for name, value in assigned(cells[injected]).items():
-        one_of("parameter", name, tuple(defaults))
-        typed(name, value, defaults[name])
-
-
-def assigned(source: str) -> dict[str, Any]:
-    """The names that a cell gives a literal, and its value; none for a cell that is not plain Python."""
-    try:
-        body = ast.parse(source).body
-    except SyntaxError:  # a %magic
-        return {}
-    found = {}
-    for node in body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
-            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            if isinstance(target, ast.Name):
-                with contextlib.suppress(ValueError, TypeError):
-                    found[target.id] = ast.literal_eval(node.value)
-    return found
-
-
-def one_of(name: str, value: str, accepted: tuple[str, ...], also: str = "") -> None:
-    """Raise TinyclfError unless `value` is one of `accepted`."""
-    if value not in accepted:
-        close = difflib.get_close_matches(value, accepted, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise TinyclfError(f"{name} = {value!r}: expected one of {', '.join(accepted)} {also}".rstrip() + hint)
-
-
-def in_range(name: str, value: float, low: float, high: float) -> None:
-    """Raise TinyclfError unless low <= value <= high."""
-    if not (math.isfinite(value) and low <= value <= high):
-        raise TinyclfError(f"{name} = {value!r}: expected a number from {low} to {high}")
-
-
-def typed(name: str, value: Any, default: Any) -> Any:
-    """`value` if it is of the default's type (an int may stand for a float), else TinyclfError."""
-    wanted = type(default)
-    if wanted is float and type(value) is int:
-        return float(value)
-    if type(value) is not wanted:
-        hint = " (papermill's -p reads True and False, and takes true and false as text)" if wanted is bool else ""
-        raise TinyclfError(f"{name} = {value!r}: expected {wanted.__name__}, got {type(value).__name__}{hint}")
-    return value

@@ -1,27 +1,27 @@
 """The stand-in for ImageNet weights on `mini`: a ResNet18 trained on other synthetic classes, once, and cached."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
-from tinyclf import synthetic
 from tinyclf.augment import Augmentation
 from tinyclf.cache import pack
-from tinyclf.loader import Batches
+from tinyclf.files import atomic_write
+from tinyclf.loader import ImageLoader
 from tinyclf.paths import data_dir
 from tinyclf.resnet import build_model
 from tinyclf.small_map_conv import use_small_map_conv
+from tinyclf.synthetic import PRETRAIN, VERSION, make_dataset
 
 # Chosen for less than a minute on two cores; it is no part of the published recipe.
 EPOCHS = 2
 BATCH_SIZE = 25
 LEARNING_RATE = 0.02  # peak of the one-cycle schedule
 WEIGHT_DECAY = 5e-4
-RECIPE = f"{synthetic.VERSION} {synthetic.PRETRAIN_LAYOUT} {EPOCHS} {BATCH_SIZE} {LEARNING_RATE} {WEIGHT_DECAY}"
+RECIPE = f"{VERSION} {PRETRAIN} {EPOCHS} {BATCH_SIZE} {LEARNING_RATE} {WEIGHT_DECAY}"
 
 
 def weights_file() -> Path:
@@ -31,19 +31,14 @@ def weights_file() -> Path:
         print(
             "weights = 'mini': training a stand-in for ImageNet weights on other synthetic classes, once, for a minute"
         )
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            save_file(pretrain(), partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        atomic_write(path, lambda partial: save_file(pretrain(), partial))
     return path
 
 
 def pretrain() -> dict[str, torch.Tensor]:
     """Train on `mini-pretrain`, SGD with a one-cycle learning rate; the same state dict every time on one machine."""
-    data = pack(synthetic.draw_pretrain(data_dir()), synthetic.PRETRAIN_LAYOUT, synthetic.PRETRAIN_LAYOUT.folder)
-    batches = Batches(
+    data = pack(make_dataset(PRETRAIN, data_dir()), PRETRAIN, PRETRAIN.folder)
+    loader = ImageLoader(
         data.train.images, data.train.labels, BATCH_SIZE, shuffle=True, augmentation=Augmentation(flip=True)
     )
     with torch.random.fork_rng():
@@ -53,9 +48,9 @@ def pretrain() -> dict[str, torch.Tensor]:
     optimizer = torch.optim.SGD(
         model.parameters(), LEARNING_RATE, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, EPOCHS * len(batches))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, EPOCHS * len(loader))
     for epoch in range(EPOCHS):
-        for batch in batches.epoch(epoch):
+        for batch in loader.epoch(epoch):
             optimizer.zero_grad()
             cross_entropy(model(batch.images), batch.labels).backward()
             optimizer.step()

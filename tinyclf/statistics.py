@@ -1,4 +1,4 @@
-"""What a data set is like, counted from its files: the published properties table and the channel statistics."""
+"""Properties of a data set, counted from its files: the published properties table and the channel statistics."""
 
 import io
 
@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from tinyclf.annotations import SPLITS
+from tinyclf.registry import NORMALIZATIONS, TINY_IMAGENET, Layout
 from tinyclf.tiny_imagenet import TinyImageNet
-from tinyclf.annotations import SPLITS, TINY_IMAGENET, Layout
-from tinyclf.settings import NORMALIZATIONS
 
 # The properties that the published project's README states of Tiny-ImageNet.
 PUBLISHED = {
@@ -24,9 +24,9 @@ PUBLISHED_STATISTICS = dict(
 
 
 def properties(splits: dict[str, TinyImageNet], layout: Layout, images: np.ndarray) -> pd.DataFrame:
-    """The published properties, counted here; for Tiny-ImageNet itself the published ones stand beside them.
+    """The published properties, counted; for Tiny-ImageNet itself with a column of the published values.
 
-    splits: the data sets by split; images: uint8 (N, 64, 64, 3), of whose shape the last row tells.
+    splits: the data sets by split; images: uint8 (N, 64, 64, 3), whose shape is in the table.
     """
     classes = len(splits["train"].classes)
     sizes = {name: len(splits[name]) / classes for name in SPLITS}
@@ -54,7 +54,7 @@ def channel_statistics(images: np.ndarray, layout: Layout) -> pd.DataFrame:
     """Mean and standard deviation (population) of each channel over all pixels, on the scale 0..1.
 
     images: uint8 (N, H, W, 3), read in parts and counted by value, so that nothing is rounded on the way. For
-    Tiny-ImageNet itself the published figures stand beside them.
+    Tiny-ImageNet itself, two more rows have the published values.
     """
     counts = np.zeros((3, 256), np.int64)
     for start in range(0, len(images), 1000):

@@ -1,4 +1,4 @@
-"""Tiny-ImageNet as a torchvision data set, read from the official folder or zip where it lies, never unpacked."""
+"""Tiny-ImageNet as a torchvision data set, read from the official folder or zip, which is never unpacked."""
 
 import io
 from collections.abc import Callable
@@ -9,14 +9,12 @@ from PIL import Image
 from torchvision.datasets import VisionDataset
 from tqdm import tqdm
 
+from tinyclf.annotations import SPLITS, locate, read_classes, read_split
+from tinyclf.archive import open_source
+from tinyclf.checks import one_of
 from tinyclf.download import download as download_zip
 from tinyclf.errors import TinyclfError
-from tinyclf.annotations import NO_LABEL, SPLITS, TINY_IMAGENET, Layout, locate, read_classes, read_split
-from tinyclf.archive import open_source
-
-__all__ = ["NO_LABEL", "SIDE", "TINY_IMAGENET", "Layout", "TinyImageNet", "decode", "find"]
-
-SIDE = 64  # pixels, the width and the height of every image
+from tinyclf.registry import SIDE, TINY_IMAGENET, Layout
 
 
 class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26's takes none
@@ -32,14 +30,14 @@ class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26
         layout: name and numbers, for other sets in the same layout.
 
     Attributes:
-        classes: the wnids, sorted; a target is a position in this list.
+        classes: the wnids, sorted; a target is an index of this list.
         class_to_idx: wnid -> target.
         class_names: the words of each class, in the order of `classes`.
         samples: (name of the file in the set, target) of every image; `targets` has the targets alone.
         boxes: (N, 4) int64, the corners x0 y0 x1 y1 in pixels as the files give them; None for test.
 
-    Raises TinyclfError when the set is missing or its files are not the ones its layout promises: numbers and names
-    are checked on construction, the images themselves when they are read, or all at once by `check`.
+    Raises TinyclfError when the set is missing or is not of its layout: numbers and names of the files are checked on
+    construction, the images themselves when they are read, or all at once by `check`.
     """
 
     def __init__(
@@ -53,10 +51,9 @@ class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26
         layout: Layout = TINY_IMAGENET,
     ) -> None:
         super().__init__(root, transform=transform, target_transform=target_transform)
-        if split not in SPLITS:
-            raise TinyclfError(f"There is no split {split!r}; the splits are {', '.join(SPLITS)}.")
+        one_of("split", split, SPLITS)
         self.split = split
-        self.source = open_source(find(Path(self.root), layout, download))
+        self.source = open_source(locate_or_download(Path(self.root), layout, download))
         self.classes, self.class_names = read_classes(self.source, layout)
         self.class_to_idx = {wnid: target for target, wnid in enumerate(self.classes)}
         files = read_split(self.source, layout, split, self.classes)
@@ -82,7 +79,7 @@ class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26
             ) from error
 
     def check(self) -> None:
-        """Decodes every image. Raises one TinyclfError that names those which are damaged or not 64x64."""
+        """Decodes every image. Raises one TinyclfError that names those that are damaged or not 64x64."""
         faults = []
         for index in tqdm(range(len(self)), f"checking {self.split}", unit=" images", disable=None):
             try:
@@ -95,18 +92,18 @@ class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26
         return f"Split: {self.split}\nSource: {self.source.path}"
 
 
-def find(root: Path, layout: Layout = TINY_IMAGENET, download: bool = False) -> Path:
+def locate_or_download(root: Path, layout: Layout = TINY_IMAGENET, download: bool = False) -> Path:
     """The folder or zip of the set in `root`; Tiny-ImageNet is downloaded to there if missing and `download` is set."""
     root = root.expanduser().absolute()
-    found = locate(root, layout)
-    if found is None and download and layout == TINY_IMAGENET:
-        found = download_zip(root)
-    if found is None:
+    path = locate(root, layout)
+    if path is None and download and layout == TINY_IMAGENET:
+        path = download_zip(root)
+    if path is None:
         remedy = " or pass download=True" if layout == TINY_IMAGENET else ""
         raise TinyclfError(
             f"{root} holds neither the folder {layout.folder} nor {layout.folder}.zip. Put one of them there{remedy}."
         )
-    return found
+    return path
 
 
 def decode(data: bytes) -> Image.Image:
@@ -115,7 +112,7 @@ def decode(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=["JPEG"])
         if image.size != (SIDE, SIDE):
             raise ValueError(f"is {image.width}x{image.height} pixels instead of {SIDE}x{SIDE}")
-        # PIL passes over a missing end where someone set ImageFile.LOAD_TRUNCATED_IMAGES, as many notebooks do. The
+        # PIL ignores a missing end where someone set ImageFile.LOAD_TRUNCATED_IMAGES, as many notebooks do. The
         # end-of-image marker must follow the last start-of-scan marker: neither occurs within compressed data.
         if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
             raise ValueError("is cut short")

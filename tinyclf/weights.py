@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights  # type: ignore[attr-defined] # it is public
 
 from tinyclf import standin
+from tinyclf.checks import one_of
+from tinyclf.choices import NAMED_WEIGHTS
 from tinyclf.errors import TinyclfError
 from tinyclf.resnet import compose_filters, head_names, shrink_filters, stem_of
-from tinyclf.settings import one_of
 
-NAMED_WEIGHTS = ("none", "imagenet", "mini")
 IMAGENET_CLASSES = 1000
 AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # in torchvision's files of GoogLeNet and Inception v3
 # torchvision's files of DenseNets have `norm.1` for today's `norm1`

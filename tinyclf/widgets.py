@@ -8,10 +8,10 @@ from IPython.display import display
 from ipywidgets import Dropdown, IntSlider, SelectMultiple, interact
 
 from tinyclf import images as pictures
-from tinyclf.tiny_imagenet import TinyImageNet
-from tinyclf.figures import compared, show
 from tinyclf.cache import Packed
+from tinyclf.figures import compared, show
 from tinyclf.record import Record, read_records, read_table
+from tinyclf.tiny_imagenet import TinyImageNet
 
 AT_ONCE = 12  # images
 
