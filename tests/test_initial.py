@@ -18,7 +18,7 @@ from tinyclf.run_page import evaluation_table, provenance
 from tinyclf.run import Run
 from tinyclf.settings import Settings
 from tinyclf.accuracy import accuracy_tables, stand_ins
-from tinyclf.weights import shrink_filters
+from tinyclf.resnet import shrink_filters
 
 PARENT = Settings(epochs=1, batch_size=8, input_size=48, eval_size=64)
 CHILD = Settings(epochs=1, batch_size=8, weights="run:first")
