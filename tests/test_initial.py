@@ -8,16 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tinyclf import accuracy as tables
-from tinyclf.errors import TinyclfError
-from tinyclf.catalog import select
 from tinyclf.cache import Packed, PackedSplit
-from tinyclf.initial import is_finished, starting_model, trained
+from tinyclf.errors import TinyclfError
+from tinyclf.initial import is_finished, trained
 from tinyclf.predict import Predictor
-from tinyclf.run_page import evaluation_table, provenance
 from tinyclf.run import Run
 from tinyclf.settings import Settings
-from tinyclf.accuracy import accuracy_tables, stand_ins
+from tinyclf.recipe import build_recipe
 from tinyclf.resnet import shrink_filters
 
 PARENT = Settings(epochs=1, batch_size=8, input_size=48, eval_size=64)
@@ -35,10 +32,14 @@ def data(classes="abcd"):
 
 
 def finish(settings, name, interrupt=False):
-    run = Run(settings, data(), name)
-    model = starting_model(settings, data().classes)
+    run, recipe = Run(settings, data(), name), build_recipe(settings, data())
     run.settings = dataclasses.replace(settings, epochs=1) if interrupt else settings
-    return run.finish(run.fit(model), model)
+    run.fit(**vars(recipe))
+    return run.finish()
+
+
+def initial_model(settings, classes="abcd"):
+    return build_recipe(settings, data(classes)).model
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +61,12 @@ def reports(finished, monkeypatch):
 
 def test_everything_is_taken_over_but_what_is_adapted():
     before = trained("first", "mini").weights
-    same = starting_model(dataclasses.replace(CHILD, input_size=48), data().classes).state_dict()
+    same = initial_model(dataclasses.replace(CHILD, input_size=48)).state_dict()
     assert all(torch.equal(same[name], value) for name, value in before.items())
     settings = dataclasses.replace(CHILD, stem="small", adapt="input_size, stem,classes")
-    other = starting_model(settings, list("vwxyz")).state_dict()
+    other = initial_model(settings, "vwxyz").state_dict()
     torch.manual_seed(settings.seed)
-    fresh = starting_model(dataclasses.replace(settings, weights="none"), list("vwxyz")).state_dict()
+    fresh = initial_model(dataclasses.replace(settings, weights="none"), "vwxyz").state_dict()
     for name, value in other.items():
         starts_afresh = name in ("conv1.weight", "conv1.bias", "fc.weight", "fc.bias")
         assert torch.equal(value, fresh[name] if starts_afresh else before[name]), name
@@ -74,7 +75,7 @@ def test_everything_is_taken_over_but_what_is_adapted():
 def test_a_small_stem_can_take_over_the_shrunk_filters_of_the_run_that_it_starts_from():
     before = trained("first", "mini").weights
     settings = dataclasses.replace(CHILD, stem="small", adapt="input_size,stem", stem_init="shrunk")
-    after = starting_model(settings, data().classes)
+    after = initial_model(settings)
     assert torch.equal(after.conv1.weight, shrink_filters(before["conv1.weight"]))
 
 
@@ -95,7 +96,7 @@ def test_a_model_made_for_something_else_is_refused_with_what_would_make_it_righ
     settings = dataclasses.replace(CHILD, **changed)
     before = sorted(reports.iterdir())
     for refused in (
-        lambda: starting_model(settings, list(classes)),
+        lambda: initial_model(settings, classes),
         lambda: Run(settings, data(classes), "child"),
     ):
         with pytest.raises(TinyclfError, match=said):
@@ -124,19 +125,15 @@ def test_a_parent_that_is_not_there_or_unfinished_is_refused_with_the_command(pa
 def test_what_is_held_out_of_a_run_must_be_held_out_of_its_parent():
     settings = dataclasses.replace(CHILD, input_size=48, hold_out=True)
     with pytest.raises(TinyclfError, match="run 'first' has hold_out = False, and this one hold_out = True"):
-        starting_model(settings, data().classes)
+        initial_model(settings)
 
 
-def test_record_and_page_link_the_parent(reports):
+def test_the_record_names_the_parent(reports):
     record = finish(dataclasses.replace(CHILD, adapt="input_size"), "child")
     parent = {"run": "first", "epochs": 1, "settings": dataclasses.asdict(PARENT), "parent": None}
     assert record["weights"]["parent"] == parent
     assert record["weights"]["label"] == "first, from nothing"
     assert json.loads((reports / "child/record.json").read_text()) == record
-    cells = provenance(record, "../")["child"].tolist()
-    assert any('<a href="../first/record.json">first</a> after epoch 1, sha256 ' in str(cell) for cell in cells)
-    (reports / "first/index.html").touch()
-    assert any('"../first/index.html">first</a> after' in str(cell) for cell in provenance(record, "../")["child"])
 
 
 def test_a_run_goes_on_only_from_the_parent_that_it_started_from(reports):
@@ -171,18 +168,6 @@ def test_the_command_for_a_run_of_another_seed_is_one_that_works(reports):
         trained("preprocessing-seed-4", "mini")
 
 
-def test_a_row_says_what_was_other_in_the_run_that_it_started_from(reports):
-    parent = Settings.from_notebook(select(["preprocessing"], "mini")[0].parameters)
-    finish(dataclasses.replace(parent, weights="none", epochs=1, input_size=48), "preprocessing")
-    child = Settings.from_notebook(select(["finetuning"], "mini")[-1].parameters)
-    finish(dataclasses.replace(child, epochs=1), "finetuning")
-    (row,) = [row for row in accuracy_tables("mini")["From nothing"].to_dict("records") if "fine" in row["experiment"]]
-    assert row["experiment"] == (
-        "finetuning, changed: weights = none in preprocessing, input_size = 48 in preprocessing, "
-        "epochs = 1 in preprocessing"
-    )
-
-
 def test_a_model_is_evaluated_at_another_size_only_when_asked_to(reports):
     record = json.loads((reports / "first/record.json").read_text())
     run, saved = Run(PARENT, data(), "first"), trained("first", "mini")
@@ -190,7 +175,6 @@ def test_a_model_is_evaluated_at_another_size_only_when_asked_to(reports):
     model.load_state_dict(saved.weights)
     assert run.evaluate(model).summary() == record["evaluation"]
     assert run.evaluate(model, 64).summary() == record["other_sizes"]["64"] != record["evaluation"]
-    assert evaluation_table(record).columns.tolist() == ["validation, at 48x48", "validation, at 64x64"]
 
 
 def test_predictions_show_images_at_the_size_that_the_model_was_trained_for():
@@ -199,43 +183,3 @@ def test_predictions_show_images_at_the_size_that_the_model_was_trained_for():
     with torch.no_grad():
         expected = predictor.model.eval()(torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2) / 255).softmax(1)
     torch.testing.assert_close(predictor.probabilities(images), expected, rtol=1e-3, atol=1e-5)
-
-
-def test_the_table_has_a_row_for_the_model_at_another_size(tmp_path, monkeypatch):
-    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
-    finish(PARENT, "preprocessing")
-    rows = accuracy_tables("mini")["From nothing"].to_dict("records")  # as that is what it started from here
-    (there,) = [row for row in rows if row["experiment"] == "the same model, evaluated at 64x64"]
-    assert there["published last"] == "15.31\u00a0%" and there["README"] == "15.3\u00a0%"
-    assert there["ours last"].endswith("\u00a0%") and there["input"] == "64x64" and there["ours best"] == ""
-
-
-def test_the_order_of_the_rows_is_compared_with_the_published_one(monkeypatch):
-    def records(**accuracies):
-        found = {}
-        for name, accuracy in accuracies.items():
-            name = name.replace("_", "-")
-            found[name] = {"result": {"last": {"val_accuracy": accuracy}}, "other_sizes": {"64": {"top1": 0.1}}}
-        monkeypatch.setattr(tables, "by_experiment", lambda _: {name: [record] for name, record in found.items()})
-        return tables.order("mini")
-
-    rows = {"baseline_imagenet": 0.5, "finetuning": 0.4, "preprocessing": 0.7, "finetuning_small_stem": 0.6}
-    (same,) = records(**rows, baseline_scratch=0.9)
-    assert same == (
-        "Order by the last epoch, published: preprocessing > finetuning-small-stem > baseline-imagenet > finetuning > "
-        "preprocessing at 64x64. Ours: the same."
-    )
-    (other,) = records(**rows | {"finetuning": 0.55})
-    assert other.endswith(
-        "Ours: preprocessing > finetuning-small-stem > finetuning > baseline-imagenet > preprocessing at 64x64."
-    )
-    assert records(finetuning=0.5, baseline_scratch=0.9) == []
-
-
-def test_a_stand_in_is_named_once_whatever_started_from_it():
-    label = "ImageNet (stand-in: x.safetensors)"
-    records = {name: {"weights": {"label": text + label}} for name, text in {"a": "", "b": "a, from "}.items()}
-    (note,) = stand_ins("tiny-imagenet", records, "../..")
-    assert note.startswith(f"{label}: these are not")
-    part, note = stand_ins("tiny-imagenet-20", records, "../..")
-    assert "every tenth class" in part and note.startswith(label)

@@ -13,7 +13,7 @@ import pytest
 import typer
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from tinyclf import cli, notebook as reports
+from tinyclf import cli, notebook
 from tinyclf.errors import TinyclfError
 from tinyclf.catalog import Experiment
 from tinyclf.files import locked
@@ -47,7 +47,7 @@ def experiment(tmp_path, name, *code):
 
 
 def test_a_page_is_self_contained_with_code_folded_and_pictures_described(tmp_path, folder):
-    reports.run(experiment(tmp_path, "good", FIGURE))
+    notebook.run(experiment(tmp_path, "good", FIGURE))
     page = (folder / "mini" / "good" / "index.html").read_text()
     assert "<title>Title of good (mini)</title>" in page and "About good" in page and "value 7" in page
     assert re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", page) == ['href="../index.html']  # a link to follow
@@ -60,7 +60,7 @@ def test_a_page_is_self_contained_with_code_folded_and_pictures_described(tmp_pa
 def test_an_executed_notebook_names_no_path_of_this_machine(tmp_path, folder):
     one = experiment(tmp_path, "good", "print(value, weights)")
     weights = {"weights": str(tmp_path / "some.pth")}
-    reports.run(dataclasses.replace(one, parameters=one.parameters | weights))
+    notebook.run(dataclasses.replace(one, parameters=one.parameters | weights))
     executed = folder / "mini" / "good" / "notebook.ipynb"
     assert "some.pth" in executed.read_text() and str(tmp_path) not in executed.read_text()
     assert str(tmp_path) not in executed.with_name("index.html").read_text()
@@ -70,8 +70,9 @@ def test_an_executed_notebook_names_no_path_of_this_machine(tmp_path, folder):
 def test_one_that_fails_leaves_its_page_and_the_others_still_run(tmp_path, folder, capsys):
     message = "the <b>data</b> is not there"
     code = f"from tinyclf.errors import TinyclfError\nraise TinyclfError({message!r})"
-    failed = cli.run_each([experiment(tmp_path, "bad", code), experiment(tmp_path, "good", VALUE)], reports.run)
-    assert isinstance(failed, TinyclfError) and str(failed) == "failed: bad"
+    with pytest.raises(TinyclfError) as failed:
+        cli.run_one_by_one([experiment(tmp_path, "bad", code), experiment(tmp_path, "good", VALUE)], notebook.run)
+    assert str(failed.value) == "failed: bad"
     assert f"tinyclf: bad: {message}" in capsys.readouterr().err
     page = (folder / "mini" / "bad" / "failed.html").read_text()
     assert "the &lt;b&gt;data&lt;/b&gt; is not there" in page and "<b>data</b>" not in page
@@ -81,56 +82,57 @@ def test_one_that_fails_leaves_its_page_and_the_others_still_run(tmp_path, folde
 
 def test_the_pages_of_an_earlier_run_outlive_one_that_fails(tmp_path, folder):
     good, place = experiment(tmp_path, "same", "print('good')"), folder / "mini" / "same"
-    reports.run(good)
+    notebook.run(good)
     before = {path.name: path.read_bytes() for path in place.iterdir()}
     with pytest.raises(TinyclfError, match=r"failed\.html"):
-        reports.run(experiment(tmp_path, "same", "1 / 0"))
+        notebook.run(experiment(tmp_path, "same", "1 / 0"))
     assert {path.name: path.read_bytes() for path in place.iterdir() if "failed" not in path.name} == before
-    reports.run(experiment(tmp_path, "same", "print('good')"))
+    notebook.run(experiment(tmp_path, "same", "print('good')"))
     assert sorted(path.name for path in place.iterdir()) == ["index.html", "notebook.ipynb"]
 
 
 def test_a_kernel_that_dies_leaves_its_page_and_the_others_still_run(tmp_path, folder):
     die = experiment(tmp_path, "dead", "import os\nos.kill(os.getpid(), 9)")
-    assert str(cli.run_each([die, experiment(tmp_path, "good", VALUE)], reports.run)) == "failed: dead"
+    with pytest.raises(TinyclfError, match="failed: dead"):
+        cli.run_one_by_one([die, experiment(tmp_path, "good", VALUE)], notebook.run)
     assert "The run ended here: the kernel died" in (folder / "mini" / "dead" / "failed.html").read_text()
     assert (folder / "mini" / "good" / "index.html").is_file()
 
 
 def test_an_interrupt_leaves_the_pages_of_an_earlier_run(tmp_path, folder, monkeypatch):
     one = experiment(tmp_path, "good", VALUE)
-    reports.run(one)
+    notebook.run(one)
     before = {path.name: path.read_bytes() for path in (folder / "mini" / "good").iterdir()}
 
     def interrupt(source, target, *args, **kwargs):
         Path(target).write_text("{}")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(reports.papermill, "execute_notebook", interrupt)
+    monkeypatch.setattr(notebook.papermill, "execute_notebook", interrupt)
     with pytest.raises(typer.Exit) as stopped:
-        cli.run_each([one], reports.run)
+        cli.run_one_by_one([one], notebook.run)
     assert stopped.value.exit_code == 130
     assert {path.name: path.read_bytes() for path in (folder / "mini" / "good").iterdir()} == before
 
 
 def test_two_pages_of_one_experiment_are_not_made_at_once(tmp_path, folder):
     place = folder / "mini" / "good"
-    with locked(place / ".page.lock"), pytest.raises(TinyclfError, match=rf"under way already.*process {os.getpid()}"):
-        reports.run(experiment(tmp_path, "good", VALUE))
-    reports.run(experiment(tmp_path, "good", VALUE))
+    with locked(place / ".page.lock"), pytest.raises(TinyclfError, match=rf"running already.*process {os.getpid()}"):
+        notebook.run(experiment(tmp_path, "good", VALUE))
+    notebook.run(experiment(tmp_path, "good", VALUE))
     assert sorted(path.name for path in place.iterdir()) == ["index.html", "notebook.ipynb"]
 
 
 def test_an_error_that_nobody_foresaw_keeps_its_traceback(tmp_path, folder):
     with pytest.raises(TinyclfError, match="ZeroDivisionError"):
-        reports.run(experiment(tmp_path, "bad", "1 / 0"))
+        notebook.run(experiment(tmp_path, "bad", "1 / 0"))
     assert "Traceback" in (folder / "mini" / "bad" / "failed.html").read_text()
 
 
 def test_a_reports_folder_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, folder):
     folder.write_text("a file")
     with pytest.raises(TinyclfError, match=r"cannot write to .*TINYCLF_REPORTS"):
-        reports.run(experiment(tmp_path, "good", f"open({str(tmp_path / 'ran')!r}, 'w')"))
+        notebook.run(experiment(tmp_path, "good", f"open({str(tmp_path / 'ran')!r}, 'w')"))
     assert not (tmp_path / "ran").exists()
 
 
@@ -176,6 +178,6 @@ print("\\r         \\r", end="", flush=True)
 time.sleep(0.5)
 print("epoch 1")
 """
-    reports.run(experiment(tmp_path, "long", passing))
+    notebook.run(experiment(tmp_path, "long", passing))
     (cell,) = nbformat.read(next(folder.rglob("notebook.ipynb")), 4).cells[-1:]
     assert [output.text for output in cell.outputs] == ["epoch 1\n"]

@@ -14,25 +14,24 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
-from tinyclf import cli, notebook as reports
+from tinyclf import cli, notebook
 from tinyclf.comparison import comparison
-from tinyclf.catalog import select
+from tinyclf.catalog import Experiment, select
 from tinyclf.paths import PROJECT
 from tinyclf.run import train_experiment
 
 EVIL = "<script>alert(1)</script> $x$, evil"
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 SHOW = """
-from tinyclf.figures import extremes, show
-from tinyclf.html import table
+from tinyclf.figures import class_extremes, show
 from tinyclf.record import read_records
 from tinyclf.run_page import confusions
 
 record = read_records(dataset)["baseline-scratch"]
 rows = confusions(record)
-print(rows["class"][0])
-show(*extremes(record))
-table(rows)
+print(rows.texts["class"][0])
+show(class_extremes(record))
+rows
 """
 LARGEST = 1.5e6  # bytes of a page
 CUT_OFF = """() => [...document.querySelectorAll("body *")].filter(each => {
@@ -50,7 +49,7 @@ def made(tmp_path_factory):
         patch.setenv("JPY_SESSION_NAME", "a notebook that calls `tinyclf run`")
         short = {"epochs": 1, "input_size": 32}
         scratch, other, data = select(["baseline-scratch", "data"], "mini", short, seeds=[0, 1])
-        assert cli.run_each([scratch, data], reports.run) is None
+        cli.run_one_by_one([scratch, data], notebook.run)
         train_experiment(other.name, other.parameters)
         classes = folder / "mini" / "baseline-scratch" / "classes.csv"
         lines = classes.read_text().splitlines()
@@ -58,12 +57,12 @@ def made(tmp_path_factory):
         lines[1] = f'{wnid},"{EVIL}",20,20,1.0'
         classes.write_text("\n".join(lines))
         confusion = classes.with_name("confusion.csv")
-        confusion.write_text(f"wnid,taken for,images\n{wnid},{wnid},20\n")
-        evil = reports.Experiment("evil", EVIL, folder / "evil.ipynb", {"dataset": "mini"})
+        confusion.write_text(f"wnid,predicted,images\n{wnid},{wnid},20\n")
+        evil = Experiment("evil", EVIL, folder / "evil.ipynb", {"dataset": "mini"})
         parameters = new_code_cell('dataset = "mini"', metadata={"tags": ["parameters"]})
         nbformat.write(new_notebook(cells=[parameters, new_code_cell(SHOW)], metadata=KERNEL), evil.notebook)
         last = [evil, comparison(["baseline-scratch", "baseline-scratch-seed-1"], "mini"), *select(["summary"], "mini")]
-        assert cli.run_each(last, reports.run) is None
+        cli.run_one_by_one(last, notebook.run)
     return folder
 
 

@@ -9,12 +9,19 @@ import nbformat
 import pandas as pd
 import pytest
 
-from tinyclf.figures import history_of
+from tinyclf.accuracy import markdown_tables
+from tinyclf.figures import Line, curve_table
 from tinyclf.paths import NOTEBOOKS, PROJECT
-from tinyclf.record import read_records
-from tinyclf.accuracy import accuracy
+from tinyclf.runs import load_histories
 
 README = (PROJECT / "README.md").read_text()
+
+
+def accuracy_curves(name):
+    """The validation and the training accuracy of a committed run by epoch, and the published ones."""
+    histories = load_histories("tiny-imagenet")
+    histories = histories[histories["run"] == name]
+    return [curve_table(Line(split, name, histories, split), "accuracy") for split in ("val", "train")]
 
 
 @pytest.mark.parametrize("dataset", ["tiny-imagenet", "tiny-imagenet-20"])
@@ -23,13 +30,12 @@ def test_its_tables_are_those_of_the_committed_records(dataset, monkeypatch):
     if shutil.which("git") and subprocess.run(changed, capture_output=True, text=True).stdout:
         pytest.skip(f"reports/{dataset} was changed since the last commit: README.md goes with that commit")
     monkeypatch.setenv("TINYCLF_REPORTS", str(PROJECT / "reports"))
-    assert README.split(f"<!-- {dataset} -->\n")[1].split("\n<!-- end -->")[0] == accuracy(dataset)
+    assert README.split(f"<!-- {dataset} -->\n")[1].split("\n<!-- end -->")[0] == markdown_tables(dataset)
 
 
 def test_it_tells_where_the_curve_of_row_1_leaves_the_published_one(monkeypatch):
     monkeypatch.setenv("TINYCLF_REPORTS", str(PROJECT / "reports"))
-    runs = [read_records("tiny-imagenet")["baseline-scratch"]]
-    tables = (history_of("baseline-scratch", runs, f"{split}_accuracy") for split in ("val", "train"))
+    tables = accuracy_curves("baseline-scratch")
     val, train = (each.dropna(subset=["accuracy", "published"]) for each in tables)
     points = (100 * (val["accuracy"] - val["published"])).set_axis(val["epoch"])
     outside = points[points.abs() > 2]
@@ -45,8 +51,7 @@ def test_it_tells_where_the_curve_of_row_1_leaves_the_published_one(monkeypatch)
 
 def test_it_tells_how_far_row_2_lies_from_the_published_curves(monkeypatch):
     monkeypatch.setenv("TINYCLF_REPORTS", str(PROJECT / "reports"))
-    runs = [read_records("tiny-imagenet")["baseline-imagenet"]]
-    tables = (history_of("baseline-imagenet", runs, f"{split}_accuracy") for split in ("val", "train"))
+    tables = accuracy_curves("baseline-imagenet")
     val, train = (100 * each.dropna(subset=["accuracy", "published"])[["accuracy", "published"]] for each in tables)
     told = " ".join(README.split("Row 2 ends ")[1].split("\n\n")[0].split())
     points = val["accuracy"] - val["published"]

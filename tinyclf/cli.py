@@ -178,7 +178,7 @@ def table(dataset: Dataset = "mini") -> None:
     from tinyclf import accuracy
 
     one_of("dataset", dataset, DATASETS)
-    print(accuracy.report(dataset))
+    print(accuracy.markdown_report(dataset))
 
 
 def run_notebooks(request: Request) -> None:

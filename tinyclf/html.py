@@ -1,97 +1,94 @@
-"""Pieces of HTML for the pages: tables that a narrow screen shows as cards, images, links. All text is escaped."""
+"""Pieces of HTML for the pages, made by the macros of templates/pieces.html.j2. All text is escaped."""
 
 import base64
 import io
-import re
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
-from markupsafe import Markup, escape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
 from PIL import Image
 
-NUMBER = re.compile(r"[-+±]?[\d.,]+(\s|%|$|<|e[-+]\d)")  # starts a cell that stands at the right of its column
-TILE = 128  # pixels that an image is shown at
+TEMPLATES = Path(__file__).with_name("templates")
+ENVIRONMENT = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+PIECES: Any = ENVIRONMENT.get_template("pieces.html.j2").module
+TILE = 128  # pixels that an image of a gallery takes on the page
+
+
+class Column(NamedTuple):
+    """One column of a table for a reader."""
+
+    name: str
+    cell: Callable[[Any], str]  # from a row of the frame to text, or to Markup that is HTML already
+    number: bool = True  # aligned to the right
 
 
 class Table(HTML):
-    """A table in a notebook and on its page, and as text where no HTML is shown."""
+    """A table in a notebook and on its page; as text where no HTML is shown."""
 
-    def __init__(self, frame: pd.DataFrame, html: str) -> None:
+    def __init__(self, html: str, texts: pd.DataFrame) -> None:
         super().__init__(html)  # type: ignore[no-untyped-call]  # IPython's
-        self.frame = frame
+        self.texts, self.rows = texts, len(texts)
 
     def __repr__(self) -> str:
-        return self.frame.map(lambda cell: Markup(cell).striptags() if isinstance(cell, Markup) else cell).to_string()
+        return self.texts.to_string(index=False)
 
 
-def table(frame: pd.DataFrame, kind: str = "") -> Table:
-    """A table of text. Cells are text, or Markup where they are HTML themselves. kind: a class of page.css."""
-    if frame.index.name or not isinstance(frame.index, pd.RangeIndex):
+def table(frame: pd.DataFrame, columns: Sequence[Column] = (), kind: str = "") -> Table:
+    """A table of the rows of `frame`: of `columns`, or of all that it has, aligned by their dtype.
+
+    An index that has a name or is no number is a column too. kind: a class of page.css.
+    """
+    if frame.index.name not in frame and (frame.index.name or not is_integer_dtype(frame.index)):
         frame = frame.rename_axis(frame.index.name or "").reset_index()
-    cells = [[str(cell) for cell in frame[name] if str(cell)] for name in frame]
-    right = [bool(column) and all(map(NUMBER.match, column)) for column in cells]
-    head = join(
-        Markup('<th scope="col"{}>{}</th>').format(side(number), name)
-        for name, number in zip(frame, right, strict=True)
-    )
-    rows = join(
-        Markup("<tr>{}</tr>\n").format(
-            join(
-                Markup('<td data-label="{}"{}>{}</td>').format(name, side(number), inside(cell))
-                for name, number, cell in zip(frame, right, cells, strict=True)
-            )
-        )
-        for cells in frame.astype(object).to_numpy().tolist()
-    )
-    kind = f"{kind} cards".strip() if len(frame.columns) > 3 else kind
-    page = Markup('<div class="table"><table class="{}"><thead><tr>{}</tr></thead>\n<tbody>{}</tbody></table></div>')
-    return Table(frame, page.format(kind, head, rows))
+    columns = columns or [plain_column(frame, name) for name in frame]
+    rows = [[column.cell(row) for column in columns] for _, row in frame.astype(object).iterrows()]
+    names = [column.name for column in columns]
+    texts = [[Markup(cell).striptags() if isinstance(cell, Markup) else cell for cell in row] for row in rows]
+    return Table(PIECES.table(columns, rows, kind), pd.DataFrame(texts, columns=names))
 
 
-def join(parts: Iterable[Markup]) -> Markup:
-    """Pieces of HTML one after the other."""
-    return Markup("").join(parts)
+def plain_column(frame: pd.DataFrame, name: str) -> Column:
+    """A column of a frame as it is, numbers with four digits; what is not known stays empty."""
+
+    def cell(row: Any) -> str:
+        value = row[name]
+        if isinstance(value, float):
+            return "" if math.isnan(value) else f"{value:.4f}"
+        return value if isinstance(value, str) else str(value)
+
+    return Column(name, cell, number=is_numeric_dtype(frame[name]) and not is_bool_dtype(frame[name]))
 
 
-def inside(cell: object) -> Markup:
-    """What a cell holds: one thing, so that it can stand beside its label; nothing where it is empty."""
-    return Markup("<div>{}</div>").format(cell) if str(cell) else Markup("")
-
-
-def side(number: bool) -> Markup:
-    """The attribute of a cell in a column of numbers; empty for any other."""
-    return Markup(' class="number"') if number else Markup("")
+def details(summary: str, inside: HTML) -> HTML:
+    """Something that opens on a click."""
+    return HTML(PIECES.details(summary, Markup(inside.data)))
 
 
 def link(text: str, target: str) -> Markup:
     """A link to `target`, a path from the page on."""
-    return Markup('<a href="{}">{}</a>').format(target, text)
+    return Markup(PIECES.link(text, target))
 
 
-def two_lines(first: str, second: str) -> Markup:
-    """A cell with a second line in small letters, if that is not empty."""
-    return Markup("{}<small>{}</small>").format(first, second) if second else escape(first)
+def two_lines(first: str, *second: str) -> Markup:
+    """A cell with a second line in small letters, of what is not empty."""
+    return Markup(PIECES.two_lines(first, list(filter(None, second))))
 
 
 def picture(svg: str, text: str) -> Markup:
     """An SVG within a cell; `text` is its alternative text."""
-    source = base64.b64encode(svg.encode()).decode()
-    return Markup('<img alt="{}" src="data:image/svg+xml;base64,{}">').format(text, source)
+    return Markup(PIECES.picture(base64.b64encode(svg.encode()).decode(), text))
 
 
-def gallery(images: list[np.ndarray], texts: list[str]) -> HTML:
+def gallery(images: Sequence[np.ndarray], texts: Sequence[str]) -> HTML:
     """Images, uint8 (H, W, 3), each over its text, as many in a line as there is room for."""
-    tile = Markup(
-        '<figure class="tile" style="display: inline-block; width: {side}px; margin: 4px; vertical-align: top">'
-        '<img alt="{text}" width="{side}" height="{side}" style="image-rendering: pixelated" '
-        'src="data:image/png;base64,{source}"><figcaption style="font-size: 12px">{text}</figcaption></figure>'
-    )
-    tiles = join(
-        tile.format(side=TILE, text=text, source=png(pixels)) for pixels, text in zip(images, texts, strict=True)
-    )
-    return HTML(Markup('<div class="gallery">{}</div>').format(tiles))
+    return HTML(PIECES.gallery(list(zip(map(png, images), texts, strict=True)), TILE))
 
 
 def png(pixels: np.ndarray) -> str:
@@ -101,7 +98,9 @@ def png(pixels: np.ndarray) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def details(summary: str, inside: Table) -> HTML:
-    """A table that opens on a click."""
-    page = Markup("<details><summary>{}</summary>{}</details>").format(summary, Markup(inside.data))
-    return HTML(page)
+def markdown(frame: pd.DataFrame, columns: Sequence[Column]) -> str:
+    """The same table in Markdown. A cell may have Markdown in it, but no HTML, and no end of a cell."""
+    rows = [[column.cell(row) for column in columns] for _, row in frame.iterrows()]
+    rows = [[cell.replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in rows]
+    rule = ["--:" if column.number else "---" for column in columns]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [[column.name for column in columns], rule, *rows])

@@ -1,118 +1,143 @@
-"""The front page of a data set's reports: what was tried, what came out, and how to get it again."""
+"""The front page of a data set's reports: what was tried, the results, and how to repeat them."""
 
 import json
-from pathlib import Path
+import math
+from typing import Any
 
 import pandas as pd
-from IPython.display import HTML
+from IPython.display import HTML, Markdown, display
 from markupsafe import Markup
 
-from tinyclf.accuracy import PRETRAINED, READING_ERROR, SCRATCH, Row, accuracy_rows, by_experiment, duration, seconds_of
-from tinyclf.catalog import is_ablation
-from tinyclf.commands import command
-from tinyclf.figures import svg, thumbnail
-from tinyclf.html import join, link, picture, table, two_lines
-from tinyclf.names import family
+from tinyclf.accuracy import READING_ERROR, TITLES, accuracy_table, epochs_text
+from tinyclf.figures import experiment_curves, show, svg, thumbnail
+from tinyclf.format import assignments, duration, format_metric, hardware, percent, points, share, short_commit
+from tinyclf.html import PIECES, Column, Table, link, picture, table, two_lines
 from tinyclf.paths import reports_dir
-from tinyclf.record import Record, read_records
-from tinyclf.run_page import run_link
+from tinyclf.registry import DATASETS
+from tinyclf.run_page import history_table, run_link
+from tinyclf.runs import group_runs, load_histories, load_runs
 
 
-def glance(dataset: str) -> dict[str, HTML]:
-    """The accuracy tables for the eye, by title: each row with its curve, and links to the pages of its runs."""
-    rows = accuracy_rows(dataset)
-    return {
-        title: table(pd.DataFrame([cells(row) for row in rows if row.table == title]), "glance")
-        for title in (SCRATCH, PRETRAINED)
-    }
+def front_tables(dataset: str) -> dict[str, Table]:
+    """The accuracy tables for the eye, by title: a row with its curve, and links to the pages of its runs."""
+    rows, histories = accuracy_table(dataset), load_histories(dataset)
+    columns = [
+        Column("experiment", lambda row: experiment_cell(row, dataset), number=False),
+        Column("published, last epoch", published_cell),
+        Column("this project, last epoch", accuracy_cell),
+        Column("difference", difference_cell),
+        Column("epochs", epochs_text),
+        Column("seeds", lambda row: "" if math.isnan(row["seeds"]) else f"{row['seeds']:.0f}"),
+        Column("time", lambda row: two_lines(duration(row["seconds"]), hardware(row["machines"]))),
+        Column("training compute", lambda row: share(row["share"])),
+        Column("validation accuracy", lambda row: curve_cell(row, histories), number=False),
+    ]
+    if not DATASETS[dataset].comparable:
+        columns = [column for column in columns if column.name not in ("published, last epoch", "difference")]
+    return {title: table(rows[rows["table"] == key], columns, "glance") for key, title in TITLES.items()}
 
 
-def cells(row: Row) -> dict[str, str | Markup]:
-    """A row in few cells: under what matters most, the rest in small letters."""
-    text, runs = row.cells, row.runs
-    about = [f"changed: {row.changed}"] if row.changed else []
-    about += [f"from {text['starts from']}"] if runs else []
-    published = [f"best {text['published best']}"] if text["published best"] else []
-    published += [f"README {text['README']}"] if text["README"] else []
-    goals = Markup("<small>to reach: {}</small>").format("; ".join(row.goals)) if row.goals else ""
-    ours = [f"best {text['ours best']}"] if text["ours best"] else []
-    ours += [f"mirrored too {text['mirrored too']}"] if text["mirrored too"] else []
-    same_epoch = f"published {text['published, same epoch']} there" if text["published, same epoch"] else ""
-    error = READING_ERROR if text["published, same epoch"] not in ("", text["published last"]) else 0
-    return {
-        "experiment": two_lines(run_links(row.title, runs), "; ".join(about)),
-        "published, last epoch": goals or two_lines(text["published last"], ", ".join(published)),
-        "ours, last epoch": two_lines(text["ours last"], ", ".join(ours)),
-        "difference": two_lines(signed(text["difference"], error), same_epoch) if text["difference"] else "",
-        "epochs": text["epochs"] if text["epochs"] != "0" else "",
-        "seeds": text["seeds"],
-        "time": two_lines(duration(seconds_of(runs)), text["hardware"]) if runs else "",
-        "arithmetic, of row 1": text["arithmetic"].replace(" ", ""),
-        "validation accuracy": picture(*thumbnail_of(runs)) if runs else "",
-    }
+def experiment_cell(row: Any, dataset: str) -> str:
+    """The title of a row, with links to the pages of its runs, or where there are none, to their records."""
+    if row["size"] or not row["runs"]:
+        return str(row["title"])
+    texts = [row["title"], *row["runs"][1:]]
+    links = [run_link(run, dataset, "", text) for run, text in zip(row["runs"], texts, strict=True)]
+    differs = assignments(row["overrides"])
+    return two_lines(Markup(", ").join(links), f"settings that differ: {differs}" * bool(differs), row["start"])
 
 
-def thumbnail_of(runs: list[Record]) -> tuple[str, str]:
-    """The small curve of an experiment as SVG, and in words."""
-    figure, text, _ = thumbnail(family(runs[0]["run"]), runs)
-    return svg(figure), text
+def published_cell(row: Any) -> str:
+    """What was published of a row, or its goals."""
+    goals = [f"goal: {text}" + f": {status}" * bool(status) for text, status in row["goals"]]
+    best = percent(row["published_best"])
+    return two_lines(percent(row["published_last"]), f"best {best}" * bool(best), *goals)
 
 
-def run_links(title: str, runs: list[Record]) -> str | Markup:
-    """The title of a row; with links to the pages of its runs, or where there is none, to their records."""
-    links = []
-    for place, run in enumerate(runs):
-        text = title if not place else f"seed {run['settings']['seed']}"
-        links.append(run_link(run["run"], run["settings"]["dataset"], "", text))
-    return Markup(", ").join(links) if links else title
+def accuracy_cell(row: Any) -> str:
+    """Our accuracy after the last epoch, over that of the best one and that with flip TTA."""
+    if math.isnan(row["accuracy"]):
+        return "" if row["size"] else "not run"
+    best, tta = (format_metric(key, row[key], row[f"{key}_std"]) for key in ("best_accuracy", "flip_tta"))
+    text = format_metric("accuracy", row["accuracy"], row["accuracy_std"])
+    return two_lines(text, f"best {best}" * bool(best), f"flip TTA {tta}" * bool(tta))
 
 
-def signed(difference: str, error: float) -> Markup:
-    """A difference in a colour and with an arrow for its sign; without, if it is no more than an error of reading."""
-    if abs(float(difference)) <= error:
-        return Markup("≈ {}").format(difference)
-    kind, arrow = ("below", "▼") if difference.startswith("-") else ("above", "▲")
-    return Markup('<span class="{}">{} {}</span>').format(kind, arrow, difference)
+def difference_cell(row: Any) -> str:
+    """The difference to the published accuracy in a colour for its sign; without, if it is no more than read off."""
+    difference = row["difference"]
+    if math.isnan(difference):
+        return ""
+    read_off = not row["size"] and row["epochs"] != row["published_epochs"]
+    text: str = points(difference)
+    if abs(difference) > READING_ERROR * read_off:
+        text = PIECES.signed(text, "below" if difference < 0 else "above")
+    return two_lines(text, f"to {percent(row['published_then'])}" * read_off)
+
+
+def curve_cell(row: Any, histories: pd.DataFrame) -> str:
+    """The small curve of a row's runs."""
+    if row["size"] or not row["runs"]:
+        return ""
+    figure, text, _ = thumbnail(row["experiment"], histories[histories["run"].isin(row["runs"])])
+    return picture(svg(figure), text)
+
+
+def show_curves(dataset: str) -> None:
+    """Display the curves and the history of every experiment that was run."""
+    groups, histories = group_runs(load_runs(dataset).query("split == 'val' and title != ''")), load_histories(dataset)
+    for name, row in groups.iterrows():
+        epochs = histories[histories["run"].isin(row["runs"])]
+        display(Markdown(f"### {row['title']}"))
+        show(*experiment_curves(str(name), epochs))
+        display(history_table(str(name), epochs))
 
 
 def regenerate(dataset: str) -> str:
-    """The lines that make all that the tables show again, in a shell."""
-    commands = [command(name, runs, "run") for name, runs in by_experiment(read_records(dataset)).items()]
-    lines = dict.fromkeys(line for each in commands for line in each.split(" && "))  # what several start from, once
-    return "\n".join([*lines, f"tinyclf run ablations --dataset {dataset}"])
+    """The lines that repeat the runs of the accuracy tables in a shell, those first that others start from."""
+    runs = load_runs(dataset).set_index("run", drop=False)
+    commands: dict[str, None] = {}
+    for names in group_runs(runs.query("split == 'val' and title != ''"))["runs"]:
+        for name in names:
+            line = []
+            while name in runs.index:
+                line.append(runs["command"][name])
+                name = runs["parent"][name]
+            commands |= dict.fromkeys(reversed(line))
+    return "\n".join([*commands, f"tinyclf run ablations --dataset {dataset}"])
 
 
 def other_pages(dataset: str) -> HTML:
     """Links to the pages on `dataset` that are of no single run."""
-    pages = [each for each in sorted((reports_dir() / dataset).glob("*/index.html")) if not is_run(each.parent)]
-    titles = [json.loads(each.with_name("notebook.ipynb").read_text())["metadata"]["title"] for each in pages]
-    links = [link(title, f"{each.parent.name}/{each.name}") for title, each in zip(titles, pages, strict=True)]
-    if (reports_dir() / dataset / "ablations.csv").is_file():
+    folder = reports_dir() / dataset
+    links = []
+    for page in sorted(folder.glob("*/index.html")):
+        if not page.with_name("record.json").is_file():
+            title = json.loads(page.with_name("notebook.ipynb").read_text())["metadata"]["title"]
+            links.append(link(title, f"{page.parent.name}/{page.name}"))
+    if (folder / "ablations.csv").is_file():
         links.append(link("all ablations as CSV", "ablations.csv"))
-    return HTML(Markup("<ul>{}</ul>").format(join(Markup("<li>{}</li>").format(each) for each in links)))
+    return HTML(PIECES.links(links))
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a folder under reports is that of a run."""
-    return (folder / "record.json").is_file()
-
-
-def runs_table(dataset: str, *, of_ablations: bool = False) -> pd.DataFrame:
+def runs_table(dataset: str, *, of_ablations: bool = False) -> Table:
     """Every run on `dataset` that is no ablation, or every one that is, with links to its files, the newest last."""
-    rows = []
-    for name, record in sorted(read_records(dataset).items(), key=lambda pair: pair[1]["finished"]):
-        if is_ablation(name) != of_ablations:
-            continue
-        folder = reports_dir() / dataset / name
-        files = {"page": "index.html", "record": "record.json", "history": "history.csv"}
-        found = [link(what, f"{name}/{file}") for what, file in files.items() if (folder / file).is_file()]
-        rows.append(
-            {
-                "run": name,
-                "files": Markup(", ").join(found),
-                "epochs": str(len(record["history"])),
-                "finished": record["finished"].replace("T", " ").removesuffix("+00:00"),
-                "commit": (record["environments"][-1]["commit"] or "")[:10],
-            }
-        )
-    return pd.DataFrame(rows)
+    runs = load_runs(dataset)
+    runs = runs[runs["is_ablation"] == of_ablations].sort_values("finished")
+    return table(
+        runs,
+        [
+            Column("run", lambda row: row["run"], number=False),
+            Column("files", lambda row: file_links(dataset, row["run"]), number=False),
+            Column("epochs", lambda row: str(row["epochs"])),
+            Column("finished", lambda row: f"{row['finished']:%Y-%m-%d %H:%M:%S}", number=False),
+            Column("commit", lambda row: short_commit(row["commit"]), number=False),
+        ],
+    )
+
+
+def file_links(dataset: str, run: str) -> Markup:
+    """Links to the files of a run, as far as it has them."""
+    files = {"page": "index.html", "record": "record.json", "history": "history.csv"}
+    folder = reports_dir() / dataset / run
+    return Markup(", ").join(link(name, f"{run}/{file}") for name, file in files.items() if (folder / file).is_file())

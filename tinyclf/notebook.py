@@ -1,4 +1,4 @@
-"""Run an experiment's notebook headlessly and leave its page: papermill executes, nbconvert renders."""
+"""Run an experiment's notebook headlessly and write its page: papermill executes, nbconvert renders."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ def run(experiment: Experiment) -> None:
     When a cell fails, the two are called failed.ipynb and failed.html, and those of an earlier run stay.
     Raises TinyclfError when a cell failed, with its message, or when the pages cannot be written.
     """
-    folder, busy = writable(page_folder(experiment)), f"{experiment.name} is under way already; wait for it"
+    folder, busy = writable(page_folder(experiment)), f"{experiment.name} is running already; wait for it"
     if experiment.name == "summary":
         busy = ""  # runs that end together each make it, one after the other
     with locked(folder / ".page.lock", busy):
@@ -42,14 +42,15 @@ def run(experiment: Experiment) -> None:
 
 
 def execute(experiment: Experiment, folder: Path) -> None:
-    beside = folder / "notebook.partial.ipynb"  # papermill saves it after every cell
+    """Execute the notebook and publish it, as failed where a cell failed; see `run` for errors."""
+    partial = folder / "notebook.partial.ipynb"  # papermill saves it after every cell
     show_progress()
-    os.environ.pop("JPY_SESSION_NAME", None)  # of a notebook that this was called from: nobody sits before the kernel
+    os.environ.pop("JPY_SESSION_NAME", None)  # of a notebook that calls this: nobody can use widgets of this kernel
     failure = ""
     try:
         papermill.execute_notebook(
             str(experiment.notebook),
-            str(beside),
+            str(partial),
             experiment.parameters,
             kernel_name="python3",
             progress_bar=False,
@@ -60,18 +61,18 @@ def execute(experiment: Experiment, folder: Path) -> None:
         failure = error.evalue if error.ename == "TinyclfError" else f"{error.ename}: {error.evalue}"
     except DeadKernelError:
         failure = "the kernel died: killed, or out of memory (then try a smaller batch_size)"
-        append_note(beside, f"**The run ended here: {failure}.**")
+        append_note(partial, f"**The run ended here: {failure}.**")
     except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise TinyclfError(f"cannot write {beside}: {error.strerror}") from error
+        partial.unlink(missing_ok=True)
+        raise TinyclfError(f"cannot write {partial}: {error.strerror}") from error
     except KeyboardInterrupt:
-        beside.unlink(missing_ok=True)  # the pages of an earlier run stay
+        partial.unlink(missing_ok=True)  # the pages of an earlier run stay
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # or the cell's end appears as a traceback on exit
         raise
     if failure:
-        publish(beside, experiment, *FAILED)
+        publish(partial, experiment, *FAILED)
         raise TinyclfError(f"{failure}\n  the page with the error: {folder / FAILED[1]}")
-    publish(beside, experiment, "notebook.ipynb", "index.html")
+    publish(partial, experiment, "notebook.ipynb", "index.html")
     for name in FAILED:
         (folder / name).unlink(missing_ok=True)
 
@@ -80,13 +81,13 @@ def append_note(path: Path, text: str) -> None:
     """Add a paragraph to the end of a notebook."""
     notebook = nbformat.read(path, 4)
     notebook.cells.append(nbformat.v4.new_markdown_cell(text))
-    nbformat.atomic_write(notebook, path)
+    nbformat.write(notebook, path)
 
 
 def publish(executed: Path, experiment: Experiment, notebook: str, page: str) -> None:
-    """Turn an executed notebook, as far as it came, into its two pages, each of them whole or not at all."""
+    """Turn an executed notebook, as far as it ran, into its two pages, each written whole or not at all."""
     try:
-        tidy(executed, experiment)
+        clean_notebook(executed, experiment)
         atomic_write(executed.with_name(page), render(executed, experiment.title))
         os.replace(executed, executed.with_name(notebook))
     except OSError as error:
@@ -106,8 +107,8 @@ def show_progress() -> None:
         log.addFilter(lambda record: not record.getMessage().startswith("<IPython.core.display."))
 
 
-def tidy(path: Path, experiment: Experiment) -> None:
-    """Take paths of this machine, passing lines and widgets out of an executed notebook, and say what it is."""
+def clean_notebook(path: Path, experiment: Experiment) -> None:
+    """Remove paths of this machine, progress lines and widgets from an executed notebook, and set its title."""
     notebook = nbformat.read(path, 4)
     notebook.metadata.pop("widgets", None)  # their state; no page shows one, as no kernel lies behind it
     notebook.metadata["title"] = f"{experiment.title} ({experiment.parameters['dataset']})"
@@ -128,7 +129,7 @@ def tidy(path: Path, experiment: Experiment) -> None:
 def render(path: Path, title: str) -> str:
     """A notebook as one self-contained HTML page: no request leaves it, code folded away."""
     exporter = HTMLExporter(
-        template_name="template",
+        template_name="templates",
         extra_template_basedirs=[str(Path(__file__).parent)],
     )
     page, _ = exporter.from_filename(str(path), resources={"metadata": {"name": title}})

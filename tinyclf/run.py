@@ -192,15 +192,7 @@ def train_experiment(name: str, parameters: dict[str, Any]) -> None:
     run = Run(settings, data, parameters[RUN_NAME], force=parameters.get("force", False))
     if run.is_recorded():
         return
-    recipe = build_recipe(settings, data)
-    run.fit(
-        recipe.model,
-        recipe.criterion,
-        recipe.optimizer,
-        recipe.scheduler,
-        scheduler_interval=recipe.scheduler_interval,
-        ema=recipe.ema,
-    )
+    run.fit(**vars(build_recipe(settings, data)))
     if run.process.is_main_process:
         run.finish()
     run.process.wait_for_everyone()

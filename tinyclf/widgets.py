@@ -2,16 +2,20 @@
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from IPython import get_ipython
 from IPython.display import display
 from ipywidgets import Dropdown, IntSlider, SelectMultiple, interact
 
-from tinyclf import images as pictures
-from tinyclf.cache import Packed
-from tinyclf.figures import compared, show
-from tinyclf.record import Record, read_records, read_table
-from tinyclf.tiny_imagenet import TinyImageNet
+from tinyclf import images
+from tinyclf.figures import run_curves, show
+from tinyclf.record import Record, read_table
+from tinyclf.runs import load_histories
+
+if TYPE_CHECKING:  # these import torch
+    from tinyclf.cache import Packed
+    from tinyclf.tiny_imagenet import TinyImageNet
 
 AT_ONCE = 12  # images
 
@@ -23,38 +27,40 @@ def live() -> bool:
 
 
 def widget(draw: Callable[..., None], **controls: Dropdown | IntSlider | SelectMultiple) -> None:
-    """`draw`, called anew whenever a control changes, if anybody can."""
+    """Call `draw` whenever a control changes, where there is somebody to change it."""
     if live():
         interact(draw, **controls)
 
 
-def classes(split: TinyImageNet) -> None:
+def classes(split: "TinyImageNet") -> None:
     """Pick a class and see images of it."""
 
     def draw(target: int) -> None:
-        display(pictures.of_class(split, target, AT_ONCE))
+        display(images.of_class(split, target, AT_ONCE))
 
     words = sorted((words, target) for target, words in enumerate(split.class_names))
     widget(draw, target=Dropdown(options=words, description="class"))
 
 
-def mistakes(record: Record, data: Packed) -> None:
+def mistakes(record: Record, data: "Packed") -> None:
     """Leaf through the most confident mistakes of a run."""
 
     def draw(first: int) -> None:
-        display(pictures.mistakes(record, data, AT_ONCE, first=first - 1))
+        display(images.mistakes(record, data, AT_ONCE, first=first - 1))
 
     count = max(1, len(read_table(record, "mistakes.csv")))
     widget(draw, first=IntSlider(min=1, max=count, step=AT_ONCE, description="from", continuous_update=False))
 
 
 def runs(dataset: str) -> None:
-    """Pick runs and see their curves over each other."""
-    records = read_records(dataset)
+    """Pick runs and see their curves in one figure."""
+    histories = load_histories(dataset)
+    if histories.empty:
+        return
+    options = histories["run"].unique().tolist()
 
     def draw(names: tuple[str, ...]) -> None:
-        for each in compared([records[name] for name in names]) if names else ():
-            show(*each)
+        if names:
+            show(*run_curves(histories[histories["run"].isin(names)]))
 
-    if records:
-        widget(draw, names=SelectMultiple(options=list(records), value=list(records)[:2], description="runs"))
+    widget(draw, names=SelectMultiple(options=options, value=options[:2], description="runs"))

@@ -1,0 +1,150 @@
+"""All records as one table: what a row holds, which runs are alike, and which of them count."""
+
+import json
+import math
+import statistics
+
+import pytest
+from records import BASELINE, leave, planned, started_from
+
+from tinyclf import catalog
+from tinyclf.errors import TinyclfError
+from tinyclf.index_page import regenerate
+from tinyclf.paths import PROJECT
+from tinyclf.runs import group_runs, group_seeds, load_histories, load_runs
+from tinyclf.settings import Settings
+
+BEFORE = json.loads((PROJECT / "tests" / "numbers_before.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def reports(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
+    return tmp_path / "mini"
+
+
+def test_a_row_has_the_numbers_of_its_record():
+    settings = planned("baseline-scratch", epochs=2, learning_rate=0.01)
+    recipe = {"model": "ResNet, 11,181,642 parameters", "optimizer": "SGD(lr=0.01)", "ema": None}
+    leave("baseline-scratch", settings, (0.3, 0.2), flip_tta={"top1": 0.25}, recipe=recipe)
+    (row,) = load_runs("mini").to_dict("records")
+    assert (row["run"], row["experiment"], row["split"]) == ("baseline-scratch", "baseline-scratch", "val")
+    assert (row["accuracy"], row["best_accuracy"], row["best_epoch"], row["epochs"]) == (0.2, 0.3, 1, 2)
+    assert (row["flip_tta"], row["top5"], row["loss"], row["calibration_error"]) == (0.25, 0.5, 4.8, 0.05)
+    assert (row["compute_total"], row["share"], row["seconds"]) == (2000, 2000 / BASELINE, 12.4)
+    assert row["overrides"] == {"learning_rate": 0.01} and row["settings.learning_rate"] == 0.01
+    assert (row["recipe.optimizer"], row["recipe.scheduler"], row["recipe.ema"]) == ("SGD(lr=0.01)", "", "")
+    assert row["title"] == catalog.read_experiments("mini")["baseline-scratch"].title and not row["is_ablation"]
+    epochs = load_histories("mini")
+    assert epochs["epoch"].tolist() == [1, 2] and epochs["val_accuracy"].tolist() == [0.3, 0.2]
+
+
+def test_without_a_record_the_table_is_empty_and_has_its_columns():
+    runs = load_runs("mini")
+    assert runs.empty and group_runs(runs).empty and load_histories("mini").empty
+    assert {"accuracy", "accuracy_std", "runs", "settings.seed"} <= set(group_runs(runs))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"version": 1}'])
+def test_a_record_that_cannot_be_read_is_named_with_its_path(reports, text):
+    (reports / "mine").mkdir(parents=True)
+    (reports / "mine" / "record.json").write_text(text)
+    with pytest.raises(TinyclfError, match=r"mini/mine/record\.json: not a readable record .* delete it and run again"):
+        load_runs("mini")
+
+
+def test_runs_that_are_alike_but_for_their_seed_are_one_row_with_mean_and_deviation():
+    accuracies = {0: 0.2, 1: 0.3, 5: 0.45}
+    for seed, accuracy in accuracies.items():
+        name = f"baseline-scratch-seed-{seed}" if seed else "baseline-scratch"
+        leave(name, planned("baseline-scratch", epochs=2, seed=seed), (0.1, accuracy))
+    leave("baseline-scratch-seed-7", planned("baseline-scratch", epochs=1, seed=7), (0.9,))  # shorter
+    other = planned("baseline-scratch", epochs=2, seed=8, learning_rate=0.01)
+    leave("baseline-scratch-seed-8", other, (0.9, 0.9))  # another recipe
+    leave("baseline-scratch-seed-9", planned("baseline-scratch", epochs=2, seed=9), data=DATA)
+    row = group_runs(load_runs("mini")).loc["baseline-scratch"]
+    assert row["accuracy"] == statistics.mean(accuracies.values())
+    assert row["accuracy_std"] == statistics.stdev(accuracies.values())
+    assert row["runs"] == ["baseline-scratch", "baseline-scratch-seed-1", "baseline-scratch-seed-5"]
+    assert row["seeds"] == 3 and row["overrides"] == {} and len(row["commands"]) == 3
+    assert len(group_seeds(load_runs("mini"))) == 4
+
+
+DATA = {"name": "mini", "classes": 20, "train": 360, "val": 40, "sha256": "another"}
+
+
+def test_an_experiments_own_settings_count_before_others_and_more_epochs_before_fewer():
+    leave("baseline-scratch-seed-1", planned("baseline-scratch", seed=1, momentum=0.8), [0.5] * 3)
+    leave("baseline-scratch-seed-2", planned("baseline-scratch", seed=2), [0.5] * 2)
+    leave("baseline-scratch", planned("baseline-scratch"), [0.4] * 1)
+    assert group_runs(load_runs("mini")).loc["baseline-scratch", "runs"] == ["baseline-scratch-seed-2"]
+
+
+def test_runs_of_different_models_or_optimizers_are_not_averaged():
+    leave("mine", Settings(epochs=2), recipe={"optimizer": "SGD"})
+    leave("mine-seed-1", Settings(epochs=2, seed=1), recipe={"optimizer": "AdamW"})
+    assert group_seeds(load_runs("mini"))["seeds"].tolist() == [1, 1]
+
+
+def test_the_length_of_a_recipe_that_plans_it_is_part_of_it():
+    epochs = planned("fast-scratch").epochs
+    for seed, count in enumerate((epochs, epochs, epochs + 1)):
+        name = f"fast-scratch-seed-{seed}" if seed else "fast-scratch"
+        leave(name, planned("fast-scratch", seed=seed, epochs=count), [0.5] * count)
+    row = group_runs(load_runs("mini")).loc["fast-scratch"]
+    assert (row["overrides"], row["seeds"]) == ({}, 2)
+    for seed in range(3):
+        name = f"fast-scratch-seed-{seed}" if seed else "fast-scratch"
+        leave(name, planned("fast-scratch", seed=seed, epochs=2))
+    row = group_runs(load_runs("mini")).loc["fast-scratch"]
+    assert (row["overrides"], row["seeds"]) == ({"epochs": 2}, 3)
+
+
+def test_what_is_other_in_an_ancestor_is_an_override_of_the_run():
+    parent = leave("preprocessing", planned("preprocessing", input_size=48))
+    leave("finetuning", planned("finetuning"), weights=started_from(parent))
+    runs = load_runs("mini").set_index("run")
+    assert runs.loc["finetuning", "overrides"] == {"input_size in preprocessing": 48}
+    assert runs.loc["finetuning", "start"] == "preprocessing, from scratch"
+
+
+def test_seeds_of_ancestors_make_no_difference():
+    for seed in (0, 1):
+        end = f"-seed-{seed}" if seed else ""
+        parent = leave(f"preprocessing{end}", planned("preprocessing", seed=seed))
+        settings = planned("finetuning", seed=seed, weights=f"run:preprocessing{end}")
+        leave(f"finetuning{end}", settings, weights=started_from(parent))
+    row = group_runs(load_runs("mini")).loc["finetuning"]
+    assert (row["seeds"], row["start"], row["overrides"]) == (2, "preprocessing, from scratch", {})
+
+
+def test_accuracies_at_other_sizes_are_averaged():
+    leave("preprocessing", planned("preprocessing"), other_sizes={"64": {"top1": 0.1}})
+    leave("preprocessing-seed-1", planned("preprocessing", seed=1), other_sizes={"64": {"top1": 0.3}})
+    assert group_runs(load_runs("mini")).loc["preprocessing", "other_sizes"] == {64: 0.2}
+
+
+def test_the_lines_that_repeat_all_have_parents_first_and_no_line_twice():
+    parent = leave("preprocessing", planned("preprocessing", momentum=0.8))
+    for name in ("finetuning", "finetuning-small-stem"):
+        leave(name, planned(name), weights=started_from(parent))
+    leave("baseline-scratch", planned("baseline-scratch"))
+    lines = regenerate("mini").splitlines()
+    assert len(lines) == len(set(lines)) == 5
+    assert "preprocessing" in lines[1] and "momentum=0.8" in lines[1] and "finetuning" in lines[2]
+    assert lines[-1] == "tinyclf run ablations --dataset mini"
+
+
+@pytest.mark.parametrize("dataset", ["tiny-imagenet", "tiny-imagenet-20"])
+def test_every_committed_run_has_the_numbers_that_it_had_before(dataset, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(PROJECT / "reports"))
+    runs = load_runs(dataset).set_index("run")
+    before = {name.partition("/")[2]: row for name, row in BEFORE["runs"].items() if name.startswith(f"{dataset}/")}
+    assert before.keys() <= set(runs.index)
+    columns = {"last": "accuracy", "best": "best_accuracy", "val_loss": "loss"}
+    for name, expected in before.items():
+        for key, value in expected.items():
+            if key == "other_sizes":
+                value = {int(size): accuracy for size, accuracy in value.items()}
+            actual = runs.loc[name, columns.get(key, key)]
+            assert actual == value or (value is None and math.isnan(actual)), (name, key)

@@ -1,0 +1,67 @@
+"""Numbers as text, for tables, pages and the README: the last step before a reader sees them."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+SHARES = ("accuracy", "top1", "top5", "calibration_error", "flip_tta")  # ends of keys whose values lie in 0..1
+
+
+def format_metric(key: str, mean: float, std: float = math.nan) -> str:
+    """A metric with the standard deviation between seeds: what ends with one of SHARES in per cent, a loss in nats."""
+    if math.isnan(mean):
+        return ""
+    scale, digits = (100, 2) if key.endswith(SHARES) else (1, 3)
+    text = f"{scale * mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {scale * std:.{digits}f}")
+    return text + "\u00a0%" * (scale == 100)  # a space that does not break
+
+
+def percent(value: float, digits: int = 2) -> str:
+    """A value in 0..1 in per cent; empty for NaN."""
+    return "" if math.isnan(value) else f"{100 * value:.{digits}f}\u00a0%"
+
+
+def points(difference: float) -> str:
+    """A difference of two accuracies in percentage points, with its sign; empty for NaN."""
+    return "" if math.isnan(difference) else f"{100 * difference:+.2f}"
+
+
+def share(value: float) -> str:
+    """A part of something: `1/20.2`, or `5.7` where it is more than all of it; empty for NaN."""
+    if math.isnan(value):
+        return ""
+    return f"1/{1 / value:.1f}" if value < 1 else f"{value:.1f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever suits; empty for NaN."""
+    if math.isnan(seconds):
+        return ""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def pixels(size: float | str) -> str:
+    """The size of a square image."""
+    return f"{int(size)}x{int(size)}"
+
+
+def assignments(values: Mapping[str, Any]) -> str:
+    """Settings and their values: `epochs = 3, flip = False`."""
+    return ", ".join(f"{name} = {value}" for name, value in values.items())
+
+
+def hardware(machines: Iterable[Mapping[str, Any]]) -> str:
+    """Every machine in words, once. machines: `hardware` of the environments in a record."""
+    names = []
+    for machine in machines:
+        threads = f", {machine['threads']} threads" if machine["device"] == "cpu" else ""
+        processes = f" in {machine['processes']} processes" if machine.get("processes", 1) > 1 else ""
+        names.append(f"{machine['name']}{threads}{processes}")
+    return "; ".join(dict.fromkeys(names))
+
+
+def short_commit(commit: str | None) -> str:
+    """The first ten digits of a commit."""
+    return (commit or "not a git checkout")[:10]
