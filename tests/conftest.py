@@ -23,9 +23,9 @@ class SmallSet:
 
 
 @pytest.fixture(scope="session")
-def drawn_set(tmp_path_factory: pytest.TempPathFactory) -> SmallSet:
-    """Drawn once a session and shared: to be read only."""
-    parent = tmp_path_factory.mktemp("drawn")
+def small_set(tmp_path_factory: pytest.TempPathFactory) -> SmallSet:
+    """Made once a session and shared: to be read only."""
+    parent = tmp_path_factory.mktemp("small")
     layout = Layout("small", classes=4, train=12, val=3, test=2)
     draw(parent / "small", layout)
     shutil.make_archive(str(parent / "small"), "zip", parent, "small")
@@ -33,13 +33,13 @@ def drawn_set(tmp_path_factory: pytest.TempPathFactory) -> SmallSet:
 
 
 @pytest.fixture
-def small(drawn_set: SmallSet, tmp_path: Path) -> SmallSet:
+def small(small_set: SmallSet, tmp_path: Path) -> SmallSet:
     """A copy of its own for each test, in two places, so that folder and zip do not hide each other."""
     folder, zipped = tmp_path / "folder" / "small", tmp_path / "zip" / "small.zip"
-    shutil.copytree(drawn_set.folder, folder)
+    shutil.copytree(small_set.folder, folder)
     zipped.parent.mkdir()
-    shutil.copy2(drawn_set.zip, zipped)
-    return SmallSet(drawn_set.layout, folder, zipped)
+    shutil.copy2(small_set.zip, zipped)
+    return SmallSet(small_set.layout, folder, zipped)
 
 
 def draw(folder: Path, layout: Layout) -> None:
@@ -55,14 +55,14 @@ def draw(folder: Path, layout: Layout) -> None:
         return "\t".join(map(str, corners))
 
     annotations = []
-    for place, wnid in enumerate(WNIDS):
+    for label, wnid in enumerate(WNIDS):
         lines = []
         for number in range(layout.train):
             image(folder / f"train/{wnid}/images/{wnid}_{number}.JPEG", grey=number == 5)
             lines.append(f"{wnid}_{number}.JPEG\t{box()}\n")
         (folder / f"train/{wnid}/{wnid}_boxes.txt").write_text("".join(lines))
         for number in range(layout.val):
-            name = f"val_{number * layout.classes + place}.JPEG"
+            name = f"val_{number * layout.classes + label}.JPEG"
             image(folder / "val/images" / name, grey=number == 1)
             annotations.append(f"{name}\t{wnid}\t{box()}\n")
     (folder / "val/val_annotations.txt").write_text("".join(annotations))

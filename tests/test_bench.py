@@ -26,10 +26,10 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def data(drawn_set, tmp_path, monkeypatch) -> Data:
-    """The small drawn set, in batches of 4 images: 48 and 12 images, of which 24 each are the sample."""
-    monkeypatch.setattr(contestants, "locate_dataset", lambda name: (drawn_set.folder, drawn_set.layout))
-    monkeypatch.setattr(contestants, "load_data", lambda name: pack(drawn_set.folder, drawn_set.layout, name))
+def data(small_set, tmp_path, monkeypatch) -> Data:
+    """The small set, in batches of 4 images: 48 and 12 images, of which 24 each are the sample."""
+    monkeypatch.setattr(contestants, "locate_dataset", lambda name: (small_set.folder, small_set.layout))
+    monkeypatch.setattr(contestants, "load_data", lambda name: pack(small_set.folder, small_set.layout, name))
     for module in (contestants, measure):
         monkeypatch.setattr(module, "BATCH", 4)
     contestants.write_sample("small", tmp_path / "sample", 24)

@@ -18,10 +18,9 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from tinyclf import cache as packed
+from tinyclf import cache, registry
 from tinyclf.cache import Packed, PackedSplit
 from tinyclf.errors import TinyclfError
-from tinyclf.settings import Settings
 
 fork = multiprocessing.get_context("fork")
 
@@ -29,37 +28,37 @@ fork = multiprocessing.get_context("fork")
 @pytest.fixture(autouse=True)
 def own_data_dir(tmp_path, monkeypatch) -> Path:
     """No test may write to the project's `data/`."""
-    monkeypatch.setattr(packed.paths, "data_dir", lambda: tmp_path / "data")
+    monkeypatch.setattr(cache.paths, "data_dir", lambda: tmp_path / "data")
     return tmp_path / "data"
 
 
-def pack(path: Path, small) -> packed.Packed:
-    return packed.pack(path, small.layout, "small")
+def pack(path: Path, small) -> cache.Packed:
+    return cache.pack(path, small.layout, "small")
 
 
 def cache_of(path: Path) -> Path:
     return path.parent / "small.packed"
 
 
-def folders(place: Path) -> list[str]:
-    return [path.name for path in place.iterdir() if path.is_dir()]
+def folders(parent: Path) -> list[str]:
+    return [path.name for path in parent.iterdir() if path.is_dir()]
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_every_image_is_pils(small, kind):
-    cache = pack(getattr(small, kind), small)
+    packed = pack(getattr(small, kind), small)
     expected = ImageFolder(small.folder / "train")
-    assert cache.train.images.shape == (48, 64, 64, 3) and cache.train.images.dtype == np.uint8
-    assert isinstance(cache.train.images, np.memmap) and not cache.train.images.flags.writeable
-    assert cache.train.labels.dtype == np.int64 and cache.train.labels.tolist() == expected.targets
-    assert np.array_equal(cache.train.images, [np.asarray(image) for image, _ in expected])
+    assert packed.train.images.shape == (48, 64, 64, 3) and packed.train.images.dtype == np.uint8
+    assert isinstance(packed.train.images, np.memmap) and not packed.train.images.flags.writeable
+    assert packed.train.labels.dtype == np.int64 and packed.train.labels.tolist() == expected.targets
+    assert np.array_equal(packed.train.images, [np.asarray(image) for image, _ in expected])
     names = sorted(path.name for path in (small.folder / "val/images").iterdir())
     lines = (small.folder / "val/val_annotations.txt").read_text().splitlines()
     wnids = dict(line.split("\t")[:2] for line in lines)
-    assert [cache.classes[label] for label in cache.val.labels] == [wnids[name] for name in names]
-    for name, image in zip(names, cache.val.images, strict=True):
+    assert [packed.classes[label] for label in packed.val.labels] == [wnids[name] for name in names]
+    for name, image in zip(names, packed.val.images, strict=True):
         assert np.array_equal(image, Image.open(small.folder / "val/images" / name).convert("RGB"))
-    assert cache.class_names == [f"word n0{number}, other word" for number in (1, 2, 3, 4)]
+    assert packed.class_names == [f"word n0{number}, other word" for number in (1, 2, 3, 4)]
 
 
 def test_the_fingerprint_is_of_the_content(small):
@@ -72,7 +71,7 @@ def test_the_fingerprint_is_of_the_content(small):
 
 def test_a_cache_is_written_once(small, monkeypatch):
     first = pack(small.zip, small)
-    monkeypatch.delattr(packed, "_pack")
+    monkeypatch.delattr(cache, "_pack")
     again = pack(small.zip, small)
     assert again.fingerprint == first.fingerprint and np.array_equal(again.val.images, first.val.images)
 
@@ -90,7 +89,7 @@ def test_a_stale_cache_is_replaced(small):
 def test_a_cache_of_another_format_is_replaced(small, monkeypatch):
     pack(small.zip, small)
     old = folders(cache_of(small.zip))
-    monkeypatch.setattr(packed, "FORMAT", packed.FORMAT + 1)
+    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
     pack(small.zip, small)
     assert len(folders(cache_of(small.zip))) == 1 and folders(cache_of(small.zip)) != old
 
@@ -101,8 +100,8 @@ def test_a_damaged_cache_is_replaced(small, name, kept):
     expected = pack(small.zip, small).train.images.copy()
     [key] = folders(cache_of(small.zip))
     os.truncate(cache_of(small.zip) / key / name, kept)
-    cache = pack(small.zip, small)
-    assert np.array_equal(cache.train.images, expected) and len(cache.val.labels) == 12
+    packed = pack(small.zip, small)
+    assert np.array_equal(packed.train.images, expected) and len(packed.val.labels) == 12
 
 
 def test_a_cache_with_other_numbers_is_replaced(small):
@@ -143,7 +142,7 @@ def test_a_full_disk_leaves_nothing(small, limit):
 
 def test_a_disk_known_to_be_too_small_is_not_written_to(small, monkeypatch):
     usage = shutil._ntuple_diskusage(10**9, 10**9, 48 * 64 * 64 * 3)
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(TinyclfError, match="No space left on device"):
         pack(small.zip, small)
     assert os.listdir(small.zip.parent) == ["small.zip"]
@@ -151,31 +150,30 @@ def test_a_disk_known_to_be_too_small_is_not_written_to(small, monkeypatch):
 
 def test_beside_a_read_only_source_the_data_folder_is_used(small, own_data_dir, monkeypatch):
     """Root may write anywhere, so the refusal is made up; on a mount that is read-only it is the same error."""
-    lock = packed._lock
+    lock = cache._lock
 
-    def refuse(place: Path):
-        if place == cache_of(small.zip):
+    def refuse(folder: Path):
+        if folder == cache_of(small.zip):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        return lock(place)
+        return lock(folder)
 
-    monkeypatch.setattr(packed, "_lock", refuse)
-    cache = pack(small.zip, small)
-    assert Path(cache.train.images.filename).is_relative_to(own_data_dir / "small.packed")
+    monkeypatch.setattr(cache, "_lock", refuse)
+    packed = pack(small.zip, small)
+    assert Path(packed.train.images.filename).is_relative_to(own_data_dir / "small.packed")
     assert os.listdir(small.zip.parent) == ["small.zip"]
-    monkeypatch.delattr(packed, "_pack")
-    assert pack(small.zip, small).fingerprint == cache.fingerprint
+    monkeypatch.delattr(cache, "_pack")
+    assert pack(small.zip, small).fingerprint == packed.fingerprint
 
 
 def start_slow_packing(small, monkeypatch: pytest.MonkeyPatch) -> multiprocessing.Process:
     """A process of its own that is in the middle of packing."""
-    load = packed.TinyImageNet.load
+    load = cache.TinyImageNet.load
     with monkeypatch.context() as slow:
-        slow.setattr(packed.TinyImageNet, "load", lambda *given: time.sleep(0.05) or load(*given))
-        slow.setattr(packed, "BATCH", 2)
+        slow.setattr(cache.TinyImageNet, "load", lambda *given: time.sleep(0.05) or load(*given))
+        slow.setattr(cache, "BATCH", 2)
         process = fork.Process(target=pack_until_ctrl_c, args=(small,))
         process.start()
-    written = cache_of(small.zip) / "unfinished/train_images.npy"
-    wait_until(lambda: written.exists() and written.stat().st_size > 0)
+    wait_until(lambda: any(file.stat().st_size for file in cache_of(small.zip).glob("*.partial/new/train_images.npy")))
     return process
 
 
@@ -203,20 +201,21 @@ def test_what_a_killed_process_left_is_not_used_and_is_removed(small, monkeypatc
     process = start_slow_packing(small, monkeypatch)
     process.kill()
     process.join(30)
-    assert folders(cache_of(small.zip)) == ["unfinished"]
-    cache = pack(small.zip, small)
-    assert folders(cache_of(small.zip)) == [Path(cache.train.images.filename).parent.name]
+    [folder] = folders(cache_of(small.zip))
+    assert folder.endswith(".partial")
+    packed = pack(small.zip, small)
+    assert folders(cache_of(small.zip)) == [Path(packed.train.images.filename).parent.name]
 
 
 def test_several_processes_at_once_pack_once(small, tmp_path, monkeypatch):
-    once = packed._pack
+    once = cache._pack
 
     def counted(*given):
         (tmp_path / f"packed by {os.getpid()}").touch()
         time.sleep(0.2)
         return once(*given)
 
-    monkeypatch.setattr(packed, "_pack", counted)
+    monkeypatch.setattr(cache, "_pack", counted)
     with fork.Pool(4) as pool:
         fingerprints = pool.starmap(fingerprint_of, [(small,)] * 4, chunksize=1)
     assert len(set(fingerprints)) == 1 and len(list(tmp_path.glob("packed by *"))) == 1
@@ -243,20 +242,20 @@ def test_every_tenth_class_keeps_all_of_its_images_under_labels_of_its_own():
     def split(count):
         return PackedSplit(rng.integers(0, 256, (count, 64, 64, 3), np.uint8), rng.permutation(np.arange(count) % 25))
 
-    names = [f"n{place:02d}" for place in range(25)]
+    names = [f"n{label:02d}" for label in range(25)]
     whole = Packed("tiny-imagenet-20", names, [f"word {name}" for name in names], "whole", split(75), split(50))
-    part = packed.every_tenth(whole)
+    part = cache.class_subset(whole, 10)
     assert part.classes == ["n00", "n10", "n20"] and part.class_names == ["word n00", "word n10", "word n20"]
     assert part.fingerprint not in (
         "whole",
-        packed.every_tenth(dataclasses.replace(whole, fingerprint="x")).fingerprint,
+        cache.class_subset(dataclasses.replace(whole, fingerprint="x"), 10).fingerprint,
     )
-    for ours, theirs, each in ((part.train, whole.train, 3), (part.val, whole.val, 2)):
-        for label, place in enumerate((0, 10, 20)):
-            expected = theirs.images[theirs.labels == place]
-            np.testing.assert_array_equal(ours.images[ours.labels == label], expected)
-            assert len(expected) == each
-        assert len(ours.labels) == 3 * each
+    for subset, split, per_class in ((part.train, whole.train, 3), (part.val, whole.val, 2)):
+        for label, whole_label in enumerate((0, 10, 20)):
+            expected = split.images[split.labels == whole_label]
+            np.testing.assert_array_equal(subset.images[subset.labels == label], expected)
+            assert len(expected) == per_class
+        assert len(subset.labels) == 3 * per_class
 
 
 def test_every_tenth_training_image_of_each_class_is_held_out_in_the_place_of_val():
@@ -265,7 +264,7 @@ def test_every_tenth_training_image_of_each_class_is_held_out_in_the_place_of_va
     images = np.arange(75, dtype=np.uint8)[:, None, None, None] * np.ones((1, 64, 64, 3), np.uint8)
     val = PackedSplit(images[:6], labels[:6])
     whole = Packed("mini", list("abc"), list("abc"), "whole", PackedSplit(images, labels), val)
-    part = packed.held_out(whole)
+    part = cache.hold_out_split(whole)
     assert part.classes == whole.classes and part.fingerprint != "whole"
     for label in range(3):
         rows = np.flatnonzero(labels == label)
@@ -275,30 +274,38 @@ def test_every_tenth_training_image_of_each_class_is_held_out_in_the_place_of_va
     assert len(part.val.labels) == 9 and len(part.train.labels) == 66
 
 
-def test_a_run_gets_the_data_that_its_settings_ask_for(monkeypatch):
-    monkeypatch.setattr(packed, "open_packed", lambda dataset: dataset)
-    monkeypatch.setattr(packed, "held_out", lambda data: f"{data}, held out")
-    assert packed.data_for(Settings()) == "mini" and packed.data_for(Settings(hold_out=True)) == "mini, held out"
+def test_names_and_hold_out_tell_which_part_is_loaded(monkeypatch):
+    monkeypatch.setattr(cache, "locate_dataset", lambda name: ("path", "layout"))
+    monkeypatch.setattr(cache, "pack", lambda path, layout, name: name)
+    monkeypatch.setattr(cache, "class_subset", lambda data, step: f"{data}, every {step}th class")
+    monkeypatch.setattr(cache, "hold_out_split", lambda data: f"{data}, held out")
+    assert cache.load_data("mini") == "mini" and cache.load_data("mini", True) == "mini, held out"
+    assert cache.load_data("tiny-imagenet-20", True) == "tiny-imagenet-20, every 10th class, held out"
 
 
 def test_an_unknown_data_set_is_refused():
     with pytest.raises(TinyclfError, match=r"'nope'.*mini.* tiny-imagenet"):
-        packed.open_packed("nope")
+        cache.load_data("nope")
 
 
 def test_a_wrong_tinyclf_data_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYCLF_DATA", str(tmp_path / "nowhere"))
     monkeypatch.delattr("tinyclf.tiny_imagenet.download_zip")
     with pytest.raises(TinyclfError, match=r"TINYCLF_DATA points to .*nowhere.*unset it"):
-        packed.open_packed("tiny-imagenet")
+        cache.load_data("tiny-imagenet")
+
+
+def replace_layout(layout: registry.Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = dataclasses.replace(registry.DATASETS["tiny-imagenet"], layout=layout)
+    monkeypatch.setitem(registry.DATASETS, "tiny-imagenet", info)
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_tinyclf_data_is_read_where_it_points(small, monkeypatch, kind):
-    monkeypatch.setattr(packed, "TINY_IMAGENET", small.layout)
+    replace_layout(small.layout, monkeypatch)
     monkeypatch.setenv("TINYCLF_DATA", str(getattr(small, kind)))
-    cache = packed.open_packed("tiny-imagenet")
-    assert cache.name == "tiny-imagenet" and cache_of(getattr(small, kind)).is_dir()
+    packed = cache.load_data("tiny-imagenet")
+    assert packed.name == "tiny-imagenet" and cache_of(getattr(small, kind)).is_dir()
 
 
 def test_without_tinyclf_data_the_set_is_downloaded(small, own_data_dir, monkeypatch):
@@ -307,8 +314,8 @@ def test_without_tinyclf_data_the_set_is_downloaded(small, own_data_dir, monkeyp
         return Path(shutil.copy(small.zip, folder))
 
     monkeypatch.delenv("TINYCLF_DATA", raising=False)
-    monkeypatch.setattr(packed, "TINY_IMAGENET", small.layout)
+    replace_layout(small.layout, monkeypatch)
     monkeypatch.setattr("tinyclf.tiny_imagenet.TINY_IMAGENET", small.layout)
     monkeypatch.setattr("tinyclf.tiny_imagenet.download_zip", download)
-    packed.open_packed("tiny-imagenet")
+    cache.load_data("tiny-imagenet")
     assert sorted(os.listdir(own_data_dir)) == ["small.packed", "small.zip"]

@@ -4,9 +4,11 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from tinyclf import checkpoint
+from tinyclf.checkpoint import TrainingState
 from tinyclf.errors import TinyclfError
 
 
@@ -14,16 +16,18 @@ def trained(steps=2, momentum=0.9):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
     model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum, fused=True)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum)
+    state = TrainingState(model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 1))
     for _ in range(steps):
-        step(model, optimizer)
-    return model, optimizer
+        step(state)
+    return state
 
 
-def step(model, optimizer):
-    optimizer.zero_grad()
-    model(torch.linspace(0, 1, 8 * 3 * 16).view(8, 3, 4, 4)).square().sum().backward()
-    optimizer.step()
+def step(state):
+    state.optimizer.zero_grad()
+    state.model(torch.linspace(0, 1, 8 * 3 * 16).view(8, 3, 4, 4)).square().sum().backward()
+    state.optimizer.step()
+    state.scheduler.step()
 
 
 @pytest.fixture
@@ -33,27 +37,67 @@ def path(tmp_path):
 
 def two(path):
     """Two checkpoints, one after each of two steps; returns the lines that reading them reported."""
-    model, optimizer = trained(1)
-    checkpoint.save(path, model, optimizer, {"history": [1]})
-    step(model, optimizer)
-    checkpoint.save(path, model, optimizer, {"history": [1, 2]})
+    state = trained(1)
+    checkpoint.save(path, state, {"history": [1]})
+    step(state)
+    checkpoint.save(path, state, {"history": [1, 2]})
     return []
 
 
-def test_weights_counts_and_momenta_come_back_to_the_last_bit_and_train_on_alike(path):
-    model, optimizer = trained()
-    checkpoint.save(path, model, optimizer, {"history": []})
-    other, other_optimizer = trained(0)
-    saved = checkpoint.newest(path)
-    checkpoint.restore(saved, other, other_optimizer)
+def test_weights_counts_momenta_and_rates_come_back_to_the_last_bit_and_train_on_alike(path):
+    state = trained()
+    checkpoint.save(path, state, {"history": []})
+    other = trained(0)
+    checkpoint.restore(checkpoint.newest(path), other)
     for again in range(2):
-        for name, value in model.state_dict().items():
-            assert torch.equal(value, other.state_dict()[name]), (again, name)
-        for one, two in zip(model.parameters(), other.parameters(), strict=True):
-            momenta = [each.state[of]["momentum_buffer"] for each, of in ((optimizer, one), (other_optimizer, two))]
+        for name, value in state.model.state_dict().items():
+            assert torch.equal(value, other.model.state_dict()[name]), (again, name)
+        assert state.scheduler.state_dict() == other.scheduler.state_dict()
+        assert state.optimizer.param_groups[0]["lr"] == other.optimizer.param_groups[0]["lr"]
+        for one, two in zip(state.model.parameters(), other.model.parameters(), strict=True):
+            momenta = [run.optimizer.state[value]["momentum_buffer"] for run, value in ((state, one), (other, two))]
             assert torch.equal(*momenta) and momenta[0].stride() == momenta[1].stride()
-        step(model, optimizer)
-        step(other, other_optimizer)
+        step(state)
+        step(other)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad])
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2]),
+        lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 2),
+        lambda optimizer: torch.optim.lr_scheduler.SequentialLR(
+            optimizer,
+            [torch.optim.lr_scheduler.LinearLR(optimizer), torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)],
+            [2],
+        ),
+    ],
+)
+def test_any_optimizer_and_scheduler_come_back_and_train_on_alike(path, optimizer, scheduler):
+    def fresh():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
+        made = optimizer(model.parameters())
+        return TrainingState(model, made, scheduler(made))
+
+    state, other = fresh(), fresh()
+    step(state)
+    checkpoint.save(path, state, {"history": []})
+    checkpoint.restore(checkpoint.newest(path), other)
+    for _ in range(3):
+        step(state)
+        step(other)
+    assert all(map(torch.equal, state.model.state_dict().values(), other.model.state_dict().values()))
+    assert state.optimizer.param_groups[0]["lr"] == other.optimizer.param_groups[0]["lr"]
+
+
+def test_state_that_is_neither_tensor_nor_number_is_refused_by_name(path):
+    state = trained()
+    state.scheduler.note = object()
+    with pytest.raises(TinyclfError, match=r"cannot hold scheduler\.note, a object"):
+        checkpoint.save(path, state, {})
+    assert not path.exists()
 
 
 def test_the_one_before_is_kept(path):
@@ -111,12 +155,12 @@ def test_killed_between_the_two_renames_the_one_before_is_used(path):
 
 def test_one_without_a_checksum_is_not_trusted(path):
     path.parent.mkdir()
-    checkpoint.save_file({"model.weight": torch.zeros(2)}, path, metadata={"about": "{}"})
-    with pytest.raises(TinyclfError, match="it has no checksum"):
+    save_file({"model.weight": torch.zeros(2)}, path, metadata={"about": "{}"})
+    with pytest.raises(TinyclfError, match="it is no checkpoint of this version"):
         checkpoint.newest(path)
 
 
-@pytest.mark.parametrize("fails", ["save_file", "os.fsync"])
+@pytest.mark.parametrize("fails", ["checkpoint.save_file", "files.os.fsync"])
 def test_a_full_disk_leaves_the_last_good_ones(path, monkeypatch, fails):
     two(path)
     before = {each.name: each.read_bytes() for each in path.parent.iterdir()}
@@ -124,14 +168,19 @@ def test_a_full_disk_leaves_the_last_good_ones(path, monkeypatch, fails):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(f"tinyclf.checkpoint.{fails}", full)
-    with pytest.raises(TinyclfError, match=r"could not write .*No space left.*is the disk full"):
-        checkpoint.save(path, *trained(), {"history": []})
+    monkeypatch.setattr(f"tinyclf.{fails}", full)
+    with pytest.raises(TinyclfError, match=r"cannot write .*No space left"):
+        checkpoint.save(path, trained(), {"history": []})
     assert {each.name: each.read_bytes() for each in path.parent.iterdir()} == before
 
 
-def test_one_of_another_model_is_refused(path):
+def test_one_of_another_model_or_optimizer_is_refused(path):
     two(path)
+    other, state = nn.Linear(2, 2), trained()
     with pytest.raises(TinyclfError, match="of another model"):
-        other = nn.Linear(2, 2)
-        checkpoint.restore(checkpoint.read(path), other, torch.optim.SGD(other.parameters(), 0.1))
+        checkpoint.restore(checkpoint.read(path), TrainingState(other, torch.optim.SGD(other.parameters(), 0.1)))
+    groups = torch.optim.SGD([{"params": [value]} for value in state.model.parameters()], 0.1)
+    with pytest.raises(TinyclfError, match="of another optimizer"):
+        checkpoint.restore(checkpoint.read(path), TrainingState(state.model, groups))
+    with pytest.raises(TinyclfError, match="of another scheduler"):
+        checkpoint.restore(checkpoint.read(path), TrainingState(state.model, state.optimizer))

@@ -48,7 +48,7 @@ def main(folder):
     images, labels = rng.integers(0, 256, (COUNT, 64, 64, 3), dtype=np.uint8), rng.integers(0, CLASSES, COUNT)
     process = this_process()
     part = {"part": process.process_index, "parts": process.num_processes}
-    drawn = {"shuffle": True, "augmentation": Augmentation.of(SETTINGS)}
+    drawn = {"shuffle": True, "augmentation": Augmentation(SETTINGS.flip, 4, 0.2, 1.0)}
     train, val = ImageLoader(images, labels, 8, **drawn, **part), ImageLoader(images, labels, 8, **part)
     torch.manual_seed(process.process_index)  # the first one's weights are everyone's
     model = Double()

@@ -1,6 +1,5 @@
 """`download` against a server of our own on the loopback that breaks off, lies, or is not there."""
 
-import fcntl
 import hashlib
 import socket
 import threading
@@ -13,6 +12,7 @@ import pytest
 
 from tinyclf.download import download
 from tinyclf.errors import TinyclfError
+from tinyclf.files import locked
 
 CONTENT = np.random.default_rng(0).bytes(1_000_003)
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -157,12 +157,9 @@ def test_a_silent_server_is_given_up(tmp_path, monkeypatch):
 
 
 def test_two_downloads_do_not_mix(server, tmp_path):
-    with (tmp_path / "set.zip.part").open("ab") as other:
-        other.write(CONTENT[:1000])
-        other.flush()
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(TinyclfError, match="Another process is downloading"):
-            fetch(server, tmp_path)
+    (tmp_path / "set.zip.part").write_bytes(CONTENT[:1000])
+    with locked(tmp_path / "set.zip.lock"), pytest.raises(TinyclfError, match="Another process is downloading"):
+        fetch(server, tmp_path)
     assert fetch(server, tmp_path).read_bytes() == CONTENT and server.asked == ["bytes=1000-"]
 
 

@@ -1,4 +1,4 @@
-"""What a step frees is kept for the next; memory that runs out says what to do."""
+"""Memory is kept for the next step; what goes wrong in a step says what to do."""
 
 import platform
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tinyclf.errors import TinyclfError
-from tinyclf.guards import enough_memory
+from tinyclf.guards import enough_memory, refuse_non_finite
 
 FAULTS = """
 import resource, torch
@@ -55,3 +55,12 @@ def test_a_cpu_that_cannot_allocate_is_recognised():
 def test_other_errors_pass():
     with pytest.raises(RuntimeError, match="shapes"), enough_memory(100):
         raise RuntimeError("shapes do not match")
+
+
+def test_the_first_loss_that_is_not_finite_is_named_by_its_step():
+    losses = torch.tensor([1.0, 2.0, 3.0, float("inf"), float("nan")])
+    with pytest.raises(TinyclfError, match=r"became inf at epoch 2 training step 4 of 9, learning rate 0\.01: "):
+        refuse_non_finite(losses, "epoch 2 training", 9, rate=0.01)
+    with pytest.raises(TinyclfError, match=r"at validation step 2 of 3: "):
+        refuse_non_finite(losses, "validation", 3, per_step=2)
+    refuse_non_finite(losses[:3], "validation", 3)

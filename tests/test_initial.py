@@ -10,11 +10,12 @@ from PIL import Image
 
 from tinyclf.cache import Packed, PackedSplit
 from tinyclf.errors import TinyclfError
-from tinyclf.initial import is_finished, starting_model, trained
+from tinyclf.initial import is_finished, trained
 from tinyclf.predict import Predictor
 from tinyclf.run import Run
 from tinyclf.settings import Settings
-from tinyclf.weights import shrink_filters
+from tinyclf.recipe import build_recipe
+from tinyclf.resnet import shrink_filters
 
 PARENT = Settings(epochs=1, batch_size=8, input_size=48, eval_size=64)
 CHILD = Settings(epochs=1, batch_size=8, weights="run:first")
@@ -31,10 +32,14 @@ def data(classes="abcd"):
 
 
 def finish(settings, name, interrupt=False):
-    run = Run(settings, data(), name)
-    model = starting_model(settings, data().classes)
+    run, recipe = Run(settings, data(), name), build_recipe(settings, data())
     run.settings = dataclasses.replace(settings, epochs=1) if interrupt else settings
-    return run.finish(run.fit(model), model)
+    run.fit(**vars(recipe))
+    return run.finish()
+
+
+def initial_model(settings, classes="abcd"):
+    return build_recipe(settings, data(classes)).model
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +61,12 @@ def reports(finished, monkeypatch):
 
 def test_everything_is_taken_over_but_what_is_adapted():
     before = trained("first", "mini").weights
-    same = starting_model(dataclasses.replace(CHILD, input_size=48), data().classes).state_dict()
+    same = initial_model(dataclasses.replace(CHILD, input_size=48)).state_dict()
     assert all(torch.equal(same[name], value) for name, value in before.items())
     settings = dataclasses.replace(CHILD, stem="small", adapt="input_size, stem,classes")
-    other = starting_model(settings, list("vwxyz")).state_dict()
+    other = initial_model(settings, "vwxyz").state_dict()
     torch.manual_seed(settings.seed)
-    fresh = starting_model(dataclasses.replace(settings, weights="none"), list("vwxyz")).state_dict()
+    fresh = initial_model(dataclasses.replace(settings, weights="none"), "vwxyz").state_dict()
     for name, value in other.items():
         starts_afresh = name in ("conv1.weight", "conv1.bias", "fc.weight", "fc.bias")
         assert torch.equal(value, fresh[name] if starts_afresh else before[name]), name
@@ -70,7 +75,7 @@ def test_everything_is_taken_over_but_what_is_adapted():
 def test_a_small_stem_can_take_over_the_shrunk_filters_of_the_run_that_it_starts_from():
     before = trained("first", "mini").weights
     settings = dataclasses.replace(CHILD, stem="small", adapt="input_size,stem", stem_init="shrunk")
-    after = starting_model(settings, data().classes)
+    after = initial_model(settings)
     assert torch.equal(after.conv1.weight, shrink_filters(before["conv1.weight"]))
 
 
@@ -91,7 +96,7 @@ def test_a_model_made_for_something_else_is_refused_with_what_would_make_it_righ
     settings = dataclasses.replace(CHILD, **changed)
     before = sorted(reports.iterdir())
     for refused in (
-        lambda: starting_model(settings, list(classes)),
+        lambda: initial_model(settings, classes),
         lambda: Run(settings, data(classes), "child"),
     ):
         with pytest.raises(TinyclfError, match=said):
@@ -120,7 +125,7 @@ def test_a_parent_that_is_not_there_or_unfinished_is_refused_with_the_command(pa
 def test_what_is_held_out_of_a_run_must_be_held_out_of_its_parent():
     settings = dataclasses.replace(CHILD, input_size=48, hold_out=True)
     with pytest.raises(TinyclfError, match="run 'first' has hold_out = False, and this one hold_out = True"):
-        starting_model(settings, data().classes)
+        initial_model(settings)
 
 
 def test_the_record_names_the_parent(reports):

@@ -10,13 +10,15 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from tinyclf import checkpoint
+from tinyclf.checkpoint import TrainingState
 from tinyclf.augment import Augmentation
 from tinyclf.loader import ImageLoader
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluate import evaluate
 from tinyclf.resnet import build_model
 from tinyclf.settings import Settings
-from tinyclf.loop import fit
+from tinyclf.loop import fit, silent
+from tinyclf.recipe import recipe_for
 
 CLASSES = 4
 SETTINGS = Settings(epochs=3, batch_size=8, step_size=2)
@@ -53,9 +55,17 @@ def small():
 
 def train_and_val(data, settings=SETTINGS):
     train = ImageLoader(
-        *data, settings.batch_size, shuffle=True, augmentation=Augmentation.of(settings), seed=settings.seed
+        *data, settings.batch_size, shuffle=True, augmentation=Augmentation(settings.flip, settings.crop_padding, settings.mixup, settings.cutmix), seed=settings.seed
     )
     return train, ImageLoader(*data, settings.batch_size)
+
+
+def train_model(model, train, val, settings, **options):
+    """The history of training `model` by the recipe of `settings`, and what was trained."""
+    recipe = recipe_for(model, settings, len(train.labels))
+    state = TrainingState(recipe.model, recipe.optimizer, recipe.scheduler, recipe.ema)
+    options = {"epochs": settings.epochs, "scheduler_interval": recipe.scheduler_interval, "report": silent} | options
+    return fit(state, recipe.criterion, train, val, **options), state
 
 
 def numbers(history):
@@ -66,7 +76,7 @@ def numbers(history):
 def test_an_epoch_is_that_of_a_plain_loop(data):
     train, val = train_and_val(data)
     model = fresh()
-    history = fit(model, train, val, Settings(epochs=1, batch_size=8), report=lambda line: None)
+    history, _ = train_model(model, train, val, Settings(epochs=1, batch_size=8))
 
     plain = fresh()
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.001, momentum=0.9)
@@ -111,15 +121,15 @@ def test_evaluation_leaves_the_model_as_it_was(data):
 
 def test_all_parameters_are_trained(data):
     model, before = small(), [value.clone() for value in small().parameters()]
-    fit(model, *train_and_val(data), SETTINGS, report=lambda line: None)
+    train_model(model, *train_and_val(data), SETTINGS)
     assert not any(torch.equal(value, old) for value, old in zip(model.parameters(), before, strict=True))
 
 
 @pytest.mark.parametrize("stopped_after", [1, 2])
 @pytest.mark.parametrize("settings", [SETTINGS, RECIPE], ids=["published", "everything"])
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(data, tmp_path, stopped_after, settings):
-    whole, lines = small(), []
-    expected = fit(whole, *train_and_val(data, settings), settings, report=lines.append)
+    lines = []
+    expected, whole = train_model(small(), *train_and_val(data, settings), settings, report=lines.append)
     assert len(lines) == SETTINGS.epochs and all(line.startswith("epoch") for line in lines)
 
     class Stop(Exception):
@@ -131,23 +141,26 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(data, tmp_path, stopped
 
     path = tmp_path / "checkpoint.safetensors"
     with pytest.raises(Stop):
-        fit(small(), *train_and_val(data, settings), settings, save_to=path, report=stop)
-    resumed, lines = small(), []
-    history = fit(resumed, *train_and_val(data, settings), settings, save_to=path, report=lines.append)
+        train_model(small(), *train_and_val(data, settings), settings, save_to=path, report=stop)
+    lines = []
+    loaders = train_and_val(data, settings)
+    history, resumed = train_model(small(), *loaders, settings, save_to=path, report=lines.append)
     assert f"continuing after epoch {stopped_after} of 3" in lines[0]
     assert len(lines) == 1 + SETTINGS.epochs - stopped_after
     assert numbers(history) == numbers(expected)
-    assert all(torch.equal(one, other) for one, other in zip(resumed.parameters(), whole.parameters(), strict=True))
+    for part in ("model", "trained_model"):
+        values = [getattr(state, part).state_dict().values() for state in (resumed, whole)]
+        assert all(map(torch.equal, *values)), part
     used = small()
     used.load_state_dict(checkpoint.read(path).weights)
-    assert all(map(torch.equal, used.state_dict().values(), whole.state_dict().values()))
+    assert all(map(torch.equal, used.state_dict().values(), whole.trained_model.state_dict().values()))
 
 
 def test_every_addition_to_the_recipe_is_that_of_a_plain_loop(data):
     settings = dataclasses.replace(RECIPE, start_size=0)
     train, val = train_and_val(data, settings)
-    model, plain = small(), small()
-    history = fit(model, train, val, settings, report=lambda line: None)
+    plain = small()
+    history, state = train_model(small(), train, val, settings)
     decayed = [value for value in plain.parameters() if value.ndim > 1]
     others = [value for value in plain.parameters() if value.ndim == 1]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others}]
@@ -181,7 +194,7 @@ def test_every_addition_to_the_recipe_is_that_of_a_plain_loop(data):
         assert history[epoch - 1]["val_loss"] == pytest.approx(expected.loss, abs=1e-5)
         assert history[epoch - 1]["val_accuracy"] == expected.top1
     theirs = average.module.state_dict()
-    for name, value in model.state_dict().items():
+    for name, value in state.trained_model.state_dict().items():
         if value.is_floating_point():  # torch averages the counter of batches as well
             torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-6)
 
@@ -190,7 +203,7 @@ def test_images_grow_from_epoch_to_epoch_and_are_evaluated_at_their_full_size(da
     sizes, settings = [], dataclasses.replace(RECIPE, epochs=6)
     model = small()
     model.register_forward_pre_hook(lambda module, inputs: sizes.append((module.training, inputs[0].shape[-1])))
-    fit(model, *train_and_val(data, settings), settings, report=lambda line: None)
+    train_model(model, *train_and_val(data, settings), settings)
     assert [size for training, size in sizes if training][::4] == [40, 48, 48, 56, 64, 64]
     assert {size for training, size in sizes if not training} == {64}
 
@@ -206,7 +219,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(data):
 
     model.register_forward_pre_hook(poison)
     with pytest.raises(TinyclfError, match=r"became nan at epoch 1 training step 3 of 4, learning rate 0.001"):
-        fit(model, train, val, SETTINGS, report=lambda line: None)
+        train_model(model, train, val, SETTINGS)
 
 
 def test_a_loss_that_is_not_finite_in_validation_says_so(data):
@@ -214,11 +227,11 @@ def test_a_loss_that_is_not_finite_in_validation_says_so(data):
     model = small()
     model.register_forward_pre_hook(lambda module, inputs: None if module.training else (inputs[0] * math.inf,))
     with pytest.raises(TinyclfError, match=r"at epoch 1 validation step 1 of 2: "):
-        fit(model, train, ImageLoader(*data, 20), SETTINGS, report=lambda line: None)
+        train_model(model, train, ImageLoader(*data, 20), SETTINGS)
 
 
 def test_a_run_interrupted_in_its_first_epoch_starts_afresh_with_the_same_model(data, tmp_path):
-    expected = fit(small(), *train_and_val(data), SETTINGS, report=lambda line: None)
+    expected, _ = train_model(small(), *train_and_val(data), SETTINGS)
     model, calls, path = small(), [], tmp_path / "checkpoint.safetensors"
 
     def interrupt(module, inputs):
@@ -228,15 +241,15 @@ def test_a_run_interrupted_in_its_first_epoch_starts_afresh_with_the_same_model(
 
     model.register_forward_pre_hook(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        fit(model, *train_and_val(data), SETTINGS, save_to=path, report=lambda line: None)
-    history = fit(model, *train_and_val(data), SETTINGS, save_to=path, report=lambda line: None)
+        train_model(model, *train_and_val(data), SETTINGS, save_to=path)
+    history, _ = train_model(model, *train_and_val(data), SETTINGS, save_to=path)
     assert numbers(history) == numbers(expected)
 
 
 def test_without_momentum_a_run_is_continued_as_well(data, tmp_path):
     plain, path = dataclasses.replace(SETTINGS, momentum=0.0), tmp_path / "checkpoint.safetensors"
-    expected = fit(small(), *train_and_val(data), plain, report=lambda line: None)
+    expected, _ = train_model(small(), *train_and_val(data), plain)
     first = dataclasses.replace(plain, epochs=1)
-    fit(small(), *train_and_val(data), first, save_to=path, report=lambda line: None)
-    history = fit(small(), *train_and_val(data), plain, save_to=path, report=lambda line: None)
+    train_model(small(), *train_and_val(data), first, save_to=path)
+    history, _ = train_model(small(), *train_and_val(data), plain, save_to=path)
     assert numbers(history) == numbers(expected)

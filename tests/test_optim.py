@@ -4,69 +4,96 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import nn, optim
+from torch.optim import lr_scheduler
 
 from tinyclf.errors import TinyclfError
+from tinyclf.optim import ExponentialMovingAverage, RateSchedule, make_optimizer, make_scheduler
 from tinyclf.resnet import build_model
-from tinyclf.optim import learning_rate, set_rate, sgd
 from tinyclf.settings import Settings
 
 
-def torchs(scheduler, count, **arguments):
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.001)
-    schedule, rates = scheduler(optimizer, **arguments), []
+def rates_of(make, count):
+    """The rates of so many steps of a scheduler made for an optimizer with the published rate."""
+    optimizer = optim.SGD([nn.Parameter(torch.zeros(1))], 0.001)
+    scheduler, rates = make(optimizer), []
     for _ in range(count):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        schedule.step()
+        scheduler.step()
     return rates
 
 
-def test_the_learning_rate_of_all_15_published_epochs_in_every_step():
-    rates = [learning_rate(Settings(), epoch) for epoch in range(15)]
+def test_the_published_schedule_is_torchs_steplr_each_epoch():
+    optimizer = optim.SGD([nn.Parameter(torch.zeros(1))], 0.001)
+    scheduler, interval = make_scheduler(optimizer, RateSchedule("step", 15, 5))
+    assert type(scheduler) is lr_scheduler.StepLR and interval == "epoch"
+    rates = rates_of(lambda optimizer: make_scheduler(optimizer, RateSchedule("step", 15, 5))[0], 15)
     assert rates == pytest.approx([0.001] * 7 + [0.0001] * 7 + [0.00001], rel=1e-12)
-    assert rates == pytest.approx(torchs(torch.optim.lr_scheduler.StepLR, 15, step_size=7, gamma=0.1), rel=1e-12)
-    assert [learning_rate(Settings(), epoch + step / 997) for epoch in range(15) for step in (0, 1, 996)] == [
-        rate for rate in rates for _ in range(3)
-    ]
 
 
-def test_cosine_and_linear_are_torchs():
-    steps = [step / 10 for step in range(150)]
-    cosine = [learning_rate(Settings(schedule="cosine"), epoch) for epoch in steps]
-    assert cosine == pytest.approx(torchs(torch.optim.lr_scheduler.CosineAnnealingLR, 150, T_max=150), rel=1e-9)
-    linear = [learning_rate(Settings(schedule="linear"), epoch) for epoch in steps]
-    arguments = {"start_factor": 1.0, "end_factor": 0.0, "total_iters": 150}
-    assert linear == pytest.approx(torchs(torch.optim.lr_scheduler.LinearLR, 150, **arguments), rel=1e-9)
+def test_steps_after_a_warm_up_fall_at_the_end_of_the_same_epochs():
+    schedule = RateSchedule("step", 15, 10, warmup=0.1)
+    assert [schedule(step) for step in (20, 69, 70, 139, 140)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "torchs"),
+    [
+        ("cosine", lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, T_max=150)),
+        ("linear", lambda optimizer: lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=150)),
+    ],
+)
+def test_cosine_and_linear_are_torchs(schedule, torchs):
+    rates = rates_of(lambda optimizer: make_scheduler(optimizer, RateSchedule(schedule, 15, 10))[0], 150)
+    assert rates == pytest.approx(rates_of(torchs, 150), rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("schedule", ["step", "cosine", "linear"])
-def test_a_warm_up_rises_from_nothing_to_the_rate(schedule):
-    settings = Settings(epochs=10, learning_rate=0.4, schedule=schedule, warmup=0.2)
-    assert [learning_rate(settings, epoch) for epoch in (0, 0.5, 1, 2)] == pytest.approx([0, 0.1, 0.2, 0.4])
-    end = {"step": 0.04, "cosine": 0.2 * (1 - math.cos(math.pi / 8)), "linear": 0.05}[schedule]
-    assert learning_rate(settings, 9) == pytest.approx(end)
+def test_a_warm_up_rises_from_zero_to_the_rate(schedule):
+    share = RateSchedule(schedule, 10, 4, warmup=0.2)
+    assert [share(step) for step in (0, 2, 4, 8)] == pytest.approx([0, 0.25, 0.5, 1])
+    end = {"step": 0.1, "cosine": 0.5 * (1 - math.cos(math.pi / 8)), "linear": 0.125}[schedule]
+    assert share(36) == pytest.approx(end)
 
 
-def test_norms_and_biases_do_not_decay_and_layers_learn_the_slower_the_nearer_to_the_image():
+def test_norms_and_biases_do_not_decay_and_layers_nearer_to_the_image_learn_more_slowly():
     model = build_model("resnet18", 10, stem="small")
-    optimizer = sgd(model, Settings(weight_decay=5e-4, layer_decay=0.5))
+    optimizer = make_optimizer(model, 0.1, 0.9, weight_decay=5e-4, layer_decay=0.5)
     names = {id(value): name for name, value in model.named_parameters()}
-    found = {names[id(value)]: group for group in optimizer.param_groups for value in group["params"]}
-    assert len(found) == len(names)
-    set_rate(optimizer, 0.1)
-    for name, group in found.items():
+    groups = {names[id(value)]: group for group in optimizer.param_groups for value in group["params"]}
+    assert len(groups) == len(names)
+    for name, group in groups.items():
         norm_or_bias = "bn" in name or "downsample.1" in name or name.endswith("bias")
         assert group["weight_decay"] == (0 if norm_or_bias else 5e-4), name
-        place = ["fc", "layer4", "layer3", "layer2", "layer1", "conv1"].index(
-            name.split(".")[0].replace("bn1", "conv1")
-        )
-        assert group["lr"] == 0.1 * 0.5**place, name
+        parts = ["fc", "layer4", "layer3", "layer2", "layer1", "conv1"]
+        assert group["lr"] == 0.1 * 0.5 ** parts.index(name.split(".")[0].replace("bn1", "conv1")), name
 
 
-def test_the_published_recipe_has_one_group():
-    (group,) = sgd(build_model("resnet18", 10), Settings()).param_groups
-    assert (group["weight_decay"], group["factor"], group["nesterov"]) == (0, 1, False)
+def test_the_published_recipe_has_one_group_as_plain_sgd():
+    model = build_model("resnet18", 10)
+    (group,) = make_optimizer(model, 0.001, 0.9).param_groups
+    (plain,) = optim.SGD(model.parameters(), lr=0.001, momentum=0.9).param_groups
+    assert {key: group[key] for key in plain if key != "params"} == {key: plain[key] for key in plain if key != "params"}
+    assert all(ours is theirs for ours, theirs in zip(group["params"], plain["params"], strict=True))
+
+
+def test_the_average_is_that_of_plain_arithmetic_and_keeps_the_counters():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    ema = ExponentialMovingAverage(model, 0.9)
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    for step in range(1, 13):
+        model(torch.randn(4, 3))
+        with torch.no_grad():
+            model[0].weight += 1
+        ema.update_parameters(model)
+        kept = min(0.9, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            floating = value.is_floating_point()
+            expected[name] = kept * expected[name] + (1 - kept) * value if floating else value.clone()
+    for name, value in ema.module.state_dict().items():
+        torch.testing.assert_close(value, expected[name], msg=name)
 
 
 @pytest.mark.parametrize(
@@ -77,8 +104,8 @@ def test_the_published_recipe_has_one_group():
         ({"nesterov": True, "momentum": 0.0}, "momentum of nesterov"),
         ({"start_size": 128}, "start_size = 128: expected a number from 16 to 64"),
         ({"start_size": 40, "epochs": 1}, "epochs of a run that grows = 1"),
-        ({"stem_init": "shrunk"}, "stem_init = 'shrunk': it takes a small stem"),
-        ({"zero_init": True, "weights": "imagenet"}, "zero_init = True: it is for a run that starts from nothing"),
+        ({"stem_init": "shrunk"}, "stem_init = 'shrunk': it needs a small stem"),
+        ({"zero_init": True, "weights": "imagenet"}, "zero_init = True: it is for a run from scratch"),
         ({"ema_decay": 1.0}, "ema_decay = 1.0"),
     ],
 )

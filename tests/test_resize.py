@@ -18,12 +18,12 @@ IMAGES = {
 
 @pytest.mark.parametrize("size", [224, 128, 65, 64, 63, 32, 7])
 def test_pixels_are_those_of_pils_bicubic(size):
-    drawn = np.array(load_data("mini").train.images[::80])
-    for images in (*IMAGES.values(), drawn):
-        ours = resize(torch.from_numpy(images), size)
-        assert ours.dtype == torch.uint8 and ours.is_contiguous()
-        pils = [Image.fromarray(each).resize((size, size), Image.Resampling.BICUBIC) for each in images]
-        np.testing.assert_array_equal(ours.numpy(), np.stack(pils))
+    synthetic = np.array(load_data("mini").train.images[::80])
+    for images in (*IMAGES.values(), synthetic):
+        resized = resize(torch.from_numpy(images), size)
+        assert resized.dtype == torch.uint8 and resized.is_contiguous()
+        pils = [Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC) for image in images]
+        np.testing.assert_array_equal(resized.numpy(), np.stack(pils))
 
 
 def test_images_of_the_right_size_are_left_alone():

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn.functional import conv2d, pad, pixel_shuffle
 
-from tinyclf import settings
 from tinyclf.errors import TinyclfError
-from tinyclf.resnet import STEMS, build_model, change_stem, head_names
+from tinyclf.resnet import build_model, change_stem, head_names
 
 
 @pytest.mark.parametrize(
@@ -36,11 +36,11 @@ def test_the_average_pool_of_a_resnet_takes_images_of_any_size():
     assert all(model(torch.rand(1, 3, size, size)).shape == (1, 10) for size in (32, 64, 224))
 
 
-@pytest.mark.parametrize(("stem", "side"), [("small", 64), ("small-pool", 64), ("imagenet", 16)])
+@pytest.mark.parametrize(("stem", "side"), [("small", 64), ("small-pool", 64), ("sub-pixel", 64), ("imagenet", 16)])
 @pytest.mark.parametrize("name", ["resnet18", "wide_resnet50_2"])
 def test_stems(name, stem, side):
     model = build_model(name, 20, stem=stem)
-    assert (model.conv1.stride, model.conv1.bias is None) == (((2, 2), True) if side == 16 else ((1, 1), False))
+    assert (model.conv1.bias is not None) == stem.startswith("small")
     assert model.maxpool(model.conv1(torch.rand(1, 3, 64, 64))).shape == (1, 64, side, side)
     assert isinstance(model.maxpool, nn.Identity) == (stem == "small")
 
@@ -53,6 +53,15 @@ def test_the_weights_are_those_of_the_seed_whichever_way_a_stem_is_changed():
     change_stem(changed, "small")
     assert model.state_dict().keys() == changed.state_dict().keys()
     assert all(torch.equal(value, changed.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_sub_pixel_stem_is_torchs_pixel_shuffle(layout):
+    model, images = build_model("resnet18", 10, stem="sub-pixel").to(memory_format=layout), torch.rand(2, 3, 9, 5)
+    maps = model.conv1(images)
+    padded = pad(images, (2, 2, 2, 2), mode="replicate")
+    torch.testing.assert_close(maps, pixel_shuffle(conv2d(padded, model.conv1.weight), 2))
+    assert maps.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_last_norms_of_a_resnets_blocks_can_start_at_0():
@@ -83,7 +92,3 @@ def test_the_head_is_what_depends_on_the_number_of_classes(name):
 def test_what_no_model_has_is_refused(name, options, said):
     with pytest.raises(TinyclfError, match=said):
         build_model(name, 10, **options)
-
-
-def test_the_settings_know_every_stem():
-    assert settings.STEMS == STEMS

@@ -13,6 +13,7 @@ from tinyclf import run as runs
 from tinyclf.cache import Packed, PackedSplit
 from tinyclf.errors import TinyclfError
 from tinyclf.initial import is_finished
+from tinyclf.recipe import recipe_for
 from tinyclf.record import read_records
 from tinyclf.run import Run
 from tinyclf.settings import Settings
@@ -42,16 +43,21 @@ def reports(tmp_path, monkeypatch):
     return tmp_path / "reports"
 
 
-def finished(settings=SETTINGS, name="baseline-scratch", force=False):
+def fit(run, net):
+    """Train `net` by the other settings of the run: its name must be of no experiment, as `net` is no ResNet18."""
+    return run.fit(**vars(recipe_for(net, run.settings, 20)))
+
+
+def finished(settings=SETTINGS, name="mine", force=False):
     run = Run(settings, data(), name, force=force)
-    net = model()
-    return run.finish(run.fit(net), net)
+    fit(run, model())
+    return run.finish()
 
 
 def test_the_record_holds_what_the_run_was(reports):
     record = finished()
-    folder = reports / "mini" / "baseline-scratch"
-    assert json.loads((folder / "record.json").read_text()) == record == read_records("mini")["baseline-scratch"]
+    folder = reports / "mini" / "mine"
+    assert json.loads((folder / "record.json").read_text()) == record == read_records("mini")["mine"]
     assert record["settings"]["epochs"] == len(record["history"]) == 2
     assert record["data"] == {"name": "mini", "classes": 4, "train": 20, "val": 12, "sha256": "fingerprint 0"}
     assert record["weights"] == {"label": "nothing", "file": None, "sha256": None}
@@ -103,7 +109,7 @@ def test_a_run_whose_every_epoch_depends_on_their_number_is_not_continued_to_mor
     run, net = Run(recipe, data(), "planned"), model()
     net[0].stride = (5, 5)
     net.insert(1, torch.nn.AdaptiveAvgPool2d(8))
-    run.finish(run.fit(net), net)
+    fit(run, net)
     with pytest.raises(TinyclfError, match="epochs: 2 there, 3 here"):
         Run(dataclasses.replace(recipe, epochs=3), data(), "planned")
 
@@ -113,7 +119,7 @@ def test_test_time_averaging_stands_beside_the_plain_evaluation(reports):
     both = finished(Settings(epochs=2, batch_size=8, flip_tta=True), "both")
     assert plain["mirrored"] is None and both["evaluation"] == plain["evaluation"] != both["mirrored"]
     run, net = Run(SETTINGS, data(), "plain"), model()
-    run.fit(net)
+    fit(run, net)
     images = torch.from_numpy(data().val.images).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         logits = (net(images) + net(images.flip(3))) / 2
@@ -144,16 +150,16 @@ def test_a_setting_newer_than_a_run_had_its_default_then(reports, monkeypatch):
 
 def test_forced_a_run_leaves_what_was_there_until_it_has_something_better(reports, monkeypatch):
     finished()
-    checkpoint = reports / "mini" / "baseline-scratch" / "checkpoint.safetensors"
+    checkpoint = reports / "mini" / "mine" / "checkpoint.safetensors"
     before = checkpoint.read_bytes()
-    Run(dataclasses.replace(SETTINGS, seed=1), data(), "baseline-scratch", force=True)
+    Run(dataclasses.replace(SETTINGS, seed=1), data(), "mine", force=True)
     assert checkpoint.read_bytes() == before
 
 
 def test_forced_interrupted_and_fitted_again_a_run_goes_on(reports):
     expected = finished(name="whole")["history"]
     finished()
-    run, net, calls = Run(SETTINGS, data(), "baseline-scratch", force=True), model(), []
+    run, net, calls = Run(SETTINGS, data(), "mine", force=True), model(), []
 
     def interrupt(module, inputs):
         calls.append(1)
@@ -162,16 +168,16 @@ def test_forced_interrupted_and_fitted_again_a_run_goes_on(reports):
 
     net.register_forward_pre_hook(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run.fit(net)
-    assert [row["val_loss"] for row in run.fit(net)] == [row["val_loss"] for row in expected]
+        fit(run, net)
+    assert [row["val_loss"] for row in fit(run, net)] == [row["val_loss"] for row in expected]
 
 
 def test_a_run_that_finished_no_epoch_stands_in_nobodys_way(reports):
-    run = Run(dataclasses.replace(SETTINGS, learning_rate=100.0), data(), "baseline-scratch")
+    run = Run(dataclasses.replace(SETTINGS, learning_rate=100.0), data(), "mine")
     net = model()
     net.register_forward_pre_hook(lambda module, inputs: (inputs[0] * float("nan"),))
     with pytest.raises(TinyclfError, match="became nan"):
-        run.fit(net)
+        fit(run, net)
     record = finished()
     assert record["settings"]["learning_rate"] == 0.001 and len(record["environments"]) == 1
 
@@ -189,30 +195,30 @@ def test_a_run_of_other_settings_is_refused_by_naming_the_difference(reports, ch
     with pytest.raises(TinyclfError) as error:
         finished(Settings(**{"epochs": 2, "batch_size": 8} | change))
     assert said in str(error.value)
-    assert read_records("mini")["baseline-scratch"] == before
+    assert read_records("mini")["mine"] == before
 
 
 def test_what_another_process_did_meanwhile_is_neither_mixed_nor_dropped(reports):
     other = dataclasses.replace(SETTINGS, learning_rate=0.01)
-    late, same = Run(other, data(), "baseline-scratch"), Run(SETTINGS, data(), "baseline-scratch")
+    late, same = Run(other, data(), "mine"), Run(SETTINGS, data(), "mine")
     before = finished()  # both were made when there was nothing yet
     with pytest.raises(TinyclfError, match=r"learning_rate: 0\.001 there, 0\.01 here"):
-        late.fit(model())
-    assert same.fit(model()) == before["history"]
-    assert read_records("mini")["baseline-scratch"] == before
+        fit(late, model())
+    assert fit(same, model()) == before["history"]
+    assert read_records("mini")["mine"] == before
 
 
 @pytest.mark.parametrize("processes", [0, -1, 1000])
 def test_more_processes_than_there_can_be_are_refused_before_anything_is_written(reports, processes):
     with pytest.raises(TinyclfError, match=rf"processes = {processes}: expected 1 to"):
-        Run(SETTINGS, data(), "baseline-scratch").fit(model(), processes)
+        Run(SETTINGS, data(), "mine").fit(model(), processes)
     assert not list(reports.rglob("*.safetensors"))
 
 
 def test_a_run_on_other_data_is_refused(reports):
     finished()
     with pytest.raises(TinyclfError, match="data: sha256 fingerprint 0 there, sha256 fingerprint 1 here"):
-        Run(SETTINGS, data(1), "baseline-scratch")
+        Run(SETTINGS, data(1), "mine")
 
 
 def test_without_a_name_a_run_is_named_after_what_it_changes():
@@ -233,12 +239,12 @@ def test_a_reports_folder_that_cannot_be_written_is_refused_before_training(tmp_
     (tmp_path / "file").touch()
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "file"))
     with pytest.raises(TinyclfError, match=r"cannot write to .*TINYCLF_REPORTS"):
-        Run(SETTINGS, data(), "baseline-scratch")
+        Run(SETTINGS, data(), "mine")
 
 
 def test_a_record_that_cannot_be_written_whole_leaves_the_old_one(reports, monkeypatch):
     before = finished()
-    run = Run(SETTINGS, data(), "baseline-scratch")
+    run = Run(SETTINGS, data(), "mine")
 
     def full(*args):
         raise OSError(28, "No space left on device")
@@ -246,21 +252,21 @@ def test_a_record_that_cannot_be_written_whole_leaves_the_old_one(reports, monke
     monkeypatch.setattr("tinyclf.files.os.replace", full)
     with pytest.raises(TinyclfError, match="No space left on device"):
         run.finish(before["history"], model())
-    assert read_records("mini")["baseline-scratch"] == before
+    assert read_records("mini")["mine"] == before
     assert not list((reports / "mini").rglob("*.partial"))
 
 
 def test_a_recorded_run_is_not_run_again_and_one_that_was_started_over_is(reports, monkeypatch):
     finished()
-    assert Run(SETTINGS, data(), "baseline-scratch").is_recorded()
-    assert not Run(SETTINGS, data(), "baseline-scratch", force=True).is_recorded()
-    assert not Run(dataclasses.replace(SETTINGS, epochs=3), data(), "baseline-scratch").is_recorded()
-    assert is_finished("baseline-scratch", "mini")
+    assert Run(SETTINGS, data(), "mine").is_recorded()
+    assert not Run(SETTINGS, data(), "mine", force=True).is_recorded()
+    assert not Run(dataclasses.replace(SETTINGS, epochs=3), data(), "mine").is_recorded()
+    assert is_finished("mine", "mini")
     with monkeypatch.context() as patched:
         patched.setattr(runs, "write_record", lambda *_: None)  # killed before the record
         finished(force=True)
-    assert not Run(SETTINGS, data(), "baseline-scratch").is_recorded()
-    assert not is_finished("baseline-scratch", "mini")
+    assert not Run(SETTINGS, data(), "mine").is_recorded()
+    assert not is_finished("mine", "mini")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def tiny(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     split = PackedSplit(rng.integers(0, 256, (12, 64, 64, 3), dtype=np.uint8), np.arange(12) % 3)
     monkeypatch.setattr(standin, "data_dir", lambda: tmp_path)
-    monkeypatch.setattr(standin.synthetic, "draw_pretrain", lambda parent: parent)
+    monkeypatch.setattr(standin, "make_dataset", lambda layout, parent: parent)
     monkeypatch.setattr(standin, "pack", lambda *args: Packed("x", list("abc"), list("abc"), "", split, split))
     monkeypatch.setattr(standin, "BATCH_SIZE", 6)
     return tmp_path
@@ -50,10 +50,11 @@ def test_a_model_starts_from_them_with_a_head_of_its_own():
 
 
 def test_an_interrupt_leaves_nothing(tiny, monkeypatch):
-    def interrupt(*args):
+    def interrupt(state, path):
+        path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(standin.os, "replace", interrupt)
+    monkeypatch.setattr(standin, "save_file", interrupt)
     with pytest.raises(KeyboardInterrupt):
         standin.weights_file()
     assert list(tiny.iterdir()) == []

@@ -19,11 +19,11 @@ def test_channel_statistics_are_numpys_whatever_the_number_of_images():
     np.testing.assert_allclose(table.loc["standard deviation"], (images / 255).std((0, 1, 2)), rtol=1e-12)
 
 
-def test_properties_are_counted_from_the_files(drawn_set):
-    splits = {split: TinyImageNet(drawn_set.folder, split, layout=drawn_set.layout) for split in SPLITS}
+def test_properties_are_counted_from_the_files(small_set):
+    splits = {split: TinyImageNet(small_set.folder, split, layout=small_set.layout) for split in SPLITS}
 
-    table = properties(splits, drawn_set.layout, np.zeros((48, 64, 64, 3), np.uint8))
-    grey = sum(Image.open(path).mode == "L" for path in drawn_set.folder.rglob("*.JPEG"))
+    table = properties(splits, small_set.layout, np.zeros((48, 64, 64, 3), np.uint8))
+    grey = sum(Image.open(path).mode == "L" for path in small_set.folder.rglob("*.JPEG"))
     assert grey > 0
     expected = {
         "classes": "4",

@@ -14,12 +14,12 @@ from tinyclf import drawing, synthetic
 from tinyclf.errors import TinyclfError
 from tinyclf.registry import MINI, Layout
 
-FEW = Layout("mini", classes=10, train=2, val=1, test=1)  # 40 images, drawn in no time
+FEW = Layout("mini", classes=10, train=2, val=1, test=1)  # 40 images, made in no time
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic.make_dataset(MINI, tmp_path_factory.mktemp("drawn"))
+    return synthetic.make_dataset(MINI, tmp_path_factory.mktemp("synthetic"))
 
 
 def digest(folder: Path) -> str:
@@ -74,7 +74,7 @@ def test_images_are_64x64_jpegs_and_some_are_greyscale(root: Path) -> None:
         assert modes.count("L") <= 0.05 * len(modes)
 
 
-def test_annotations_are_what_was_drawn(root: Path) -> None:
+def test_annotations_are_those_of_the_drawing(root: Path) -> None:
     """Every image of val, drawn again: the file shows it, and its box is what PIL finds around the mask."""
     for name, wnid, *corners in lines(root / "val" / "val_annotations.txt"):
         kind = synthetic.class_table()[wnid]
@@ -82,8 +82,8 @@ def test_annotations_are_what_was_drawn(root: Path) -> None:
         left, upper, right, lower = Image.fromarray(mask).getbbox()  # right and lower lie one beyond
         assert [int(corner) for corner in corners] == [left, upper, right - 1, lower - 1]
         with Image.open(root / "val" / "images" / name) as shown:
-            drawn = np.asarray(Image.fromarray(image).convert(shown.mode), float)
-            assert np.abs(np.asarray(shown) - drawn).mean() < 12  # what JPEG loses, mostly of the noise
+            redrawn = np.asarray(Image.fromarray(image).convert(shown.mode), float)
+            assert np.abs(np.asarray(shown) - redrawn).mean() < 12  # what JPEG loses, mostly of the noise
 
 
 @pytest.mark.parametrize("shape", drawing.SHAPES)
@@ -97,8 +97,8 @@ def test_mask_is_where_the_texture_shows(shape: str) -> None:
         x0, y0, x1, y1 = drawing.bounding_box(mask)
         assert 0 <= x0 < x1 < 64 and 0 <= y0 < y1 < 64
         rows, columns = np.nonzero(changed)
-        found = np.array([columns.min(), rows.min(), columns.max(), rows.max()])
-        assert np.abs(found - [x0, y0, x1, y1]).max() <= 3  # a sharp tip fades out over three pixels
+        edges = np.array([columns.min(), rows.min(), columns.max(), rows.max()])
+        assert np.abs(edges - [x0, y0, x1, y1]).max() <= 3  # a sharp tip fades out over three pixels
         assert changed[mask].mean() > 0.9
 
 
@@ -115,13 +115,13 @@ def test_same_bytes_every_time(root: Path, tmp_path: Path) -> None:
     assert digest(synthetic.make_dataset(MINI, tmp_path)) == digest(root)
 
 
-def test_drawn_once(root: Path) -> None:
+def test_it_is_made_once(root: Path) -> None:
     before = root.stat().st_mtime_ns
     assert synthetic.make_dataset(MINI, root.parent) == root
     assert root.stat().st_mtime_ns == before
 
 
-def test_another_recipe_is_drawn_again(tmp_path: Path) -> None:
+def test_a_set_of_another_version_is_made_again(tmp_path: Path) -> None:
     root = synthetic.make_dataset(FEW, tmp_path)
     good = digest(root)
     (root / ".recipe").write_text("tinyclf mini, version 0\n")
@@ -145,14 +145,12 @@ def test_two_processes_at_once(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
-def test_interrupted_drawing_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
-) -> None:
-    write, drawn = synthetic._write_image, []
+def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException) -> None:
+    write, written = synthetic._write_image, []
 
     def write_some(path: Path, kind: tuple[str, str]) -> str:
-        drawn.append(path)
-        if len(drawn) == 30:
+        written.append(path)
+        if len(written) == 30:
             raise stop
         return write(path, kind)
 
@@ -160,7 +158,7 @@ def test_interrupted_drawing_leaves_nothing(
     expected = TinyclfError if isinstance(stop, OSError) else KeyboardInterrupt
     with pytest.raises(expected, match="No space left" if isinstance(stop, OSError) else None):
         synthetic.make_dataset(FEW, tmp_path)
-    assert len(drawn) == 30
+    assert len(written) == 30
     assert list(tmp_path.iterdir()) == []
 
 
@@ -171,7 +169,7 @@ def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mini"]
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(TinyclfError, match=r"mini-pretrain cannot be written to .*file"):
         synthetic.make_dataset(synthetic.PRETRAIN, tmp_path / "file")

@@ -32,14 +32,14 @@ def roots(small) -> list[Path]:
 def test_train_is_what_torchvision_reads(small):
     expected = ImageFolder(small.folder / "train")
     for root in roots(small):
-        ours = TinyImageNet(root, "train", layout=small.layout)
-        assert (ours.classes, ours.class_to_idx, ours.targets) == (
+        data = TinyImageNet(root, "train", layout=small.layout)
+        assert (data.classes, data.class_to_idx, data.targets) == (
             expected.classes,
             expected.class_to_idx,
             expected.targets,
         )
-        assert [small.folder / name for name, _ in ours.samples] == [Path(name) for name, _ in expected.samples]
-        for (image, target), (expected_image, expected_target) in zip(ours, expected, strict=True):
+        assert [small.folder / name for name, _ in data.samples] == [Path(name) for name, _ in expected.samples]
+        for (image, target), (expected_image, expected_target) in zip(data, expected, strict=True):
             assert image.mode == "RGB" and target == expected_target and type(target) is int
             assert np.array_equal(image, expected_image)
 
@@ -287,9 +287,9 @@ def test_zips_of_either_kind_whatever_their_folder(small, tmp_path, compression)
     with zipfile.ZipFile(path, "w", compression) as opened:
         for file in sorted(small.folder.rglob("*")):
             opened.write(file, f"deep/er/{file.relative_to(small.folder)}")
-    ours, expected = (TinyImageNet(p, "val", layout=small.layout) for p in (path, small.folder))
-    assert ours.samples == expected.samples
-    assert all(np.array_equal(a, b) for (a, _), (b, _) in zip(ours, expected, strict=True))
+    data, expected = (TinyImageNet(p, "val", layout=small.layout) for p in (path, small.folder))
+    assert data.samples == expected.samples
+    assert all(np.array_equal(a, b) for (a, _), (b, _) in zip(data, expected, strict=True))
 
 
 @pytest.mark.parametrize("lenient", [False, True])

@@ -12,11 +12,9 @@ from safetensors.torch import save_file
 from torch.nn.functional import conv2d, interpolate
 from torchvision.models import ResNet18_Weights
 
-from tinyclf import weights as weights_module
 from tinyclf.errors import TinyclfError
-from tinyclf.resnet import build_model, head_names
-from tinyclf.settings import NAMED_WEIGHTS
-from tinyclf.weights import copy_weights, load_state, load_weights, shrink_filters, weights_file
+from tinyclf.resnet import build_model, compose_filters, head_names, shrink_filters
+from tinyclf.weights import copy_weights, load_state, load_weights, weights_file
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +69,52 @@ def test_a_shrunk_stem_does_to_an_image_what_the_large_one_does_to_it_enlarged(i
     model = loaded(200, saved(imagenet_like, tmp_path / "weights.pth"), "small", "shrunk")
     assert torch.equal(model.conv1.weight, shrink_filters(imagenet_like["conv1.weight"], 224 / 64))
     assert not model.conv1.bias.any()
+
+
+@pytest.fixture
+def enlarged():
+    """An image, and the same enlarged four times: bicubic as PIL has it, unrounded."""
+    image = torch.randn(1, 3, 16, 16, dtype=torch.float64)
+    return image, interpolate(image, scale_factor=4, mode="bicubic", antialias=True)  # antialias: with PIL's kernel
+
+
+def sub_pixels(filters, image):
+    layer = build_model("resnet18", 10, stem="sub-pixel").conv1.double()
+    layer.weight.data = compose_filters(filters)
+    return layer(image)
+
+
+def test_a_composed_stem_does_to_an_image_what_the_large_one_does_to_it_enlarged(imagenet_like, enlarged):
+    filters, (image, large) = imagenet_like["conv1.weight"].double(), enlarged
+    maps, expected = sub_pixels(filters, image), conv2d(large, filters, stride=2, padding=3)
+    assert maps.shape == expected.shape == (1, 64, 32, 32)
+    inner = slice(7, -6)  # from the first to the last pixel that no tap leads out of the image from; starts odd
+    difference = (maps - expected)[:, :, inner, inner]
+    torch.testing.assert_close(difference[:, :, ::2, ::2], torch.zeros_like(difference[:, :, ::2, ::2]))
+    # The even sub-pixels have a sixth tap, of the outermost weights alone, which is given to its neighbour
+    assert 1e-4 < difference.std() / expected.std() < 5e-3
+    without = filters.clone()
+    without[:, :, 0] = without[:, :, :, 0] = 0
+    maps, expected = sub_pixels(without, image), conv2d(large, without, stride=2, padding=3)
+    torch.testing.assert_close(maps[:, :, inner, inner], expected[:, :, inner, inner])
+
+
+def test_a_composed_stem_is_exact_on_what_does_not_change_from_pixel_to_pixel(imagenet_like):
+    filters, plain = imagenet_like["conv1.weight"].double(), torch.rand(1, 3, 1, 1, dtype=torch.float64)
+    maps = sub_pixels(filters, plain.expand(1, 3, 16, 16))
+    expected = (filters.sum((2, 3)) @ plain[0, :, 0])[None, :, :, None].expand(1, 64, 32, 32)
+    torch.testing.assert_close(maps, expected)
+
+
+def test_a_sub_pixel_stem_takes_composed_filters_or_none(imagenet_like, tmp_path):
+    path, composed = saved(imagenet_like, tmp_path / "weights.pth"), compose_filters(imagenet_like["conv1.weight"])
+    assert torch.equal(loaded(200, path, "sub-pixel", "shrunk").conv1.weight, composed)
+    fresh = loaded(200, path, "sub-pixel")
+    assert torch.equal(fresh.layer1[0].conv1.weight, imagenet_like["layer1.0.conv1.weight"])
+    again = saved(fresh.state_dict() | {"conv1.weight": composed}, tmp_path / "again.safetensors")
+    assert torch.equal(loaded(200, again, "sub-pixel").conv1.weight, composed)
+    with pytest.raises(TinyclfError, match=r"they have a sub-pixel stem \(stem=sub-pixel\)"):
+        loaded(200, again)
 
 
 def test_what_does_not_fit_is_named(imagenet_like, tmp_path):
@@ -163,7 +207,7 @@ def test_with_the_file_in_torchs_cache_imagenet_needs_no_network(tmp_path, monke
     ("name", "file"),
     [
         ("resnet50", "resnet50-0676ba61.pth"),
-        ("mnasnet0_5", "mnasnet0.5_top1_67.823-3ffadce67.pth"),
+        ("mnasnet0_5", "mnasnet0.5_top1_67.823-3ffadce67e.pth"),
         ("vit_h_14", "vit_h_14_swag-80465313.pth"),  # it has no IMAGENET1K_V1
     ],
 )
@@ -220,7 +264,3 @@ def test_filters_are_shrunk_of_a_stem_of_7x7_alone(imagenet_like):
 def test_the_stand_in_is_a_resnet18s():
     with pytest.raises(TinyclfError, match="a resnet18, and the model is 'resnet34'"):
         weights_file("mini", "resnet34")
-
-
-def test_the_settings_know_every_name():
-    assert NAMED_WEIGHTS == weights_module.NAMED_WEIGHTS

@@ -1,3 +1,26 @@
 """Tiny-ImageNet ResNet18 baselines, from raw data to accuracy tables and loss plots."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinyclf.cache import load_data as load_data
+    from tinyclf.run import Run as Run
+    from tinyclf.settings import Settings as Settings
+    from tinyclf.tiny_imagenet import TinyImageNet as TinyImageNet
+
 __version__ = "0.1.0"
+EXPORTS = {
+    "Run": "tinyclf.run",
+    "Settings": "tinyclf.settings",
+    "TinyImageNet": "tinyclf.tiny_imagenet",
+    "load_data": "tinyclf.cache",
+}
+__all__ = list(EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    """What the package exports, imported when it is first asked for: importing the package itself costs nothing."""
+    if name not in EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(EXPORTS[name]), name)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-ORDER, FLIP, CROP, MIX = range(4)  # the purposes of random numbers, each with a stream of its own
+ORDER, FLIP, CROP, MIX, MODEL = range(5)  # the purposes of random numbers, each with a stream of its own
 
 
 def random(seed: int, epoch: int, purpose: int) -> np.random.Generator:

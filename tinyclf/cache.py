@@ -102,13 +102,13 @@ def locate_dataset(name: str) -> tuple[Path, Layout]:
     if info.synthetic:
         return make_dataset(info.layout, paths.data_dir()), info.layout
     root, layout = paths.tiny_imagenet_source(), info.layout
-    told = bool(os.environ.get("TINYCLF_DATA"))
-    if told and locate(root, layout) is None:
+    chosen = bool(os.environ.get("TINYCLF_DATA"))
+    if chosen and locate(root, layout) is None:
         raise TinyclfError(
             f"TINYCLF_DATA points to {root}, where there is neither {layout.folder} nor {layout.folder}.zip. "
             "Correct it, or unset it to have the set downloaded."
         )
-    return locate_or_download(root, layout, download=not told), layout
+    return locate_or_download(root, layout, download=not chosen), layout
 
 
 def pack(path: Path, layout: Layout, name: str) -> Packed:

@@ -68,9 +68,6 @@ TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
-# Painting. ------------------------------------------------------------------------------------------------------------
-
-
 def colour(hue: float, saturation: float, value: float) -> Array:
     """RGB in 0..1, shape (3, 1, 1); hue is taken modulo 1."""
     return np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value)).reshape(3, 1, 1)
@@ -126,7 +123,8 @@ def textured(shape: str, texture: str, u: Array, v: Array, radius: float, rng: n
     light = colour(hue, rng.uniform(0.2, 0.8), rng.uniform(0.75, 1))
     dark = colour(hue + rng.normal(0, 0.15), rng.uniform(0.4, 0.9), rng.uniform(0.15, 0.5))
     paint = blend(dark, light, np.clip(0.5 + 1.5 * pattern, 0, 1))
-    return paint * (1 + rng.uniform(0, 0.3) * (u * np.cos(turn) + v * np.sin(turn)))
+    shading: Array = 1 + rng.uniform(0, 0.3) * (u * np.cos(turn) + v * np.sin(turn))
+    return paint * shading
 
 
 def draw_image(shape: str, texture: str, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

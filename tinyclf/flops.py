@@ -1,6 +1,7 @@
 """What training a model costs: multiply-adds of any model, and a table of its layers."""
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,13 +25,28 @@ def multiply_adds(model: nn.Module, input_size: int) -> int:
     model = copy.deepcopy(model).to("meta").eval()  # batch norm takes a single image in evaluation alone
     images = torch.empty(1, 3, input_size, input_size, device="meta")
     try:
-        with FlopCounterMode(display=False) as counter, torch.enable_grad():
+        with FlopCounterMode(display=False, custom_mapping=GROUPED) as counter, torch.enable_grad():
             model(images).sum().backward()
     except (AssertionError, RuntimeError, ValueError) as error:
         raise TinyclfError(
             f"input_size = {input_size}: {type(model).__name__} cannot be trained on images of that size ({error})"
         ) from error
     return int(counter.get_total_flops()) // 2
+
+
+def convolution_backward(
+    gradient: Sequence[int], maps: Sequence[int], weight: Sequence[int], *args: Any, out_shape: Any, **kwargs: Any
+) -> int:
+    """Operations of a convolution's gradients, of shapes: for each of the weights' and the input's as many as forward.
+
+    gradient, that of the output: (B, C', H', W'); weight: (C', C / groups, h, w).
+    """
+    gradients = sum(args[-1][:2])  # the last argument tells whether the input, the weight and the bias need theirs
+    return 2 * int(gradients) * gradient[0] * math.prod(gradient[2:]) * math.prod(weight)
+
+
+# torch's own count takes the gradient of the weights for one over all pairs of channels, whatever the groups
+GROUPED = {torch.ops.aten.convolution_backward: convolution_backward}
 
 
 def training_multiply_adds(model: nn.Module, sizes: Sequence[int], images: int) -> int:

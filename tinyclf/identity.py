@@ -20,7 +20,7 @@ def identity(name: str, settings: Settings, data: Packed, weights: dict[str, Any
     """
     recorded = dataclasses.replace(settings, weights=Path(settings.weights).name)  # without folders of this machine
     return {
-        "command": catalog.command(name, recorded),
+        "command": catalog.command(name, recorded, stand_in(weights)),
         "overrides": catalog.overrides(name, recorded),
         "settings": dataclasses.asdict(recorded),
         "data": {
@@ -35,6 +35,14 @@ def identity(name: str, settings: Settings, data: Packed, weights: dict[str, Any
         "environments": [],
         "history": [],
     }
+
+
+def stand_in(weights: dict[str, Any]) -> str:
+    """The file of weights that the first ancestor of a run started from; empty without one."""
+    origin, parent = "", weights.get("parent")
+    while parent:
+        origin, parent = parent["settings"]["weights"], parent["parent"]
+    return origin if catalog.is_file(origin) else ""
 
 
 def identity_differences(before: dict[str, Any], now: dict[str, Any], settings: Settings) -> list[str]:
@@ -68,4 +76,4 @@ def default_name(settings: Settings) -> str:
         for name, value in dataclasses.asdict(settings).items()
         if value != recipe[name]
     ]
-    return re.sub(r"[^\w.=+-]", "_", "-".join(parts))[:100] or "published-recipe"
+    return re.sub(r"[^\w.=+-]", "_", "-".join(parts), flags=re.ASCII)[:100] or "published-recipe"

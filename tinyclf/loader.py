@@ -35,7 +35,7 @@ class ImageLoader:
     shuffle: give every epoch an order of its own. augmentation: is sampled for every image of every epoch.
     input_size: width and height of the images in batches, or a function from the epoch to it; 0: that of `images`.
     normalization: a name of NORMALIZATIONS: mean to subtract, deviation to divide by.
-    classes: how many there are; 0: the largest label and one.
+    classes: how many there are; 0: as many as the labels show.
     part, parts: of several processes, each takes one contiguous part of every batch, which may be empty in the last.
     """
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from tinyclf import checkpoint
+from tinyclf.augment import MODEL, random
 from tinyclf.checkpoint import TrainingState
 from tinyclf.distributed import accelerate, data_parallel
 from tinyclf.errors import TinyclfError
@@ -91,7 +92,7 @@ def prepare(state: TrainingState, accelerator: Accelerator) -> nn.Module:
 
     On a CPU, convolutions of the smallest maps become those of small_map_conv.py: the same results but for rounding.
     """
-    for model in filter(None, (state.model, state.ema and state.ema.module)):
+    for model in (state.model, state.trained_model):
         model.to(accelerator.device).to(memory_format=torch.channels_last)
         if accelerator.device.type == "cpu":
             use_small_map_conv(model)
@@ -144,7 +145,8 @@ def train_epoch(
     model: what to call, the model of `state` itself or its data-parallel wrapper.
     """
     model.train()
-    torch.manual_seed(train.epoch_seed(epoch))  # for dropout, so that an epoch does not depend on those before it
+    # For dropout: an epoch must not depend on those before it.
+    torch.manual_seed(int(random(train.seed, epoch, MODEL + train.part).integers(2**63)))
     device, count, name = train.device, len(train.labels), f"epoch {epoch} training"
     # Sums over each batch stay on the device, so that no step waits for the host; and in one tensor, as thousands of
     # small ones, kept between the large ones that come and go, leave the heap in pieces (2.5 MB a step, measured).

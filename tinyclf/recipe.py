@@ -23,7 +23,7 @@ from tinyclf.settings import Settings
 
 @dataclass
 class Recipe:
-    """What `Run.fit` takes."""
+    """What `Run.fit` takes, by the names of its arguments: `run.fit(**vars(recipe))`."""
 
     model: nn.Module
     criterion: nn.Module

@@ -22,6 +22,7 @@ from tinyclf.identity import default_name, identity, identity_differences
 from tinyclf.initial import checkpoint_of, describe_initial_weights, find_parent
 from tinyclf.loop import Epoch, Loss, fit, silent
 from tinyclf.names import check_name
+from tinyclf.parameters import RUN_NAME
 from tinyclf.precision import supported_precision
 from tinyclf.recipe import build_recipe, expected_recipe, train_loader, val_loader
 from tinyclf.record import Record, read_record, write_record
@@ -184,22 +185,14 @@ class Run:
 
 def train_experiment(name: str, parameters: dict[str, Any]) -> None:
     """Train an experiment as its notebook does, in this process or as one of several, to the record but no page."""
-    if catalog.RUN_NAME not in parameters:
+    if RUN_NAME not in parameters:
         raise TinyclfError(f"{name}: there is nothing to train; `tinyclf run {name}` makes its page")
     settings = Settings.from_notebook(parameters)
     data = load_data(settings.dataset, settings.hold_out)
-    run = Run(settings, data, parameters[catalog.RUN_NAME], force=parameters.get("force", False))
+    run = Run(settings, data, parameters[RUN_NAME], force=parameters.get("force", False))
     if run.is_recorded():
         return
-    recipe = build_recipe(settings, data)
-    run.fit(
-        recipe.model,
-        recipe.criterion,
-        recipe.optimizer,
-        recipe.scheduler,
-        scheduler_interval=recipe.scheduler_interval,
-        ema=recipe.ema,
-    )
+    run.fit(**vars(build_recipe(settings, data)))
     if run.process.is_main_process:
         run.finish()
     run.process.wait_for_everyone()

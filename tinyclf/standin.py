@@ -1,4 +1,4 @@
-"""The stand-in for ImageNet weights on `mini`: a ResNet18 trained on other synthetic classes, on first use, and cached."""
+"""The stand-in for ImageNet weights on `mini`: a ResNet18 trained on other synthetic classes, once, and cached."""
 
 import hashlib
 from pathlib import Path
@@ -29,7 +29,7 @@ def weights_file() -> Path:
     path = data_dir() / f"mini-pretrained-{hashlib.sha256(RECIPE.encode()).hexdigest()[:8]}.safetensors"
     if not path.is_file():
         print(
-            "weights = 'mini': training the stand-in for ImageNet weights on other synthetic classes, once, for a minute"
+            "weights = 'mini': training a stand-in for ImageNet weights on other synthetic classes, once, for a minute"
         )
         atomic_write(path, lambda partial: save_file(pretrain(), partial))
     return path

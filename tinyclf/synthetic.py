@@ -28,9 +28,9 @@ SYNONYMS = {
 
 
 def make_dataset(layout: Layout, parent: Path) -> Path:
-    """The folder of MINI or PRETRAIN in `parent`; written where it is missing or of another version, whole or not at all.
+    """The folder of MINI or PRETRAIN in `parent`; writes it first where it is missing or of another version.
 
-    Several processes may ask at once: one writes, the others wait. Raises TinyclfError if it cannot be written.
+    It is written whole or not at all, by one process; others wait. Raises TinyclfError if it cannot be written.
     """
     target = Path(parent) / layout.folder
     if _version_of(target) == _version(layout):

@@ -9,13 +9,13 @@ from urllib.error import URLError
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
+from torchvision.models import get_model_weights  # type: ignore[attr-defined] # it is public
 
 from tinyclf import standin
 from tinyclf.checks import one_of
 from tinyclf.choices import NAMED_WEIGHTS
 from tinyclf.errors import TinyclfError
-from tinyclf.resnet import head_names
+from tinyclf.resnet import compose_filters, head_names, shrink_filters, stem_of
 
 IMAGENET_CLASSES = 1000
 AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # in torchvision's files of GoogLeNet and Inception v3
@@ -46,18 +46,15 @@ def copy_weights(
     """Copy a state dict into `model`, in place.
 
     origin: what messages call `state`. fresh: the starts of the names of tensors that keep the model's own values.
-    stem_init: what a small stem gets from a state with one of 7x7: `random`, nothing, or `shrunk`, see `shrink_filters`.
+    stem_init: what another stem takes from one of 7x7: `random`, nothing, or `shrunk`, see `shrink_filters` and
+    `compose_filters`.
     Raises TinyclfError naming missing, foreign and misshapen tensors.
     """
     own = model.state_dict()
-    shape = tuple(state["conv1.weight"].shape[2:]) if "conv1.weight" in state else ()
     if stem_init == "shrunk":
-        if shape != (7, 7):
-            raise TinyclfError(f"stem_init = 'shrunk': weights {origin!r} have no stem of 7x7 to shrink")
-        filters = shrink_filters(state["conv1.weight"].float())
-        state = state | {"conv1.weight": filters, "conv1.bias": torch.zeros(len(filters))}
+        state = convert_stem(state, stem_of(own), origin)
         fresh = tuple(name for name in fresh if name != "conv1.")
-    elif shape == (7, 7) and "conv1.bias" in own:
+    elif stem_of(state) == "imagenet" != stem_of(own):
         fresh += ("conv1.",)
     own = {name: value for name, value in own.items() if not name.startswith(fresh)}
     state = {name: value for name, value in state.items() if not name.startswith(fresh)}
@@ -70,14 +67,24 @@ def copy_weights(
             own[name].copy_(state[name])
 
 
+def convert_stem(state: dict[str, Tensor], stem: str, origin: str) -> dict[str, Tensor]:
+    """A state dict with the 7x7 filters of its stem made those of a small or sub-pixel one. Raises TinyclfError."""
+    if stem_of(state) != "imagenet":
+        raise TinyclfError(f"stem_init = 'shrunk': weights {origin!r} have no stem of 7x7 to shrink")
+    filters = state["conv1.weight"].float()
+    if stem == "sub-pixel":
+        return state | {"conv1.weight": compose_filters(filters)}
+    return state | {"conv1.weight": shrink_filters(filters), "conv1.bias": torch.zeros(len(filters))}
+
+
 def mismatches(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
     """What of `state` does not fit a model's `own` state dict, a phrase for each tensor.
 
     The batch counters of batch norm may be missing, as in torchvision's files: no result depends on them.
     """
     faults = []
-    if "conv1.bias" in state and "conv1.bias" not in own:
-        faults.append("they have a small stem (stem=small)")
+    if (stem := stem_of(state)) in ("small", "sub-pixel") and stem != stem_of(own):
+        faults.append(f"they have a {stem} stem (stem={stem})")
     faults += [f"{name} is missing" for name in own if name not in state and not name.endswith("num_batches_tracked")]
     faults += [f"{name} is not of this model" for name in state if name not in own]
     return faults + [
@@ -85,18 +92,6 @@ def mismatches(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
         for name, value in own.items()
         if name in state and state[name].shape != value.shape
     ]
-
-
-def shrink_filters(filters: Tensor, enlargement: float = 224 / 64) -> Tensor:
-    """Filters of 7x7 for enlarged images, resampled to 3x3 for the images themselves: float (C, 3, 7, 7) to (C, 3, 3, 3).
-
-    A 3x3 filter computes, at its pixel, what the 7x7 filter computes there in the image enlarged by bilinear
-    interpolation. It is a start for training and not the same function: a 224 model's filters are centred between the
-    pixels of the 64 image, 2 / 3.5 of a pixel apart, and its images are enlarged by bicubic interpolation.
-    """
-    positions = (torch.arange(7, dtype=filters.dtype) - 3) / enlargement  # in pixels of the small image
-    interpolation = (1 - (positions - torch.arange(-1, 2)[:, None]).abs()).clamp(min=0)  # (3, 7)
-    return interpolation @ filters @ interpolation.T
 
 
 def load_state(weights: str, model_name: str = "resnet18") -> dict[str, Tensor]:
@@ -138,8 +133,8 @@ def weights_file(weights: str, model_name: str = "resnet18") -> Path | None:
 
 def imagenet_file(model_name: str) -> Path:
     """torchvision's ImageNet weights of a model, in torch's own cache, downloaded and checked on first use."""
-    choices = get_model_weights(model_name)
-    url: str = getattr(choices, "IMAGENET1K_V1", choices.DEFAULT).url
+    files = get_model_weights(model_name).__members__
+    url: str = files.get("IMAGENET1K_V1", files["DEFAULT"]).value.url
     path: Path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not path.is_file():
         try:
