@@ -22,7 +22,7 @@ from tinyclf.recipe import train_loader, val_loader
 from tinyclf.distributed import this_process
 from tinyclf.evaluate import evaluate
 from tinyclf.initial import network
-from tinyclf.precision import precisely
+from tinyclf.precision import autocast
 from tinyclf.cache import load_data
 from tinyclf.settings import Settings
 from tinyclf.accuracy import markdown, percent, published_at, published_row
@@ -50,7 +50,7 @@ def main(
         model.load_state_dict(saved.weights)
         model.to(process.device, memory_format=torch.channels_last)
         some = islice(train_loader(*kind).epoch(last["epoch"] + 1), batches)
-        with precisely(settings.precision, process.device):
+        with autocast(settings.precision, process.device):
             update_bn((batch.images for batch in some), model)
         found = evaluate(model, val_loader(*kind), last["epoch"], precision=settings.precision)
         row = {key: last[key] for key in ("epoch", "learning_rate", "train_accuracy", "val_loss", "val_accuracy")}

@@ -27,7 +27,7 @@ from tinyclf.registry import SIDE
 from tinyclf.evaluate import evaluate
 from tinyclf.resnet import build_model
 from tinyclf.small_map_conv import use_small_map_conv
-from tinyclf.precision import precisely
+from tinyclf.precision import autocast
 from tinyclf.cache import PackedSplit, load_data, locate_dataset
 from tinyclf.settings import Settings
 from tinyclf.loop import sgd, train_epoch
@@ -262,7 +262,7 @@ class Limit(Way):
         self.model.train()
         for images, labels in watch.around(self.batches("train", workers)):
             self.optimizer.zero_grad()
-            with precisely(self.precision, self.device):
+            with autocast(self.precision, self.device):
                 (cross_entropy(self.forward(images), labels, reduction="sum") / len(labels)).backward()
             self.optimizer.step()
 
@@ -270,7 +270,7 @@ class Limit(Way):
     def evaluate(self, watch: Watch, workers: int) -> None:
         self.model.eval()
         for images, _ in watch.around(self.batches("val", workers)):
-            with precisely(self.precision, self.device):
+            with autocast(self.precision, self.device):
                 self.forward(images)
 
 

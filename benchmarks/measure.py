@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tinyclf.errors import TinyclfError
-from tinyclf.precision import precisely
+from tinyclf.precision import autocast
 
 BATCH = 100  # images, as published
 MIB = 2**20
@@ -82,7 +82,7 @@ def rounds(
     def turn(name: str, workers: int, steps: int) -> float:
         """Seconds of so many steps."""
         watch = Watch(steps, 1 + (2 * workers if fill else min(workers, 1)), device)
-        with precisely("fp32", device):
+        with autocast("fp32", device):
             turns[name][0](watch, workers)
         if multiprocessing.active_children():  # a traceback may keep an iterator, and with it its workers
             gc.collect()
