@@ -22,10 +22,10 @@ from tinyclf.run import train_experiment
 
 FIGURE = """
 import matplotlib.pyplot as plt
-from tinyclf.figures import show
+from tinyclf.figures import Described, show
 figure, axes = plt.subplots()
 plt.close(figure)
-show(figure, 'an empty "figure" & <no> more')
+show(Described(figure, 'an empty "figure" & <no> more'))
 print("value", value)
 """
 VALUE = 'print("value", value)'
