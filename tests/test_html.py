@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from tinyclf.html import Column, details, gallery, link, markdown, picture, table, small_lines
+from tinyclf.html import Column, details, gallery, link, markdown, picture, small_lines, table
 
 EVIL = "<script>alert(1)</script> & \"more\" | 'less'"
 
@@ -28,7 +28,9 @@ class Tags(HTMLParser):
 
 
 def test_a_table_escapes_cells_and_columns_but_not_markup():
-    frame = pd.DataFrame({EVIL: [EVIL, "b"], "link": [link(EVIL, 'a?b&c="d'), ""], "two": [small_lines("1", EVIL), "2"]})
+    frame = pd.DataFrame(
+        {EVIL: [EVIL, "b"], "link": [link(EVIL, 'a?b&c="d'), ""], "two": [small_lines("1", EVIL), "2"]}
+    )
     parsed = Tags(table(frame).data)
     names = [name for name, _ in parsed.tags]
     assert "script" not in names and parsed.text.count(EVIL) == 4

@@ -14,8 +14,8 @@ import typer
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from tinyclf import cli, notebook
-from tinyclf.errors import TinyclfError
 from tinyclf.catalog import Experiment
+from tinyclf.errors import TinyclfError
 from tinyclf.files import locked
 from tinyclf.paths import NOTEBOOKS
 from tinyclf.run import train_experiment

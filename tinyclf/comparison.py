@@ -9,7 +9,7 @@ from tinyclf.catalog import Experiment
 from tinyclf.checks import one_of
 from tinyclf.errors import TinyclfError
 from tinyclf.format import duration, format_metric, hardware, points, share, short_commit
-from tinyclf.html import Column, Table, table, small_lines
+from tinyclf.html import Column, Table, small_lines, table
 from tinyclf.paths import NOTEBOOKS
 from tinyclf.registry import DATASETS
 from tinyclf.runs import load_runs

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from tinyclf.accuracy import READING_ERROR, TITLES, accuracy_table, epochs_text
 from tinyclf.figures import experiment_curves, show, svg, thumbnail
 from tinyclf.format import assignments, duration, format_metric, hardware, percent, points, share, short_commit
-from tinyclf.html import PIECES, Column, Table, link, picture, table, small_lines
+from tinyclf.html import PIECES, Column, Table, link, picture, small_lines, table
 from tinyclf.paths import reports_dir
 from tinyclf.registry import DATASETS
 from tinyclf.run_page import history_table, run_link

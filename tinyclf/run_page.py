@@ -10,7 +10,7 @@ from markupsafe import Markup
 from tinyclf.accuracy import data_notes
 from tinyclf.figures import class_extremes, experiment_curves, reliability, show
 from tinyclf.format import assignments, duration, format_metric, hardware, percent, pixels
-from tinyclf.html import Column, Table, details, link, table, small_lines
+from tinyclf.html import Column, Table, details, link, small_lines, table
 from tinyclf.names import family
 from tinyclf.paths import reports_dir
 from tinyclf.published import published_curve
