@@ -31,7 +31,12 @@ def data(classes=4):
 def resnet34():
     model = models.resnet34(num_classes=4)
     optimizer = optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    return model, nn.CrossEntropyLoss(label_smoothing=0.1), optimizer, lr_scheduler.CosineAnnealingLR(optimizer, T_max=3)
+    return (
+        model,
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+        optimizer,
+        lr_scheduler.CosineAnnealingLR(optimizer, T_max=3),
+    )
 
 
 def mobilenet():
@@ -92,7 +97,9 @@ def changed(**parts):
     def make():
         model, criterion, optimizer, scheduler = resnet34()
         model = parts.get("model", lambda: model)()
-        optimizer = parts.get("optimizer", lambda values: optim.AdamW(values, 1e-3, weight_decay=0.05))(model.parameters())
+        optimizer = parts.get("optimizer", lambda values: optim.AdamW(values, 1e-3, weight_decay=0.05))(
+            model.parameters()
+        )
         scheduler = parts.get("scheduler", lambda made: lr_scheduler.CosineAnnealingLR(made, T_max=3))(optimizer)
         return model, parts.get("criterion", criterion), optimizer, scheduler
 
@@ -104,11 +111,20 @@ def changed(**parts):
     [
         ({"model": lambda: models.resnet18(num_classes=4)}, r"model: ResNet, 21,\d+,\d+ parameters before, ResNet, 11"),
         ({"model": lambda: models.mobilenet_v3_small(num_classes=4)}, "model: .* now"),
-        ({"criterion": nn.CrossEntropyLoss()}, r"criterion: .*label_smoothing=0\.1.* before, .*label_smoothing=0,.* now"),
+        (
+            {"criterion": nn.CrossEntropyLoss()},
+            r"criterion: .*label_smoothing=0\.1.* before, .*label_smoothing=0,.* now",
+        ),
         ({"criterion": nn.MultiMarginLoss()}, "criterion: .* now"),
-        ({"optimizer": lambda values: optim.AdamW(values, 1e-3)}, r"optimizer: .*weight_decay=0\.05.* before, .*=0\.01"),
+        (
+            {"optimizer": lambda values: optim.AdamW(values, 1e-3)},
+            r"optimizer: .*weight_decay=0\.05.* before, .*=0\.01",
+        ),
         ({"optimizer": lambda values: optim.SGD(values, 0.1)}, "optimizer: AdamW.* before, SGD.* now"),
-        ({"scheduler": lambda made: lr_scheduler.CosineAnnealingLR(made, T_max=4)}, r"scheduler: .*T_max=3.* before, .*=4"),
+        (
+            {"scheduler": lambda made: lr_scheduler.CosineAnnealingLR(made, T_max=4)},
+            r"scheduler: .*T_max=3.* before, .*=4",
+        ),
         ({"scheduler": lambda made: lr_scheduler.StepLR(made, 1)}, "scheduler: CosineAnnealingLR.* before, StepLR"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 import results
 import torch
 
-from tinyclf.loader import train_batches, val_batches
+from tinyclf.recipe import train_loader, val_loader
 from tinyclf.distributed import this_process
 from tinyclf.evaluate import evaluate
 from tinyclf.initial import starting_model
@@ -26,7 +26,7 @@ def test_a_model_is_evaluated_with_the_mean_of_so_many_batches(tmp_path, monkeyp
     assert run.checkpoint.read_bytes() == before
     assert (found["epoch"], found["batches"], found["val_accuracy"]) == (1, 2, row["val_accuracy"])
 
-    batches = train_batches(data, settings, this_process()).epoch(2)
+    batches = train_loader(data, settings, this_process()).epoch(2)
     inputs = [{}, {}]  # of each norm, in a batch
     model.train()
     for seen, batch in zip(inputs, batches, strict=False):
@@ -42,7 +42,7 @@ def test_a_model_is_evaluated_with_the_mean_of_so_many_batches(tmp_path, monkeyp
     for norm in inputs[0]:
         norm.running_mean.copy_(sum(seen[norm].mean((0, 2, 3)) for seen in inputs) / 2)
         norm.running_var.copy_(sum(seen[norm].var((0, 2, 3)) for seen in inputs) / 2)
-    expected = evaluate(model, val_batches(data, settings, this_process()))
+    expected = evaluate(model, val_loader(data, settings, this_process()))
     assert found["anew_val_loss"] == pytest.approx(expected.loss, rel=1e-4) != row["val_loss"]
     assert found["anew_val_accuracy"] == pytest.approx(expected.top1, abs=0.006)
 

@@ -52,7 +52,7 @@ def main(folder):
     train, val = ImageLoader(images, labels, 8, **drawn, **part), ImageLoader(images, labels, 8, **part)
     torch.manual_seed(process.process_index)  # the first one's weights are everyone's
     model = Double()
-    seen = [torch.arange(COUNT)[places].tolist() for places in train.places()]
+    seen = [torch.arange(COUNT)[indices].tolist() for indices in train.indices()]
     pixels = [batch.images.double().sum((1, 2, 3)).tolist() for batch in train.epoch(1)]
     history = fit(model, train, val, SETTINGS, report=lambda line: None)
     alone = evaluate(model, ImageLoader(images, labels, 8))

@@ -132,7 +132,7 @@ def test_the_record_names_the_parent(reports):
     record = finish(dataclasses.replace(CHILD, adapt="input_size"), "child")
     parent = {"run": "first", "epochs": 1, "settings": dataclasses.asdict(PARENT), "parent": None}
     assert record["weights"]["parent"] == parent
-    assert record["weights"]["label"] == "first, from nothing"
+    assert record["weights"]["label"] == "first, from scratch"
     assert json.loads((reports / "child/record.json").read_text()) == record
 
 
@@ -170,11 +170,10 @@ def test_the_command_for_a_run_of_another_seed_is_one_that_works(reports):
 
 def test_a_model_is_evaluated_at_another_size_only_when_asked_to(reports):
     record = json.loads((reports / "first/record.json").read_text())
-    run, saved = Run(PARENT, data(), "first"), trained("first", "mini")
-    model = starting_model(PARENT, data().classes)
-    model.load_state_dict(saved.weights)
-    assert run.evaluate(model).summary() == record["evaluation"]
-    assert run.evaluate(model, 64).summary() == record["other_sizes"]["64"] != record["evaluation"]
+    run = Run(PARENT, data(), "first")
+    run.fit(**vars(build_recipe(PARENT, data())))
+    assert run.evaluate().summary() == record["evaluation"]
+    assert run.evaluate(64).summary() == record["other_sizes"]["64"] != record["evaluation"]
 
 
 def test_predictions_show_images_at_the_size_that_the_model_was_trained_for():
@@ -182,4 +181,4 @@ def test_predictions_show_images_at_the_size_that_the_model_was_trained_for():
     small = [Image.fromarray(each).resize((48, 48), Image.Resampling.BICUBIC) for each in images]
     with torch.no_grad():
         expected = predictor.model.eval()(torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2) / 255).softmax(1)
-    torch.testing.assert_close(predictor.probabilities(images), expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(predictor.predict_proba(images), expected, rtol=1e-3, atol=1e-5)

@@ -19,6 +19,7 @@ from tinyclf.resnet import build_model
 from tinyclf.settings import Settings
 from tinyclf.loop import fit, silent
 from tinyclf.recipe import recipe_for
+from tinyclf.small_map_conv import use_small_map_conv
 
 CLASSES = 4
 SETTINGS = Settings(epochs=3, batch_size=8, step_size=2)
@@ -55,7 +56,11 @@ def small():
 
 def train_and_val(data, settings=SETTINGS):
     train = ImageLoader(
-        *data, settings.batch_size, shuffle=True, augmentation=Augmentation(settings.flip, settings.crop_padding, settings.mixup, settings.cutmix), seed=settings.seed
+        *data,
+        settings.batch_size,
+        shuffle=True,
+        augmentation=Augmentation(settings.flip, settings.crop_padding, settings.mixup, settings.cutmix),
+        seed=settings.seed,
     )
     return train, ImageLoader(*data, settings.batch_size)
 
@@ -79,6 +84,7 @@ def test_an_epoch_is_that_of_a_plain_loop(data):
     history, _ = train_model(model, train, val, Settings(epochs=1, batch_size=8))
 
     plain = fresh()
+    use_small_map_conv(plain)
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.001, momentum=0.9)
     criterion = nn.CrossEntropyLoss()
     plain.train()

@@ -74,7 +74,9 @@ def test_the_published_recipe_has_one_group_as_plain_sgd():
     model = build_model("resnet18", 10)
     (group,) = make_optimizer(model, 0.001, 0.9).param_groups
     (plain,) = optim.SGD(model.parameters(), lr=0.001, momentum=0.9).param_groups
-    assert {key: group[key] for key in plain if key != "params"} == {key: plain[key] for key in plain if key != "params"}
+    assert {key: group[key] for key in plain if key != "params"} == {
+        key: plain[key] for key in plain if key != "params"
+    }
     assert all(ours is theirs for ours, theirs in zip(group["params"], plain["params"], strict=True))
 
 

@@ -1,5 +1,7 @@
 """torchvision's models by their names, and the surgery on ResNets."""
 
+import copy
+
 import pytest
 import torch
 import torchvision
@@ -20,6 +22,14 @@ def test_a_model_is_torchvisions_own_to_the_last_bit(name):
     original = torchvision.models.get_model(name, num_classes=7).eval()
     images = torch.rand(2, 3, 64, 64)
     assert torch.equal(model(images), original(images)) and model(images).shape == (2, 7)
+
+
+def test_mnasnet_takes_a_state_dict_of_a_checkpoint_and_so_does_a_copy():
+    model = build_model("mnasnet0_5", 7)
+    copied = copy.deepcopy(model)
+    copied.load_state_dict({name: torch.ones_like(value) for name, value in model.state_dict().items()})
+    assert all((value == 1).all() for value in copied.state_dict().values())
+    assert not (model.classifier[1].weight == 1).all()
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])

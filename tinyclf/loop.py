@@ -88,14 +88,18 @@ def fit(
 
 
 def prepare(state: TrainingState, accelerator: Accelerator) -> nn.Module:
-    """Bring the models of `state` to the device, in the layout that is quickest there; returns what to call in a step.
+    """Bring the models of `state` to the device, in the layout that is fastest there; returns what to call in a step.
 
-    On a CPU, convolutions of the smallest maps become those of small_map_conv.py: the same results but for rounding.
+    The results stay the same but for rounding: on a CPU, convolutions of the smallest maps become those of
+    small_map_conv.py, and plain SGD updates all parameters in one pass (`fused`) unless it was told how to.
     """
     for model in (state.model, state.trained_model):
         model.to(accelerator.device).to(memory_format=torch.channels_last)
         if accelerator.device.type == "cpu":
             use_small_map_conv(model)
+    for group in state.optimizer.param_groups:
+        if isinstance(state.optimizer, torch.optim.SGD) and group["fused"] is None and group["foreach"] is None:
+            group["fused"] = True
     if accelerator.device.type == "cpu":
         keep_memory()
     return data_parallel(state.model, accelerator)

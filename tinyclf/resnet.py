@@ -1,5 +1,7 @@
 """torchvision's classification models for any number of classes, and the surgery on ResNets for small images."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -35,6 +37,10 @@ def build_model(name: str, num_classes: int, *, stem: str = "imagenet", zero_ini
     model: nn.Module = get_model(name, num_classes=num_classes, **options)
     if isinstance(model, models.ResNet):
         model.avgpool = nn.AdaptiveAvgPool2d(1)
+    if isinstance(
+        model, models.MNASNet
+    ):  # its own method refuses state dicts without a version, which pickles alone keep
+        model._load_from_state_dict = partial(nn.Module._load_from_state_dict, model)  # type: ignore[method-assign]
     change_stem(model, stem)
     return model
 

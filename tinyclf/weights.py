@@ -61,10 +61,7 @@ def copy_weights(
     if faults := mismatches(own, state):
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise TinyclfError(f"weights {origin!r} do not fit this {type(model).__name__}: {'; '.join(faults[:5])}{more}")
-    # Not through `load_state_dict`: MNASNet's refuses state dicts without the version that only pickles keep.
-    with torch.no_grad():
-        for name in own.keys() & state.keys():
-            own[name].copy_(state[name])
+    model.load_state_dict(state, strict=False)
 
 
 def convert_stem(state: dict[str, Tensor], stem: str, origin: str) -> dict[str, Tensor]:
