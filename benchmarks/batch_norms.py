@@ -18,14 +18,14 @@ from results import put
 from torch.optim.swa_utils import update_bn
 
 from tinyclf import checkpoint, files, paths
-from tinyclf.recipe import train_loader, val_loader
+from tinyclf.accuracy import markdown, percent, published_at, published_row
+from tinyclf.cache import load_data
 from tinyclf.distributed import this_process
 from tinyclf.evaluate import evaluate
 from tinyclf.initial import network
 from tinyclf.precision import autocast
-from tinyclf.cache import load_data
+from tinyclf.recipe import train_loader, val_loader
 from tinyclf.settings import Settings
-from tinyclf.accuracy import markdown, percent, published_at, published_row
 
 README = paths.PROJECT / "README.md"
 MEASURED = paths.PROJECT / "reports" / "benchmarks" / "tiny-imagenet" / "batch_norms.csv"

@@ -21,10 +21,10 @@ from measure import Row, peak_memory, rounds
 from results import AGAINST, MEMORY, page, plot
 
 from tinyclf import environment, files, paths
-from tinyclf.checks import one_of
-from tinyclf.registry import TINY_IMAGENET
-from tinyclf.figures import svg
 from tinyclf.annotations import locate
+from tinyclf.checks import one_of
+from tinyclf.figures import svg
+from tinyclf.registry import TINY_IMAGENET
 
 MEASURES = (*AGAINST, MEMORY)
 SAMPLE = 4_000  # images of each split for those who read files

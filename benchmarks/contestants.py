@@ -21,16 +21,16 @@ from torchvision.models import resnet18
 from torchvision.transforms import Compose, RandomHorizontalFlip, ToTensor
 
 from tinyclf.augment import Augmentation
-from tinyclf.loader import Batch, ImageLoader
-from tinyclf.tiny_imagenet import TinyImageNet
-from tinyclf.registry import SIDE
-from tinyclf.evaluate import evaluate
-from tinyclf.resnet import build_model
-from tinyclf.small_map_conv import use_small_map_conv
-from tinyclf.precision import autocast
 from tinyclf.cache import PackedSplit, load_data, locate_dataset
-from tinyclf.settings import Settings
+from tinyclf.evaluate import evaluate
+from tinyclf.loader import Batch, ImageLoader
 from tinyclf.loop import sgd, train_epoch
+from tinyclf.precision import autocast
+from tinyclf.registry import SIDE
+from tinyclf.resnet import build_model
+from tinyclf.settings import Settings
+from tinyclf.small_map_conv import use_small_map_conv
+from tinyclf.tiny_imagenet import TinyImageNet
 
 RECIPE = Settings(batch_size=BATCH)
 SPLITS = ("train", "val")

@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tinyclf import files
-from tinyclf.figures import COLOURS, styled
 from tinyclf.accuracy import markdown
+from tinyclf.figures import COLOURS, styled
 
 END = "\n<!-- end -->"  # of a table in a page, which starts with its name
 MEMORY = "memory"

@@ -22,14 +22,14 @@ import torch
 import typer
 from results import put
 
-from tinyclf.flops import multiply_adds
-from tinyclf.resnet import build_model
-from tinyclf.loader import ImageLoader
-from tinyclf.environment import describe
+from tinyclf.accuracy import markdown
 from tinyclf.cache import load_data
+from tinyclf.environment import describe
+from tinyclf.flops import multiply_adds
+from tinyclf.loader import ImageLoader
 from tinyclf.paths import PROJECT
 from tinyclf.record import read_records
-from tinyclf.accuracy import markdown
+from tinyclf.resnet import build_model
 
 STEP = 5_000  # images written at a time
 BATCH = 100

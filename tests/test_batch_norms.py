@@ -6,11 +6,11 @@ import pytest
 import results
 import torch
 
-from tinyclf.recipe import train_loader, val_loader
+from tinyclf.cache import load_data
 from tinyclf.distributed import this_process
 from tinyclf.evaluate import evaluate
 from tinyclf.initial import starting_model
-from tinyclf.cache import load_data
+from tinyclf.recipe import train_loader, val_loader
 from tinyclf.run import Run
 from tinyclf.settings import Settings
 

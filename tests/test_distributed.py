@@ -12,16 +12,16 @@ from torch import nn
 
 from tinyclf import distributed
 from tinyclf.augment import Augmentation
-from tinyclf.loader import ImageLoader
+from tinyclf.cache import load_data
 from tinyclf.distributed import SyncedBatchNorm, this_process
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluate import evaluate
-from tinyclf.resnet import build_model
-from tinyclf.cache import load_data
+from tinyclf.loader import ImageLoader
+from tinyclf.loop import fit
 from tinyclf.paths import PROJECT
+from tinyclf.resnet import build_model
 from tinyclf.run import Run
 from tinyclf.settings import Settings
-from tinyclf.loop import fit
 
 CLASSES = 4
 COUNT = 25  # in batches of 8, the last one holds one image: one of two processes gets none of it

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from tinyclf.augment import Augmentation
-from tinyclf.loader import ImageLoader
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluate import BINS, Evaluation, evaluate
+from tinyclf.loader import ImageLoader
 
 COUNT, CLASSES = 500, 7
 

@@ -12,10 +12,10 @@ from tinyclf.cache import Packed, PackedSplit
 from tinyclf.errors import TinyclfError
 from tinyclf.initial import is_finished, trained
 from tinyclf.predict import Predictor
-from tinyclf.run import Run
-from tinyclf.settings import Settings
 from tinyclf.recipe import build_recipe
 from tinyclf.resnet import shrink_filters
+from tinyclf.run import Run
+from tinyclf.settings import Settings
 
 PARENT = Settings(epochs=1, batch_size=8, input_size=48, eval_size=64)
 CHILD = Settings(epochs=1, batch_size=8, weights="run:first")

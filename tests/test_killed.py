@@ -20,10 +20,11 @@ from jupyter_client.manager import start_new_kernel
 from torch import nn
 
 from tinyclf import checkpoint
-from tinyclf.errors import TinyclfError
 from tinyclf.cache import Packed, PackedSplit
+from tinyclf.errors import TinyclfError
 from tinyclf.initial import CHECKPOINT
 from tinyclf.paths import NOTEBOOKS
+from tinyclf.recipe import recipe_for
 from tinyclf.run import Run
 from tinyclf.settings import Settings
 
@@ -52,7 +53,8 @@ def train(pause=0.0):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 16, 8, 8), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(1024, 4))
     model.register_forward_pre_hook(lambda module, inputs: time.sleep(pause))
-    run.finish(run.fit(model), model)
+    run.fit(**vars(recipe_for(model, SETTINGS, 40)))
+    run.finish()
 
 
 @pytest.fixture(scope="module")
@@ -237,8 +239,8 @@ def test_an_interrupted_cell_run_again_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     cells = [cell.source for cell in nbformat.read(NOTEBOOKS / "1_baseline.ipynb", 4).cells if cell.cell_type == "code"]
-    place = next(place for place, source in enumerate(cells) if "this.fit(" in source)
-    cells[0] += "\nepochs, input_size, run = 3, 32, 'interrupted'"
+    place = next(place for place, source in enumerate(cells) if "run.fit(" in source)
+    cells[0] += "\nepochs, input_size, run_name = 3, 32, 'interrupted'"
     manager, client = start_new_kernel(kernel_name="python3")
 
     def execute(source, until=None):

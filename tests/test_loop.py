@@ -10,15 +10,15 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from tinyclf import checkpoint
-from tinyclf.checkpoint import TrainingState
 from tinyclf.augment import Augmentation
-from tinyclf.loader import ImageLoader
+from tinyclf.checkpoint import TrainingState
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluate import evaluate
-from tinyclf.resnet import build_model
-from tinyclf.settings import Settings
+from tinyclf.loader import ImageLoader
 from tinyclf.loop import fit, silent
 from tinyclf.recipe import recipe_for
+from tinyclf.resnet import build_model
+from tinyclf.settings import Settings
 from tinyclf.small_map_conv import use_small_map_conv
 
 CLASSES = 4
@@ -60,6 +60,7 @@ def train_and_val(data, settings=SETTINGS):
         settings.batch_size,
         shuffle=True,
         augmentation=Augmentation(settings.flip, settings.crop_padding, settings.mixup, settings.cutmix),
+        input_size=settings.size_in,
         seed=settings.seed,
     )
     return train, ImageLoader(*data, settings.batch_size)

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from tinyclf import predict
-from tinyclf.tiny_imagenet import TinyImageNet
-from tinyclf.errors import TinyclfError
-from tinyclf.resnet import build_model
 from tinyclf.cache import load_data, locate_dataset
+from tinyclf.errors import TinyclfError
 from tinyclf.predict import Predictor, read_image
+from tinyclf.resnet import build_model
 from tinyclf.run import Run
 from tinyclf.settings import Settings
+from tinyclf.tiny_imagenet import TinyImageNet
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -34,12 +35,12 @@ def describe(
         "model": f"{type(model).__name__}, {count:,} parameters",
         "criterion": describe_object(criterion, skip={"training"}),
         "optimizer": describe_optimizer(optimizer),
-        "scheduler": scheduler and f"{describe_object(scheduler, skip=MOVING)} each {interval}",
-        "ema": ema and describe_object(ema, skip={"training", "module"}),
+        "scheduler": f"{describe_object(scheduler, skip=MOVING)} each {interval}" if scheduler else None,
+        "ema": describe_object(ema, skip={"training", "module"}) if ema else None,
     }
 
 
-def describe_object(value: Any, skip: set[str] = frozenset()) -> str:  # type: ignore[assignment]
+def describe_object(value: Any, skip: Collection[str] = ()) -> str:
     """A value as the call that makes it: its class with its attributes, sorted; a function by its name."""
     if isinstance(value, Tensor):
         return f"tensor {hashlib.sha256(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:8]}"
@@ -61,7 +62,7 @@ def describe_object(value: Any, skip: set[str] = frozenset()) -> str:  # type: i
     return f"{type(value).__name__}({attributes(values, skip)})"
 
 
-def attributes(values: dict[str, Any], skip: set[str] = frozenset()) -> str:  # type: ignore[assignment]
+def attributes(values: dict[str, Any], skip: Collection[str] = ()) -> str:
     """Names and values, sorted by name."""
     return ", ".join(f"{name}={describe_object(value, skip)}" for name, value in sorted(values.items()))
 

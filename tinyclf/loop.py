@@ -68,9 +68,10 @@ def fit(
             metrics = train_epoch(model, state, criterion, train, epoch, scheduler_interval, precision, accelerator)
             trained = time.perf_counter()
             evaluation = evaluate(state.trained_model, val, epoch, precision=precision, accelerator=accelerator)
-        if state.scheduler and scheduler_interval == "epoch":
-            plateau = isinstance(state.scheduler, ReduceLROnPlateau)
-            state.scheduler.step(*[evaluation.loss] * plateau)
+        if isinstance(state.scheduler, ReduceLROnPlateau):
+            state.scheduler.step(evaluation.loss)
+        elif state.scheduler and scheduler_interval == "epoch":
+            state.scheduler.step()
         history.append(
             {"epoch": epoch}
             | metrics

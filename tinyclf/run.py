@@ -21,7 +21,7 @@ from tinyclf.guards import enough_memory
 from tinyclf.identity import default_name, identity, identity_differences
 from tinyclf.initial import checkpoint_of, describe_initial_weights, find_parent
 from tinyclf.loop import Epoch, Loss, fit, silent
-from tinyclf.names import check_name
+from tinyclf.names import check_name, family
 from tinyclf.parameters import RUN_NAME
 from tinyclf.precision import supported_precision
 from tinyclf.recipe import build_recipe, expected_recipe, train_loader, val_loader
@@ -41,7 +41,7 @@ class Run:
 
     def __init__(self, settings: Settings, data: Packed, name: str = "", *, force: bool = False) -> None:
         self.settings, self.data, self.force, self.started = settings, data, force, False
-        self.has_own_name = bool(name) and name not in catalog.read_experiments(settings.dataset)
+        self.has_own_name = bool(name) and family(name) not in catalog.read_experiments(settings.dataset)
         self.name = name or default_name(settings)
         check_name(self.name)
         refuse_single_image(settings, len(data.train.labels))
@@ -57,7 +57,7 @@ class Run:
         self._continue_from_checkpoint()
 
     def _continue_from_checkpoint(self) -> None:
-        """Take over what a checkpoint says of the run so far. A checkpoint to be dropped stays until training starts."""
+        """Take over what a checkpoint says of the run. A checkpoint to be dropped stays until training starts."""
         saved = None if self.force else checkpoint.newest(self.checkpoint, report=silent)
         # Of a run that finished no epoch nothing is lost. But within this process its model is no longer what it was at
         # the start, which the checkpoint still knows.
@@ -122,11 +122,10 @@ class Run:
         expected = expected_recipe(self.settings, len(self.data.classes), len(self.data.train.labels))
         swapped = {name: text for name, text in recipe.items() if text != expected[name]}
         if swapped and not self.has_own_name:
-            changes = "; ".join(
-                f"{name}: {expected[name]} by its settings, {text} here" for name, text in swapped.items()
-            )
+            changes = "; ".join(f"{name}: {expected[name]} by its settings, {swapped[name]} here" for name in swapped)
             raise TinyclfError(
-                f"run {self.name!r} would be recorded as what it is not ({changes}): give it another name"
+                f"run {self.name!r} would be recorded as what it is not ({changes}): give it another name "
+                "(in a notebook: run_name), or have `tinyclf train` build it from the settings"
             )
         if swapped:  # no command builds these
             self.about["overrides"] |= swapped

@@ -147,8 +147,9 @@ class Settings:
 
         A variable that is no plain value is no setting: in a notebook, `model` is the network itself.
         """
-        values = {name: namespace[name] for name in cls.names() if name in namespace}
-        return cls(**{name: value for name, value in values.items() if isinstance(value, bool | int | float | str)})
+        plain = {name: value for name, value in namespace.items() if isinstance(value, bool | int | float | str)}
+        values: dict[str, Any] = {name: plain[name] for name in cls.names() if name in plain}
+        return cls(**values)
 
 
 def parent_of(weights: str) -> str:
