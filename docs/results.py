@@ -23,6 +23,10 @@ PAGES = {  # the tables of each page, by data set, and the way from the page to 
     PROJECT / "docs" / "results.md": (["tiny-imagenet", "tiny-imagenet-20"], ".."),
 }
 END = "\n<!-- end -->"
+LINKS = {  # of what the goals in experiments.toml name
+    "giung2-jax": "https://github.com/cs-giung/giung2-jax",
+    "AdAutoMix": "https://arxiv.org/abs/2312.11954",
+}
 
 
 @styled
@@ -57,7 +61,10 @@ def page(text: str, datasets: list[str], project: str) -> str:
     """A page with the accuracy tables of `datasets` between their marks; project: leads from it to the README."""
     for dataset in datasets:
         before, rest = text.split(mark := f"<!-- {dataset} -->\n", 1)
-        text = before + mark + markdown_report(dataset, project) + END + rest.split(END, 1)[1]
+        report = markdown_report(dataset, project)
+        for name, address in LINKS.items():
+            report = report.replace(name, f"[{name}]({address})")
+        text = before + mark + report + END + rest.split(END, 1)[1]
     return text
 
 

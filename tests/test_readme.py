@@ -94,10 +94,8 @@ def test_the_results_tell_how_far_the_baseline_with_imagenet_weights_is_from_the
     told = section(RESULTS, "The baseline with ImageNet weights ends ")
     points = val["accuracy"] - val["published"]
     assert told.startswith(f"{-points.iloc[-1]:.2f} points below")
-    assert (
-        f"within {math.ceil(10 * points.abs().max()) / 10} points of the published curve in every epoch that could be read off"
-        in told
-    )
+    most = math.ceil(10 * points.abs().max()) / 10
+    assert f"within {most} points of the published curve in every epoch that could be read off" in told
     assert "{:.1f} % of them in the last epoch, published {:.1f} %".format(*train.iloc[-1]) in told
 
 

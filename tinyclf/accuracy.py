@@ -117,6 +117,8 @@ def markdown_tables(dataset: str) -> str:
 def what(row: Any) -> str:
     """The title of a row, and in brackets what its runs have other than it says."""
     more = [assignments(row["overrides"])] if row["overrides"] and not row["size"] else []
+    if "stand-in" in str(row["start"]) and not row["size"]:
+        more.append("stand-in weights")
     if row["goals"] and row["runs"]:
         more.append(f"{share(row['share'])} of the baseline's training compute")
     return f"{row['title']} ({'; '.join(more)})" if more else str(row["title"])
