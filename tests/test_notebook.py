@@ -14,18 +14,18 @@ import typer
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from tinyclf import cli, notebook
-from tinyclf.errors import TinyclfError
 from tinyclf.catalog import Experiment
+from tinyclf.errors import TinyclfError
 from tinyclf.files import locked
 from tinyclf.paths import NOTEBOOKS
 from tinyclf.run import train_experiment
 
 FIGURE = """
 import matplotlib.pyplot as plt
-from tinyclf.figures import show
+from tinyclf.figures import Described, show
 figure, axes = plt.subplots()
 plt.close(figure)
-show(figure, 'an empty "figure" & <no> more')
+show(Described(figure, 'an empty "figure" & <no> more'))
 print("value", value)
 """
 VALUE = 'print("value", value)'

@@ -15,8 +15,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
 from tinyclf import cli, notebook
-from tinyclf.comparison import comparison
 from tinyclf.catalog import Experiment, select
+from tinyclf.comparison import comparison
 from tinyclf.paths import PROJECT
 from tinyclf.run import train_experiment
 

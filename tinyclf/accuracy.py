@@ -1,4 +1,4 @@
-"""The accuracy of all experiments beside the published one: a table of numbers, and the same in Markdown."""
+"""The accuracy of all experiments and the published one: a table of numbers, and the same in Markdown."""
 
 import math
 import re

@@ -11,7 +11,6 @@ from tinyclf.accuracy import data_notes
 from tinyclf.figures import class_extremes, experiment_curves, reliability, show
 from tinyclf.format import assignments, duration, format_metric, hardware, percent, pixels
 from tinyclf.html import Column, Table, details, link, small_lines, table
-from tinyclf.names import family
 from tinyclf.paths import reports_dir
 from tinyclf.published import published_curve
 from tinyclf.record import Record, read_table
@@ -33,10 +32,10 @@ EVALUATION = {
 
 def show_results(record: Record) -> None:
     """Display the last and the best epoch of a run, its curves and its history."""
-    histories, name = history_frame(record), family(record["run"])
+    histories = history_frame(record)
     display(result_table(record))
-    show(*experiment_curves(name, histories))
-    display(history_table(name, histories))
+    show(*experiment_curves(record["run"], histories))
+    display(history_table(record["run"], histories))
 
 
 def show_evaluation(record: Record) -> None:
