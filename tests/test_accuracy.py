@@ -152,7 +152,8 @@ FROM_IMAGENET = {"weights": {"label": "ImageNet", "file": None, "sha256": None}}
 
 def test_a_stand_in_is_explained_once_where_it_was_used(monkeypatch):
     assert data_notes("tiny-imagenet", ["scratch", "ImageNet"], "..") == []
-    for folder, where in {"reports": "[README.md](../README.md#stand-in-weights)", "other": "tinyclf's README"}.items():
+    pages = {"reports": "(../docs/weights.md#stand-in-weights)", "other": "tinyclf's docs/weights.md"}
+    for folder, where in pages.items():
         monkeypatch.setenv("TINYCLF_REPORTS", str(PROJECT / folder))
         (note,) = data_notes("tiny-imagenet", ["ImageNet (stand-in: a*b (1).pth)"], "..")
         assert "stand-in: a\\*b (1).pth)" in note and where in note

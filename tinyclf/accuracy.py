@@ -89,9 +89,9 @@ def goal_status(goal: catalog.Goal, run: dict[str, Any], dataset: str) -> str:
     return "reached" if within and run["accuracy"] >= goal.accuracy else "missed"
 
 
-def markdown_report(dataset: str) -> str:
-    """The accuracy tables with what a reader must know of them, in Markdown."""
-    return "\n\n".join([markdown_tables(dataset), *notes(dataset)])
+def markdown_report(dataset: str, project: str = "../..") -> str:
+    """The accuracy tables with what a reader must know of them, in Markdown; project: leads from the page to docs/."""
+    return "\n\n".join([markdown_tables(dataset), *notes(dataset, project)])
 
 
 def markdown_tables(dataset: str) -> str:
@@ -117,6 +117,8 @@ def markdown_tables(dataset: str) -> str:
 def what(row: Any) -> str:
     """The title of a row, and in brackets what its runs have other than it says."""
     more = [assignments(row["overrides"])] if row["overrides"] and not row["size"] else []
+    if "stand-in" in str(row["start"]) and not row["size"]:
+        more.append("stand-in weights")
     if row["goals"] and row["runs"]:
         more.append(f"{share(row['share'])} of the baseline's training compute")
     return f"{row['title']} ({'; '.join(more)})" if more else str(row["title"])
@@ -164,8 +166,8 @@ def order(dataset: str) -> list[str]:
     return [f"{text} Ours: {'the same' if by_ours == by_published else ' > '.join(by_ours)}."]
 
 
-def notes(dataset: str) -> list[str]:
-    """What a reader must know of the accuracy tables, in Markdown, a sentence or two each."""
+def notes(dataset: str, project: str = "../..") -> list[str]:
+    """What a reader must know of the accuracy tables, in Markdown, a few sentences; project: see `data_notes`."""
     table = accuracy_table(dataset)
     machines = hardware(machine for machines in table["machines"] for machine in machines)
     return [
@@ -174,25 +176,23 @@ def notes(dataset: str) -> list[str]:
         "Flip TTA averages the predictions for an image and its mirror image. Training compute is the number of "
         "multiply-adds, forward and backward, of a run and its ancestors, relative to the published baseline of Step "
         "1 on as many images. It does not include the training of ImageNet weights.",
-        *data_notes(dataset, load_runs(dataset)["start"], "../.."),
+        *data_notes(dataset, load_runs(dataset)["start"], project),
     ]
 
 
 def data_notes(dataset: str, starts: Iterable[str], project: str) -> list[str]:
     """What the numbers of `dataset` do not show, and which weights are not ImageNet's: a note each, in Markdown.
 
-    starts: what the runs started from; project: leads from the page to the README.
+    starts: what the runs started from; project: leads from the page to the folder that has docs/.
     """
     info = DATASETS[dataset]
     notes = [info.note] if info.note else []
     if info.synthetic:  # the note tells of its weights as well
         return notes
-    here = PROJECT is not None and reports_dir() == PROJECT / "reports"  # else the link leads to no README
-    readme = (
-        f"[README.md]({project}/README.md#stand-in-weights)" if here else "tinyclf's README, under stand-in weights"
-    )
+    here = PROJECT is not None and reports_dir() == PROJECT / "reports"  # else the link leads nowhere
+    page = f"[docs/weights.md]({project}/docs/weights.md#stand-in-weights)" if here else "tinyclf's docs/weights.md"
     labels = {match[0] for match in (re.search(r"ImageNet \(.*\)$", start) for start in starts) if match}
     escaped = (re.sub(r"([\\`*_\[\]])", r"\\\1", escape(label)) for label in sorted(labels))
     return notes + [
-        f"{label}: these are not torchvision's ImageNet weights. {readme} describes them." for label in escaped
+        f"{label}: these are not torchvision's ImageNet weights. {page} describes them." for label in escaped
     ]
