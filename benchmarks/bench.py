@@ -16,9 +16,10 @@ from pathlib import Path
 import contestants
 import pandas as pd
 import torch
-from contestants import WAYS, Data, Limit, Tinyclf, Way
+from contestants import WAYS, Limit, Tinyclf, Way
 from measure import Row, peak_memory, rounds
 from results import AGAINST, MEMORY, page, plot
+from sample import Data, open_data, write_sample
 
 from tinyclf import environment, files, paths
 from tinyclf.annotations import locate
@@ -45,7 +46,7 @@ def main(dataset: str = "", seconds: float = 45, only: list[str] | None = None) 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder = files.writable(paths.reports_dir() / "benchmarks" / dataset)
     with tempfile.TemporaryDirectory(prefix="tinyclf-bench-") as sample:
-        contestants.write_sample(dataset, Path(sample), SAMPLE)
+        write_sample(dataset, Path(sample), SAMPLE)
         rows, missing = measure_all(dataset, Path(sample), seconds, only or list(MEASURES), device)
     pd.DataFrame(rows).to_csv(folder / "benchmarks.csv", index=False)
     frame = pd.read_csv(folder / "benchmarks.csv")
@@ -59,7 +60,7 @@ def measure_all(
     dataset: str, sample: Path, seconds: float, only: list[str], device: torch.device
 ) -> tuple[list[Row], dict[str, str]]:
     """The rows of all measures asked for, and who could not be measured, with the reason."""
-    data = contestants.open_data(dataset, sample)
+    data = open_data(dataset, sample)
     ways, missing = entered(data, device)
     several = tuple(number for number in (0, 1, 2, 4, 8) if number <= 2 * (os.cpu_count() or 1))
     gpu = device.type == "cuda"

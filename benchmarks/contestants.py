@@ -6,13 +6,12 @@ has seen enough.
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from measure import BATCH, Watch
+from sample import SPLITS, Data, open_data
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
@@ -21,7 +20,6 @@ from torchvision.models import resnet18
 from torchvision.transforms import Compose, RandomHorizontalFlip, ToTensor
 
 from tinyclf.augment import Augmentation
-from tinyclf.cache import PackedSplit, load_data, locate_dataset
 from tinyclf.checkpoint import TrainingState
 from tinyclf.evaluate import evaluate
 from tinyclf.loader import Batch, ImageLoader
@@ -32,51 +30,8 @@ from tinyclf.registry import SIDE
 from tinyclf.resnet import build_model
 from tinyclf.settings import Settings
 from tinyclf.small_map_conv import use_small_map_conv
-from tinyclf.tiny_imagenet import TinyImageNet
 
 RECIPE = Settings(batch_size=BATCH)
-SPLITS = ("train", "val")
-
-
-@dataclass(frozen=True)
-class Data:
-    """A data set as arrays, whole, and as `folder/<split>/<wnid>/*.JPEG`, a sample of it for who reads files."""
-
-    folder: Path
-    arrays: dict[str, PackedSplit]
-    classes: int
-
-
-def write_sample(dataset: str, folder: Path, count: int) -> None:
-    """Write `count` images of each split to `folder`, evenly spread over it, as they lie in the set, whether folder or
-    zip. Of a smaller set, images are repeated, and `<split>.npy` holds the rows of the array that was scaled up so.
-    """
-    source, layout = locate_dataset(dataset)
-    for split in SPLITS:
-        images = TinyImageNet(source, split, layout=layout)
-        rows = np.arange(count) * len(images) // count
-        for number, row in enumerate(rows):
-            name, target = images.samples[row]
-            path = folder / split / images.classes[target] / f"{number:06d}.JPEG"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(images.source.read(name))
-        if count > len(images):
-            np.save(folder / f"{split}.npy", getattr(load_data(dataset), split).images[rows])
-            np.save(folder / f"{split}_labels.npy", np.array(images.targets)[rows])
-
-
-def open_data(dataset: str, folder: Path) -> Data:
-    """The data set, with the sample that `write_sample` left in `folder`; all of it in the system's cache."""
-    packed = load_data(dataset)
-    arrays = {split: getattr(packed, split) for split in SPLITS}
-    for split in SPLITS:
-        if (scaled := folder / f"{split}.npy").is_file():
-            labels = np.load(folder / f"{split}_labels.npy")
-            arrays[split] = PackedSplit(np.load(scaled, mmap_mode="r"), labels)
-        with open(arrays[split].images.filename, "rb") as file:  # so that none waits for the disk
-            while file.read(2**24):
-                pass
-    return Data(folder, arrays, len(packed.classes))
 
 
 class Way:

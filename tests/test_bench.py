@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import results
+import sample
 import torch
-from contestants import WAYS, Data, Limit, Published, Tinyclf
+from contestants import WAYS, Limit, Published, Tinyclf
 from measure import Watch, peak_memory, rounds
+from sample import Data
 from torch import nn
 
 from tinyclf import paths
@@ -28,12 +30,12 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def data(small_set, tmp_path, monkeypatch) -> Data:
     """The small set, in batches of 4 images: 48 and 12 images, of which 24 each are the sample."""
-    monkeypatch.setattr(contestants, "locate_dataset", lambda name: (small_set.folder, small_set.layout))
-    monkeypatch.setattr(contestants, "load_data", lambda name: pack(small_set.folder, small_set.layout, name))
+    monkeypatch.setattr(sample, "locate_dataset", lambda name: (small_set.folder, small_set.layout))
+    monkeypatch.setattr(sample, "load_data", lambda name: pack(small_set.folder, small_set.layout, name))
     for module in (contestants, measure):
         monkeypatch.setattr(module, "BATCH", 4)
-    contestants.write_sample("small", tmp_path / "sample", 24)
-    return contestants.open_data("small", tmp_path / "sample")
+    sample.write_sample("small", tmp_path / "sample", 24)
+    return sample.open_data("small", tmp_path / "sample")
 
 
 @pytest.mark.parametrize(("split", "row_of_place"), [("train", lambda place: place * 2), ("val", lambda place: place)])
