@@ -38,7 +38,7 @@ test: $(READY)  ## run every test, and every notebook with its default parameter
 	export TINYCLF_REPORTS="$$reports" && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests && \
 	$(BIN)/python -m pytest --nbval-lax notebooks
 
-bench: $(READY) build/bench/.ready  ## measure loader, training, evaluation and memory beside other ways (8 minutes)
+bench: $(READY) build/bench/.ready  ## measure loader, training, evaluation and memory beside other ways (17 minutes)
 	$(BIN)/tinyclf bench $(if $(filter file,$(origin DATASET)),,--dataset "$(DATASET)")
 
 lint: $(READY)  ## check the style of code and notebooks with ruff, the types with mypy, and that notebooks are clean

@@ -1,6 +1,6 @@
 """`make bench`, or `tinyclf bench`: tinyclf side by side with other ways to train on the same images, as ratios.
 
-Results: benchmarks.md, .csv and .svg in reports/benchmarks/<dataset>/. About 8 minutes on 2 CPU cores.
+Results: benchmarks.md, .csv and .svg in reports/benchmarks/<dataset>/. About 17 minutes on 2 CPU cores.
 """
 
 import datetime
@@ -16,9 +16,10 @@ from pathlib import Path
 import contestants
 import pandas as pd
 import torch
-from contestants import WAYS, Data, Limit, Tinyclf, Way
+from contestants import WAYS, Limit, Tinyclf, Way
 from measure import Row, peak_memory, rounds
 from results import AGAINST, MEMORY, page, plot
+from sample import Data, open_data, write_sample
 
 from tinyclf import environment, files, paths
 from tinyclf.annotations import locate
@@ -37,15 +38,15 @@ def main(dataset: str = "", seconds: float = 45, only: list[str] | None = None) 
     dataset: of DATASETS; by default tiny-imagenet where it is at hand, else mini. seconds: of rounds for each measure;
     training gets twice as many. only: of MEASURES; by default all. Raises TinyclfError for unknown names.
     """
-    for each in only or []:
-        one_of("only", each, MEASURES)
+    for measure in only or []:
+        one_of("only", measure, MEASURES)
     dataset = dataset or ("tiny-imagenet" if locate(paths.tiny_imagenet_source(), TINY_IMAGENET) else "mini")
     if str(EXTRA) not in sys.path:
         sys.path.append(str(EXTRA))  # last, so that nothing of it stands before what tinyclf uses
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder = files.writable(paths.reports_dir() / "benchmarks" / dataset)
     with tempfile.TemporaryDirectory(prefix="tinyclf-bench-") as sample:
-        contestants.write_sample(dataset, Path(sample), SAMPLE)
+        write_sample(dataset, Path(sample), SAMPLE)
         rows, missing = measure_all(dataset, Path(sample), seconds, only or list(MEASURES), device)
     pd.DataFrame(rows).to_csv(folder / "benchmarks.csv", index=False)
     frame = pd.read_csv(folder / "benchmarks.csv")
@@ -59,9 +60,9 @@ def measure_all(
     dataset: str, sample: Path, seconds: float, only: list[str], device: torch.device
 ) -> tuple[list[Row], dict[str, str]]:
     """The rows of all measures asked for, and who could not be measured, with the reason."""
-    data = contestants.open_data(dataset, sample)
+    data = open_data(dataset, sample)
     ways, missing = entered(data, device)
-    several = tuple(each for each in (0, 1, 2, 4, 8) if each <= 2 * (os.cpu_count() or 1))
+    several = tuple(number for number in (0, 1, 2, 4, 8) if number <= 2 * (os.cpu_count() or 1))
     gpu = device.type == "cuda"
     rows: list[Row] = []
 
@@ -78,9 +79,9 @@ def measure_all(
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    measure("loader, one core", turns("load", (0,)), 20, seconds / 2, fill=True)
+    measure("loader on one core", turns("load", (0,)), 20, seconds / 2, fill=True)
     torch.set_num_threads(threads)
-    measure("loader, all cores", turns("load", several), 20, seconds / 2, fill=True)
+    measure("loader on all cores", turns("load", several), 20, seconds / 2, fill=True)
     measure("training", turns("train", several), 30 if gpu else 3, seconds * 2)
     measure("evaluation", turns("evaluate", several), 30 if gpu else 8, seconds)
     if "choices" in only:
@@ -89,7 +90,7 @@ def measure_all(
         measure("choices", {name: (way.train, (0,)) for name, way in choices.items()}, 30 if gpu else 3, seconds)
     if MEMORY in only:
         workers = {row["contestant"]: row["workers"] for row in rows if row["measure"] == "training"}
-        for name in (each for each in ways if each != "limit"):
+        for name in (way for way in ways if way != "limit"):
             print(f"{MEMORY}: {name}", file=sys.stderr, flush=True)
             number = workers.get(name, 0 if name == "tinyclf" else min(several[-1], 2))
             peak = peak_memory(contestants.whole_job, name, dataset, sample, number)
@@ -119,7 +120,7 @@ def entered_choices(data: Data, device: torch.device) -> tuple[dict[str, Limit],
         AGAINST["choices"]: limit(),
         "contiguous": limit(layout=torch.contiguous_format),
         "plain SGD": limit(fused=False),
-        "torchvision's convolutions": limit(ours=False),
+        "torchvision's convolutions": limit(small_map_conv=False),
     }
     if device.type == "cuda":
         choices |= {

@@ -6,13 +6,12 @@ has seen enough.
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from measure import BATCH, Watch
+from sample import SPLITS, Data, open_data
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
@@ -21,73 +20,32 @@ from torchvision.models import resnet18
 from torchvision.transforms import Compose, RandomHorizontalFlip, ToTensor
 
 from tinyclf.augment import Augmentation
-from tinyclf.cache import PackedSplit, load_data, locate_dataset
+from tinyclf.checkpoint import TrainingState
 from tinyclf.evaluate import evaluate
 from tinyclf.loader import Batch, ImageLoader
-from tinyclf.loop import sgd, train_epoch
+from tinyclf.loop import train_epoch
 from tinyclf.precision import autocast
+from tinyclf.recipe import recipe_for
 from tinyclf.registry import SIDE
 from tinyclf.resnet import build_model
 from tinyclf.settings import Settings
 from tinyclf.small_map_conv import use_small_map_conv
-from tinyclf.tiny_imagenet import TinyImageNet
 
 RECIPE = Settings(batch_size=BATCH)
-SPLITS = ("train", "val")
-
-
-@dataclass(frozen=True)
-class Data:
-    """A data set as arrays, whole, and as `folder/<split>/<wnid>/*.JPEG`, a sample of it for who reads files."""
-
-    folder: Path
-    arrays: dict[str, PackedSplit]
-    classes: int
-
-
-def write_sample(dataset: str, folder: Path, count: int) -> None:
-    """Write `count` images of each split to `folder`, evenly spread over it, as they lie in the set, whether folder or
-    zip. Of a smaller set, images are repeated, and `<split>.npy` holds the rows of the array that was scaled up so.
-    """
-    source, layout = locate_dataset(dataset)
-    for split in SPLITS:
-        images = TinyImageNet(source, split, layout=layout)
-        rows = np.arange(count) * len(images) // count
-        for place, row in enumerate(rows):
-            name, target = images.samples[row]
-            path = folder / split / images.classes[target] / f"{place:06d}.JPEG"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(images.source.read(name))
-        if count > len(images):
-            np.save(folder / f"{split}.npy", getattr(load_data(dataset), split).images[rows])
-            np.save(folder / f"{split}_labels.npy", np.array(images.targets)[rows])
-
-
-def open_data(dataset: str, folder: Path) -> Data:
-    """The data set, with the sample that `write_sample` left in `folder`; all of it in the system's cache."""
-    packed = load_data(dataset)
-    arrays = {split: getattr(packed, split) for split in SPLITS}
-    for split in SPLITS:
-        if (scaled := folder / f"{split}.npy").is_file():
-            labels = np.load(folder / f"{split}_labels.npy")
-            arrays[split] = PackedSplit(np.load(scaled, mmap_mode="r"), labels)
-        with open(arrays[split].images.filename, "rb") as file:  # so that none waits for the disk
-            while file.read(2**24):
-                pass
-    return Data(folder, arrays, len(packed.classes))
 
 
 class Way:
     """A way to load, train and evaluate, with a model of its own; here, plain PyTorch as the published project's.
 
-    ours: the model is tinyclf's, quick at small maps on a CPU, in place of torchvision's.
+    small_map_conv: the model is tinyclf's, with convolutions that are fast at small maps on a CPU, in place of
+    torchvision's.
     """
 
-    def __init__(self, data: Data, device: torch.device, *, ours: bool = False) -> None:
+    def __init__(self, data: Data, device: torch.device, *, small_map_conv: bool = False) -> None:
         self.data, self.device = data, device
         torch.manual_seed(0)
-        model = build_model("resnet18", data.classes) if ours else resnet18(num_classes=data.classes)
-        if ours:
+        model = build_model("resnet18", data.classes) if small_map_conv else resnet18(num_classes=data.classes)
+        if small_map_conv:
             use_small_map_conv(model)
         self.model: nn.Module = model.to(device)
         self.optimizer = torch.optim.SGD(self.model.parameters(), RECIPE.learning_rate, RECIPE.momentum)
@@ -204,10 +162,14 @@ class Tinyclf(Way):
     """tinyclf's own loader, training epoch and evaluation, on the whole set."""
 
     def __init__(self, data: Data, device: torch.device) -> None:
-        super().__init__(data, device, ours=True)
+        super().__init__(data, device, small_map_conv=True)
         self.model.to(memory_format=torch.channels_last)
-        self.optimizer = sgd(self.model, RECIPE)
         train, val = (data.arrays[split] for split in SPLITS)
+        recipe = recipe_for(self.model, RECIPE, len(train.labels))
+        for group in recipe.optimizer.param_groups:
+            group["fused"] = True  # as `loop.prepare` sets it, which would change how the others use memory, too
+        self.criterion = recipe.criterion
+        self.state = TrainingState(self.model, recipe.optimizer, recipe.scheduler)
         augmentation = Augmentation(flip=RECIPE.flip)
         self.split = {
             "train": WatchedBatches(train.images, train.labels, BATCH, device, shuffle=True, augmentation=augmentation),
@@ -225,7 +187,7 @@ class Tinyclf(Way):
             pass
 
     def train(self, watch: Watch, workers: int) -> None:
-        train_epoch(self.model, self.watched("train", watch), self.optimizer, self.epoch, RECIPE)
+        train_epoch(self.model, self.state, self.criterion, self.watched("train", watch), self.epoch)
 
     def evaluate(self, watch: Watch, workers: int) -> None:
         evaluate(self.model, self.watched("val", watch))
@@ -243,9 +205,9 @@ class Limit(Way):
         fused: bool = True,
         compiled: bool = False,
         precision: str = "fp32",
-        ours: bool = True,
+        small_map_conv: bool = True,
     ) -> None:
-        super().__init__(data, device, ours=ours)
+        super().__init__(data, device, small_map_conv=small_map_conv)
         self.model.to(memory_format=layout)
         self.forward = torch.compile(self.model) if compiled else self.model
         rate, momentum = RECIPE.learning_rate, RECIPE.momentum

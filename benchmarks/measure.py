@@ -70,9 +70,9 @@ def rounds(
 ) -> list[Row]:
     """Let everyone take short turns, one after the other, for about `seconds` but at least `least` rounds.
 
-    turns: by name, what is measured, and the numbers of worker processes to choose from: each is tried in a turn of
+    turns: by name, what is measured and the numbers of worker processes to choose from: each is tried in a turn of
     half the length before the rounds, and the fastest stays. Every other round goes backwards, so that none gains by
-    its place.
+    its position.
     always: who takes part in every round, by default all; the others do in every third one.
     fill: skip what workers may have fetched before the clock starts, as they do while a loader alone is measured; of
     a training or an evaluation, whose workers wait for it, the queue is as full then as later on.
@@ -92,7 +92,9 @@ def rounds(
     best = {}
     for name, (_, numbers) in turns.items():
         turn(name, 0, 1)  # whatever is made on first use, a compiled model among it
-        best[name] = min(numbers, key=lambda each: turn(name, each, max(1, steps // 2))) if numbers[1:] else numbers[0]
+        best[name] = (
+            min(numbers, key=lambda number: turn(name, number, max(1, steps // 2))) if numbers[1:] else numbers[0]
+        )
     rows: list[Row] = []
     end, number = time.perf_counter() + seconds, 0
     while number < least or time.perf_counter() < end:
@@ -122,8 +124,8 @@ def peak_memory(job: Callable[..., None], *arguments: Any) -> float:
     times a second. Raises TinyclfError where the process failed.
     """
     spawn = multiprocessing.get_context("spawn")  # a fork would begin with all that this process holds
-    ours, theirs = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=measured, args=(theirs, job, arguments))
+    receiver, sender = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=measured, args=(sender, job, arguments))
     process.start()
     peak = 0.0
     while process.is_alive():
@@ -131,7 +133,7 @@ def peak_memory(job: Callable[..., None], *arguments: Any) -> float:
         time.sleep(0.1)
     if process.exitcode:
         raise TinyclfError(f"the process whose memory is measured ended with status {process.exitcode}")
-    return max(peak, ours.recv())
+    return max(peak, receiver.recv())
 
 
 def measured(pipe: Any, job: Callable[..., None], arguments: tuple) -> None:

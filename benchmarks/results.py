@@ -1,4 +1,4 @@
-"""From the rounds, the lines of the CSV, to ratios, verdicts, the Markdown page and the plot."""
+"""From the rounds, the rows of the CSV, to ratios, verdicts, the Markdown page and the plot."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,30 +8,35 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tinyclf import files
-from tinyclf.accuracy import markdown
 from tinyclf.figures import COLOURS, styled
+from tinyclf.html import Column, markdown
 
 END = "\n<!-- end -->"  # of a table in a page, which starts with its name
 MEMORY = "memory"
 CALM = 0.25  # cores that other processes may keep busy without disturbing a turn
 AGAINST = {  # what is measured: whose rate the others' are divided by
-    "loader, one core": "published",
-    "loader, all cores": "published",
+    "loader on one core": "published",
+    "loader on all cores": "published",
     "training": "limit",
     "evaluation": "limit",
     "choices": "channels_last, fused, eager, fp32",
 }
 MEANING = {
-    "loader, one core": "The loader alone, with one thread and no workers, as a multiple of the published way.",
-    "loader, all cores": "The loader alone, with every thread, or with the number of workers that came out fastest.",
+    "loader on one core": "The loader alone, with one thread and no workers, as a multiple of the published way.",
+    "loader on all cores": "The loader alone, with every thread, or with the number of workers that came out fastest.",
     "training": "Training, as a share of the limit: a bare step (forward, cross-entropy, backward, SGD) on one batch.",
     "evaluation": "Evaluation, as a share of the limit: a bare forward pass on one batch.",
     "choices": "The bare training step with other choices than tinyclf's.",
 }
 
 
-def put(page: Path, name: str, table: str) -> None:
-    """Write a table into `page`, in the place of the one of that name."""
+def markdown_table(frame: pd.DataFrame) -> str:
+    """A frame in Markdown: its columns, and every value as text."""
+    return markdown(frame, [Column(name, lambda row, name=name: str(row[name]), number=False) for name in frame])
+
+
+def replace_table(page: Path, name: str, table: str) -> None:
+    """Write a table into `page` in place of the one of that name."""
     before, mark, rest = page.read_text().partition(f"<!-- {name} -->\n")
     files.atomic_write(page, before + mark + table + END + rest.partition(END)[2])
 
@@ -45,6 +50,7 @@ class Target:
 
     @property
     def text(self) -> str:
+        """The target in words."""
         if self.measure == MEMORY:
             return f"training on the whole set under {self.wanted:g} GB"
         return f"{self.measure} at least {self.wanted:g} x {AGAINST[self.measure]}"
@@ -59,8 +65,8 @@ class Target:
 def targets(device: str) -> list[Target]:
     """The targets, which differ between CPU and GPU."""
     training = 0.97 if device == "cpu" else 0.90
-    wanted = (("loader, one core", 8), ("training", training), ("evaluation", 0.97), (MEMORY, 2.5))
-    return [Target(*each) for each in wanted]
+    wanted = (("loader on one core", 8), ("training", training), ("evaluation", 0.97), (MEMORY, 2.5))
+    return [Target(*target) for target in wanted]
 
 
 def ratios(frame: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -73,11 +79,11 @@ def ratios(frame: pd.DataFrame, measure: str) -> pd.DataFrame:
     rows = frame[frame.measure == measure]
     names = list(rows.contestant.unique())
     rates, others = (
-        rows.pivot(index="round", columns="contestant", values=each)[names] for each in ("value", "others")
+        rows.pivot(index="round", columns="contestant", values=column)[names] for column in ("value", "others")
     )
-    each = rates.div(rates[AGAINST[measure]], axis=0)
-    calm = each[(others <= CALM).mul(others[AGAINST[measure]] <= CALM, axis=0)]
-    used = pd.DataFrame({name: (calm if calm[name].count() >= 3 else each)[name] for name in names})
+    by_round = rates.div(rates[AGAINST[measure]], axis=0)
+    calm = by_round[(others <= CALM).mul(others[AGAINST[measure]] <= CALM, axis=0)]
+    used = pd.DataFrame({name: (calm if calm[name].count() >= 3 else by_round)[name] for name in names})
     return pd.DataFrame(
         {
             "ratio": used.median(),
@@ -87,9 +93,14 @@ def ratios(frame: pd.DataFrame, measure: str) -> pd.DataFrame:
             "workers": rows.groupby("contestant").workers.first(),
             "used": used.count(),
             "calm": calm.count(),
-            "rounds": each.count(),
+            "rounds": by_round.count(),
         }
     ).loc[names]
+
+
+def measured_rates(frame: pd.DataFrame) -> list[str]:
+    """The measures of AGAINST that were measured."""
+    return [measure for measure in AGAINST if measure in set(frame.measure)]
 
 
 def gigabytes(frame: pd.DataFrame) -> pd.Series:
@@ -109,11 +120,11 @@ def page(frame: pd.DataFrame, title: str, about: dict[str, str], missing: dict[s
     lines = []
     for target in targets(device):
         measured = figure_of(frame, target.measure)
-        shown = "" if measured is None else f"{measured:.3g}"
-        lines.append({"target": target.text, "measured": shown, "verdict": target.verdict(measured)})
+        text = "" if measured is None else f"{measured:.3g}"
+        lines.append({"target": target.text, "measured": text, "verdict": target.verdict(measured)})
     parts = [f"# {title}", *(f"- {name}: {text}" for name, text in about.items()), ""]
-    parts += [markdown(pd.DataFrame(lines)), ""]
-    for measure in (each for each in AGAINST if each in set(frame.measure)):
+    parts += [markdown_table(pd.DataFrame(lines)), ""]
+    for measure in measured_rates(frame):
         rows = [
             {
                 "contestant": name,
@@ -125,14 +136,14 @@ def page(frame: pd.DataFrame, title: str, about: dict[str, str], missing: dict[s
             }
             for name, row in ratios(frame, measure).iterrows()
         ]
-        parts += [f"## {measure.capitalize()}", "", MEANING[measure], "", markdown(pd.DataFrame(rows)), ""]
+        parts += [f"## {measure.capitalize()}", "", MEANING[measure], "", markdown_table(pd.DataFrame(rows)), ""]
     if MEMORY in set(frame.measure):
         rows = [{"contestant": name, "peak, GB": f"{value:.2f}"} for name, value in gigabytes(frame).items()]
         text = (
             "Each in a process of its own that trains and evaluates: its peak resident memory, or where workers add to "
             "it, the highest sum of proportional set sizes. tinyclf's also reads every image of the set once."
         )
-        parts += ["## Memory", "", text, "", markdown(pd.DataFrame(rows)), ""]
+        parts += ["## Memory", "", text, "", markdown_table(pd.DataFrame(rows)), ""]
     parts += [f"Not measured: {name}, {reason}\n" for name, reason in missing.items()]
     parts.append(
         "Contestants take turns of a few steps in one process; a ratio is the median over the rounds of the ratios "
@@ -147,7 +158,7 @@ def page(frame: pd.DataFrame, title: str, about: dict[str, str], missing: dict[s
 @styled
 def plot(frame: pd.DataFrame, title: str, device: str) -> Figure:
     """A panel for each measure: ratios with their quartiles, or GB; the target dashed."""
-    tables = {each: ratios(frame, each) for each in AGAINST if each in set(frame.measure)}
+    tables = {measure: ratios(frame, measure) for measure in measured_rates(frame)}
     if MEMORY in set(frame.measure):
         tables[MEMORY] = gigabytes(frame).to_frame("ratio").assign(low=lambda t: t.ratio, high=lambda t: t.ratio)
     heights = [len(table) + 1.5 for table in tables.values()]

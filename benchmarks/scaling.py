@@ -20,9 +20,8 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from results import put
+from results import markdown_table, replace_table
 
-from tinyclf.accuracy import markdown
 from tinyclf.cache import load_data
 from tinyclf.environment import describe
 from tinyclf.flops import multiply_adds
@@ -81,12 +80,12 @@ def training(dataset: str) -> Iterator[dict[str, Any]]:
         os.environ["TINYCLF_REPORTS"] = reports
         for _ in range(ROUNDS):
             for way, more in WAYS.items():
-                command = [sys.executable, "-m", "tinyclf", "run", "baseline-scratch", "--force", "-p", "epochs=1"]
+                command = [sys.executable, "-m", "tinyclf", "train", "baseline-scratch", "--force", "-p", "epochs=1"]
                 command += ["--dataset", dataset, *(["--processes", "2"] if way == "2 processes" else [])]
                 subprocess.run(command, env=os.environ | more, check=True, stdout=subprocess.DEVNULL)
                 rates[way].append(read_records(dataset)["baseline-scratch"]["history"][0]["images_per_second"])
-    for way, found in rates.items():
-        yield {"measure": f"training on {dataset}, {way}", "images a second": float(np.median(found))}
+    for way, values in rates.items():
+        yield {"measure": f"training on {dataset}, {way}", "images a second": float(np.median(values))}
 
 
 def main(
@@ -98,18 +97,18 @@ def main(
     """Measure, write the CSV and the page's table."""
     folder.mkdir(exist_ok=True)
     load_data(dataset)  # packed before any clock runs
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        rows = list(reading(gigabytes, Path(place), seconds))
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        rows = list(reading(gigabytes, Path(scratch), seconds))
     rows += training(dataset)
     about = describe(torch.device("cpu"))
     hardware, memory = about["hardware"], os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     machine = f"{hardware['name']}, {hardware['threads']} threads, {memory:.0f} GB of memory"
     with TABLE.open("w", newline="") as file:
-        table = csv.DictWriter(file, ["measure", "images a second", "memory, GB", "machine"], lineterminator="\n")
-        table.writeheader()
-        table.writerows(row | {"machine": machine} for row in rows)
+        writer = csv.DictWriter(file, ["measure", "images a second", "memory, GB", "machine"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row | {"machine": machine} for row in rows)
     for name, table in TABLES.items():
-        put(PAGE, name, table())
+        replace_table(PAGE, name, table())
 
 
 def measured() -> str:
@@ -118,7 +117,7 @@ def measured() -> str:
     rates = frame["images a second"].map("{:,.0f}".format)
     memory = frame["memory, GB"].map(lambda value: "" if pd.isna(value) else f"{value:.2f}")
     rows = pd.DataFrame({"measure": frame["measure"], "images a second": rates, "peak memory, GB": memory})
-    return f"On {frame['machine'][0]}:\n\n{markdown(rows)}"
+    return f"On {frame['machine'][0]}:\n\n{markdown_table(rows)}"
 
 
 def imagenet() -> str:
@@ -140,7 +139,7 @@ def imagenet() -> str:
                 "90 epochs at 100 T multiply-adds a second": f"{90 * IMAGENET * cost / 1e14 / 3600:.1f} hours",
             }
         )
-    return markdown(pd.DataFrame(rows))
+    return markdown_table(pd.DataFrame(rows))
 
 
 TABLES = {"measured": measured, "imagenet": imagenet}

@@ -1,4 +1,4 @@
-"""benchmarks/batch_norms.py estimates what it says and nothing else: against means and variances of plain PyTorch."""
+"""benchmarks/batch_norms.py recalibrates batch norms and changes nothing else: against plain PyTorch."""
 
 import batch_norms
 import pandas as pd
@@ -9,8 +9,7 @@ import torch
 from tinyclf.cache import load_data
 from tinyclf.distributed import this_process
 from tinyclf.evaluate import evaluate
-from tinyclf.initial import starting_model
-from tinyclf.recipe import train_loader, val_loader
+from tinyclf.recipe import build_recipe, train_loader, val_loader
 from tinyclf.run import Run
 from tinyclf.settings import Settings
 
@@ -18,13 +17,13 @@ from tinyclf.settings import Settings
 def test_a_model_is_evaluated_with_the_mean_of_so_many_batches(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
     settings, data = Settings(epochs=1, input_size=32, learning_rate=0.01), load_data("mini")
-    run = Run(settings, data, "looked-into")
-    model = starting_model(settings, data.classes)
-    (row,) = run.fit(model)
+    run, recipe = Run(settings, data, "recalibrated"), build_recipe(settings, data)
+    model = recipe.model
+    (row,) = run.fit(**vars(recipe))
     before = run.checkpoint.read_bytes()
-    found = pd.read_csv(batch_norms.main([run.checkpoint], batches=2)).iloc[0]
+    measured = pd.read_csv(batch_norms.main([run.checkpoint], batches=2)).iloc[0]
     assert run.checkpoint.read_bytes() == before
-    assert (found["epoch"], found["batches"], found["val_accuracy"]) == (1, 2, row["val_accuracy"])
+    assert (measured["epoch"], measured["batches"], measured["val_accuracy"]) == (1, 2, row["val_accuracy"])
 
     batches = train_loader(data, settings, this_process()).epoch(2)
     inputs = [{}, {}]  # of each norm, in a batch
@@ -43,10 +42,10 @@ def test_a_model_is_evaluated_with_the_mean_of_so_many_batches(tmp_path, monkeyp
         norm.running_mean.copy_(sum(seen[norm].mean((0, 2, 3)) for seen in inputs) / 2)
         norm.running_var.copy_(sum(seen[norm].var((0, 2, 3)) for seen in inputs) / 2)
     expected = evaluate(model, val_loader(data, settings, this_process()))
-    assert found["anew_val_loss"] == pytest.approx(expected.loss, rel=1e-4) != row["val_loss"]
-    assert found["anew_val_accuracy"] == pytest.approx(expected.top1, abs=0.006)
+    assert measured["recalibrated_val_loss"] == pytest.approx(expected.loss, rel=1e-4) != row["val_loss"]
+    assert measured["recalibrated_val_accuracy"] == pytest.approx(expected.top1, abs=0.006)
 
 
-def test_the_readme_has_what_was_measured():
-    table = f"<!-- {batch_norms.NAME} -->\n{batch_norms.shown()}{results.END}"
-    assert table in batch_norms.README.read_text()
+def test_the_page_has_the_measured_table():
+    table = f"<!-- {batch_norms.NAME} -->\n{batch_norms.table()}{results.END}"
+    assert table in batch_norms.PAGE.read_text()

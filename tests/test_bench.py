@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import results
+import sample
 import torch
-from contestants import WAYS, Data, Limit, Published, Tinyclf
+from contestants import WAYS, Limit, Published, Tinyclf
 from measure import Watch, peak_memory, rounds
+from sample import Data
 from torch import nn
 
 from tinyclf import paths
@@ -28,12 +30,12 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def data(small_set, tmp_path, monkeypatch) -> Data:
     """The small set, in batches of 4 images: 48 and 12 images, of which 24 each are the sample."""
-    monkeypatch.setattr(contestants, "locate_dataset", lambda name: (small_set.folder, small_set.layout))
-    monkeypatch.setattr(contestants, "load_data", lambda name: pack(small_set.folder, small_set.layout, name))
+    monkeypatch.setattr(sample, "locate_dataset", lambda name: (small_set.folder, small_set.layout))
+    monkeypatch.setattr(sample, "load_data", lambda name: pack(small_set.folder, small_set.layout, name))
     for module in (contestants, measure):
         monkeypatch.setattr(module, "BATCH", 4)
-    contestants.write_sample("small", tmp_path / "sample", 24)
-    return contestants.open_data("small", tmp_path / "sample")
+    sample.write_sample("small", tmp_path / "sample", 24)
+    return sample.open_data("small", tmp_path / "sample")
 
 
 @pytest.mark.parametrize(("split", "row_of_place"), [("train", lambda place: place * 2), ("val", lambda place: place)])
@@ -69,7 +71,7 @@ def test_all_take_their_turns_and_the_table_says_what_the_csv_does(data, tmp_pat
     rows = []
     ways = {name: WAYS[name](data, CPU) for name in ("tinyclf", "limit", "published")}
     numbers = {"tinyclf": (0,), "limit": (0,), "published": (0, 1)}
-    for name, what in {"loader, one core": "load", "training": "train", "evaluation": "evaluate"}.items():
+    for name, what in {"loader on one core": "load", "training": "train", "evaluation": "evaluate"}.items():
         turns = {way: (getattr(ways[way], what), numbers[way]) for way in ways if (what, way) != ("load", "limit")}
         rows += rounds(name, turns, steps=1, seconds=0, device=CPU, always=("tinyclf", results.AGAINST[name]))
     rows.append(
@@ -81,7 +83,7 @@ def test_all_take_their_turns_and_the_table_says_what_the_csv_does(data, tmp_pat
     assert "- machine: this" in text and "Not measured: timm, as it is not here" in text
 
     rate = {(row["measure"], row["contestant"], row["round"]): row["value"] for row in rows}
-    for measured, against in (("loader, one core", "published"), ("training", "limit"), ("evaluation", "limit")):
+    for measured, against in (("loader on one core", "published"), ("training", "limit"), ("evaluation", "limit")):
         ratios = [rate[measured, "tinyclf", k] / rate[measured, against, k] for k in range(3)]
         low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
         section = text.split(f"## {measured.capitalize()}\n")[1].split("##")[0]
@@ -128,7 +130,7 @@ def test_a_verdict_can_be_each_of_the_three():
 def test_the_bare_step_trains_whatever_the_choices(data):
     """One step of each choice from the same weights gives the same weights; so the choices are about speed alone."""
     after = []
-    for choice in ({}, {"fused": False}, {"layout": torch.contiguous_format}, {"ours": False}):
+    for choice in ({}, {"fused": False}, {"layout": torch.contiguous_format}, {"small_map_conv": False}):
         limit = Limit(data, CPU, **choice)
         before = limit.model.fc.weight.clone()
         limit.train(Watch(1, 0, CPU), 0)

@@ -1,6 +1,5 @@
-"""Two real processes on the CPU: the same images seen, the same result as one process but for rounding."""
+"""Two real processes on the CPU: they see the same images, and give the result of one process but for rounding."""
 
-import math
 import os
 import subprocess
 import sys
@@ -10,16 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from tinyclf import distributed
+from tinyclf import cli, distributed
 from tinyclf.augment import Augmentation
 from tinyclf.cache import load_data
+from tinyclf.checkpoint import TrainingState
 from tinyclf.distributed import SyncedBatchNorm, this_process
 from tinyclf.errors import TinyclfError
 from tinyclf.evaluate import evaluate
 from tinyclf.loader import ImageLoader
-from tinyclf.loop import fit
+from tinyclf.loop import fit, silent
 from tinyclf.paths import PROJECT
-from tinyclf.resnet import build_model
+from tinyclf.recipe import build_recipe, recipe_for
+from tinyclf.record import read_record
 from tinyclf.run import Run
 from tinyclf.settings import Settings
 
@@ -27,6 +28,9 @@ CLASSES = 4
 COUNT = 25  # in batches of 8, the last one holds one image: one of two processes gets none of it
 MIXED = {"mixup": 0.2, "cutmix": 1.0, "crop_padding": 4, "label_smoothing": 0.1}
 SETTINGS = Settings(epochs=2, batch_size=8, weight_decay=5e-4, ema_decay=0.9, **MIXED)
+QUICK = {"batch_size": 100, "input_size": 32}
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+two_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a core for each of two processes")
 
 
 class Double(nn.Module):
@@ -43,48 +47,51 @@ class Double(nn.Module):
 
 
 def main(folder):
-    """What each process does; also called without others, for what is expected."""
+    """What each process does; the test also calls it without others, for what is expected."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (COUNT, 64, 64, 3), dtype=np.uint8), rng.integers(0, CLASSES, COUNT)
     process = this_process()
     part = {"part": process.process_index, "parts": process.num_processes}
-    drawn = {"shuffle": True, "augmentation": Augmentation(SETTINGS.flip, 4, 0.2, 1.0)}
-    train, val = ImageLoader(images, labels, 8, **drawn, **part), ImageLoader(images, labels, 8, **part)
+    augmentation = Augmentation(SETTINGS.flip, SETTINGS.crop_padding, SETTINGS.mixup, SETTINGS.cutmix)
+    train = ImageLoader(images, labels, 8, shuffle=True, augmentation=augmentation, **part)
+    val = ImageLoader(images, labels, 8, **part)
     torch.manual_seed(process.process_index)  # the first one's weights are everyone's
-    model = Double()
+    recipe = recipe_for(Double(), SETTINGS, COUNT)
+    state = TrainingState(recipe.model, recipe.optimizer, recipe.scheduler, recipe.ema)
     seen = [torch.arange(COUNT)[indices].tolist() for indices in train.indices()]
     pixels = [batch.images.double().sum((1, 2, 3)).tolist() for batch in train.epoch(1)]
-    history = fit(model, train, val, SETTINGS, report=lambda line: None)
-    alone = evaluate(model, ImageLoader(images, labels, 8))
-    torch.save(
-        {"seen": seen, "pixels": pixels, "history": history, "model": model.state_dict(), "alone": alone.logits},
-        f"{folder}/{process.process_index}-of-{process.num_processes}.pt",
-    )
+    interval = recipe.scheduler_interval
+    history = fit(state, recipe.criterion, train, val, epochs=2, scheduler_interval=interval, report=silent)
+    alone = evaluate(state.trained_model, ImageLoader(images, labels, 8))
+    results = {"seen": seen, "pixels": pixels, "history": history, "alone": alone.logits}
+    results |= {"model": state.model.state_dict(), "average": state.ema.module.state_dict()}
+    torch.save(results, f"{folder}/{process.process_index}-of-{process.num_processes}.pt")
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     main(folder)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
-    subprocess.run([*command, str(folder)], env=environment, check=True, timeout=300)
+    command = [sys.executable, "-m", *TORCHRUN, __file__, str(folder)]
+    subprocess.run(command, env=environment, check=True, timeout=300)
     return [torch.load(folder / f"{name}.pt") for name in ("0-of-1", "0-of-2", "1-of-2")]
 
 
 def test_together_they_see_every_image_once_and_the_same_pixels(results):
     whole, first, second = results
     assert [one + other for one, other in zip(first["seen"], second["seen"], strict=True)] == whole["seen"]
-    assert sorted(place for batch in whole["seen"] for place in batch) == list(range(COUNT))
+    assert sorted(index for batch in whole["seen"] for index in batch) == list(range(COUNT))
     assert [one + other for one, other in zip(first["pixels"], second["pixels"], strict=True)] == whole["pixels"]
     assert second["seen"][-1] == []  # the last batch has one image: nothing is padded
 
 
-def test_the_result_is_that_of_one_process_but_for_rounding(results):
+@pytest.mark.parametrize("part", ["model", "average"])
+def test_the_result_is_that_of_one_process_but_for_rounding(results, part):
     whole, first, second = results
-    for name, value in whole["model"].items():
-        assert torch.equal(first["model"][name], second["model"][name]), name
-        torch.testing.assert_close(first["model"][name], value, rtol=1e-9, atol=1e-10, msg=name)
+    for name, value in whole[part].items():
+        assert torch.equal(first[part][name], second[part][name]), name
+        torch.testing.assert_close(first[part][name], value, rtol=1e-9, atol=1e-10, msg=name)
     torch.testing.assert_close(first["alone"], whole["alone"])
 
 
@@ -97,48 +104,70 @@ def test_history_and_validation_count_every_image_exactly_once(results):
             assert one[key] == two[key] == other[key]
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a core for each of two processes")
-def test_a_run_starts_its_processes_itself_and_goes_on_under_accelerate_and_in_one(tmp_path, monkeypatch, capsys):
-    data, records, recipe = load_data("mini"), {}, {"batch_size": 100, "input_size": 32}
-    for name, processes in (("one", 1), ("two", 2)):
-        monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
-        torch.manual_seed(0)
-        model, run = build_model("resnet18", 10), Run(Settings(epochs=1, **recipe), data, name)
-        history = run.fit(model, processes)
-        records[name] = run.finish(history, model)
-        assert capsys.readouterr().out.count("epoch  1/1") == 1
-    one, two = records["one"], records["two"]
-    assert two["history"][0]["train_loss"] == pytest.approx(one["history"][0]["train_loss"], abs=0.02)
-    assert two["evaluation"]["top1"] == two["history"][0]["val_accuracy"]  # the model came back from the processes
+def command(*arguments, launcher=(), path=PROJECT, **environment):
+    """`tinyclf` with these arguments, to its end."""
+    whole = [sys.executable, "-m", *launcher, *(["-m"] if launcher else []), "tinyclf", *arguments]
+    environment = os.environ | {"PYTHONPATH": f"{path}{os.pathsep}{PROJECT}"} | environment
+    return subprocess.run(whole, env=environment, cwd=PROJECT, capture_output=True, text=True, timeout=300)
 
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
-    train = ["-m", "tinyclf", "train", "baseline-scratch", "-p", "epochs=2"]
-    train += [word for name, value in recipe.items() for word in ("-p", f"{name}={value}")]
-    os.rename(tmp_path / "mini" / "two", tmp_path / "mini" / "baseline-scratch")
-    done = subprocess.run([*launcher, *train], cwd=PROJECT, capture_output=True, text=True)
+
+def training(epochs):
+    parameters = {"epochs": epochs, **QUICK}
+    return ["train", "baseline-scratch", *(f"-p{name}={value}" for name, value in parameters.items())]
+
+
+def train_in_this_process(epochs):
+    """The same run, and its record."""
+    settings, data = Settings(epochs=epochs, **QUICK), load_data("mini")
+    run = Run(settings, data, "baseline-scratch")
+    run.fit(**vars(build_recipe(settings, data)))
+    return run.finish()
+
+
+@two_cores
+def test_a_run_continues_in_two_processes_and_in_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "one"))
+    one = train_in_this_process(1)
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "two"))
+    done = command(*training(1), "--processes", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch  1/1") == 1
+    two = read_record(tmp_path / "two/mini/baseline-scratch/record.json")
+    assert two["history"][0]["train_loss"] == pytest.approx(one["history"][0]["train_loss"], abs=0.02)
+    assert two["evaluation"]["top1"] == two["history"][0]["val_accuracy"]
+
+    done = command(*training(2), launcher=TORCHRUN)
     assert done.returncode == 0, done.stderr
     assert "continuing after epoch 1 of 2" in done.stdout and done.stdout.count("epoch  2/2") == 1
 
-    run = Run(Settings(epochs=3, **recipe), data, "baseline-scratch")
-    record = run.finish(run.fit(model), model)
-    assert [each["hardware"]["processes"] for each in record["environments"]] == [2, 2, 1][
-        -len(record["environments"]) :
-    ]
-    assert len(record["environments"]) >= 2  # the launchers may give each process as many threads, or not
+    record = train_in_this_process(3)
+    processes = [environment["hardware"]["processes"] for environment in record["environments"]]
+    assert processes in ([2, 1], [2, 2, 1])  # the launchers may give each process as many threads, or not
     assert [row["epoch"] for row in record["history"]] == [1, 2, 3] and record["history"][0] == two["history"][0]
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a core for each of two processes")
-def test_an_error_in_one_of_the_processes_is_the_runs_own(tmp_path, monkeypatch):
-    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
-    model = build_model("resnet18", 10)
-    nn.init.constant_(model.fc.bias, math.nan)
-    with pytest.raises(TinyclfError, match=r"the loss became nan at epoch 1 training step 1 of 20, learning rate"):
-        Run(Settings(epochs=1), load_data("mini"), "nan").fit(model, processes=2)
+@two_cores
+def test_an_error_in_one_of_the_processes_ends_the_command_with_its_message(tmp_path):
+    """The second process alone is told to write into a folder that cannot be made."""
+    (tmp_path / "file").touch()
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "if os.environ.get('RANK') == '1':\n"
+        f"    os.environ['TINYCLF_REPORTS'] = {str(tmp_path / 'file' / 'reports')!r}\n"
+    )
+    done = command(*training(1), "--processes", "2", path=tmp_path, TINYCLF_REPORTS=str(tmp_path / "reports"))
+    assert done.returncode == 1
+    assert f"tinyclf: cannot write to {tmp_path / 'file' / 'reports'}" in done.stderr
+    assert done.stderr.endswith("tinyclf: training in 2 processes failed: the message is above\n")
 
 
-if __name__ == "__main__":
-    main(sys.argv[1])
+def test_more_processes_than_cores_are_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
+    cores = os.cpu_count() or 1
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(TinyclfError, match=f"processes = {cores + 1}: expected 1 to {cores}, as many as there are"):
+        cli.train(["baseline-scratch"], processes=cores + 1)
+    assert not (tmp_path / "reports").exists()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
@@ -146,7 +175,11 @@ def test_batch_norm_over_processes_is_torchs_own_in_any_precision(dtype, monkeyp
     monkeypatch.setattr(distributed, "all_reduce", lambda values: None)  # of one process
     images = torch.randn(6, 5, 4, 4, dtype=dtype) * 3 + 2
     exact = torch.float64 if dtype == torch.float64 else torch.float32
-    ours, theirs = SyncedBatchNorm(5).to(exact), nn.BatchNorm2d(5).to(exact)
-    torch.testing.assert_close(ours(images), theirs(images.to(exact)), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
-    torch.testing.assert_close(ours.running_var, theirs.running_var)
+    synced, plain = SyncedBatchNorm(5).to(exact), nn.BatchNorm2d(5).to(exact)
+    torch.testing.assert_close(synced(images), plain(images.to(exact)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(synced.running_mean, plain.running_mean)
+    torch.testing.assert_close(synced.running_var, plain.running_var)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

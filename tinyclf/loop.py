@@ -103,7 +103,10 @@ def prepare(state: TrainingState, accelerator: Accelerator) -> nn.Module:
             group["fused"] = True
     if accelerator.device.type == "cpu":
         keep_memory()
-    return data_parallel(state.model, accelerator)
+    parallel = data_parallel(state.model, accelerator)  # in every process with the weights of the first one
+    if accelerator.num_processes > 1 and state.ema and not state.ema.n_averaged:
+        state.ema.module.load_state_dict(state.model.state_dict())
+    return parallel
 
 
 def resume(
