@@ -23,7 +23,7 @@ endif
 help:  ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo "report takes DATASET=mini (the default, drawn here), tiny-imagenet or tiny-imagenet-20, EPOCHS=N,"
+	@echo "report takes DATASET=mini (the default, synthetic), tiny-imagenet or tiny-imagenet-20, EPOCHS=N,"
 	@echo "and WEIGHTS=FILE, a state dict that stands in for the ImageNet weights"
 
 setup: $(READY)  ## make .venv with what the lock names (every other target does so when needed)
@@ -41,10 +41,11 @@ test: $(READY)  ## run every test, and every notebook with its default parameter
 bench: $(READY) build/bench/.ready  ## measure loader, training, evaluation and memory beside other ways (17 minutes)
 	$(BIN)/tinyclf bench $(if $(filter file,$(origin DATASET)),,--dataset "$(DATASET)")
 
-lint: $(READY)  ## check the style of code and notebooks with ruff, the types with mypy, and that notebooks are clean
+lint: $(READY)  ## check style (ruff), types (mypy), that imports lead one way, and that notebooks are clean
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python .ci/clean_notebooks.py notebooks/*.ipynb
 
 docs: $(READY)  ## write the reference of the library, from its docstrings, to build/docs
@@ -54,7 +55,7 @@ docs: $(READY)  ## write the reference of the library, from its docstrings, to b
 lab: $(READY)  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
 
-lock: $(READY)  ## write requirements.txt anew with the newest versions that pyproject.toml admits
+lock: $(READY)  ## write requirements.txt with the newest versions that pyproject.toml admits
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra dev --upgrade \
 		--no-config --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 		pyproject.toml --output-file requirements.txt

@@ -20,17 +20,18 @@ from results import markdown_table, replace_table
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from tinyclf import checkpoint, files, paths
-from tinyclf.cache import load_data
-from tinyclf.distributed import this_process
-from tinyclf.evaluate import evaluate
-from tinyclf.format import percent
-from tinyclf.precision import autocast
-from tinyclf.published import published_at
-from tinyclf.recipe import train_loader, val_loader
-from tinyclf.resnet import build_model
-from tinyclf.settings import Settings
-from tinyclf.small_map_conv import use_small_map_conv
+from tinyclf.data.cache import load_data
+from tinyclf.experiments.recipe import train_loader, val_loader
+from tinyclf.experiments.settings import Settings
+from tinyclf.models.resnet import build_model
+from tinyclf.models.small_map_conv import use_small_map_conv
+from tinyclf.report.format import percent
+from tinyclf.report.published import published_at
+from tinyclf.training import checkpoint
+from tinyclf.training.distributed import this_process
+from tinyclf.training.evaluate import evaluate
+from tinyclf.training.precision import autocast
+from tinyclf.utils import files, paths
 
 EXPERIMENT, DATASET = "baseline-scratch", "tiny-imagenet"
 RESULTS = paths.PROJECT / "docs" / "results.md"

@@ -21,11 +21,11 @@ from measure import Row, peak_memory, rounds
 from results import AGAINST, MEMORY, page, plot
 from sample import Data, open_data, write_sample
 
-from tinyclf import environment, files, paths
-from tinyclf.annotations import locate
-from tinyclf.checks import one_of
-from tinyclf.figures import svg
-from tinyclf.registry import TINY_IMAGENET
+from tinyclf.data.annotations import locate
+from tinyclf.data.registry import TINY_IMAGENET
+from tinyclf.report.figures import svg
+from tinyclf.utils import environment, files, paths
+from tinyclf.utils.checks import one_of
 
 MEASURES = (*AGAINST, MEMORY)
 SAMPLE = 4_000  # images of each split for those who read files

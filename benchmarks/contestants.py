@@ -19,17 +19,17 @@ from torchvision.datasets import ImageFolder
 from torchvision.models import resnet18
 from torchvision.transforms import Compose, RandomHorizontalFlip, ToTensor
 
-from tinyclf.augment import Augmentation
-from tinyclf.checkpoint import TrainingState
-from tinyclf.evaluate import evaluate
-from tinyclf.loader import Batch, ImageLoader
-from tinyclf.loop import train_epoch
-from tinyclf.precision import autocast
-from tinyclf.recipe import recipe_for
-from tinyclf.registry import SIDE
-from tinyclf.resnet import build_model
-from tinyclf.settings import Settings
-from tinyclf.small_map_conv import use_small_map_conv
+from tinyclf.data.augment import Augmentation
+from tinyclf.data.loader import Batch, ImageLoader
+from tinyclf.data.registry import SIDE
+from tinyclf.experiments.recipe import recipe_for
+from tinyclf.experiments.settings import Settings
+from tinyclf.models.resnet import build_model
+from tinyclf.models.small_map_conv import use_small_map_conv
+from tinyclf.training.checkpoint import TrainingState
+from tinyclf.training.evaluate import evaluate
+from tinyclf.training.loop import train_epoch
+from tinyclf.training.precision import autocast
 
 RECIPE = Settings(batch_size=BATCH)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from tinyclf.errors import TinyclfError
-from tinyclf.precision import autocast
+from tinyclf.training.precision import autocast
+from tinyclf.utils.errors import TinyclfError
 
 BATCH = 100  # images, as published
 MIB = 2**20

@@ -7,9 +7,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tinyclf import files
-from tinyclf.figures import COLOURS, styled
-from tinyclf.html import Column, markdown
+from tinyclf.report.figures import COLOURS, styled
+from tinyclf.report.html import Column, markdown
+from tinyclf.utils import files
 
 END = "\n<!-- end -->"  # of a table in a page, which starts with its name
 MEMORY = "memory"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyclf.cache import PackedSplit, load_data, locate_dataset
-from tinyclf.tiny_imagenet import TinyImageNet
+from tinyclf.data.cache import PackedSplit, load_data, locate_dataset
+from tinyclf.data.tiny_imagenet import TinyImageNet
 
 SPLITS = ("train", "val")
 

@@ -22,13 +22,13 @@ import torch
 import typer
 from results import markdown_table, replace_table
 
-from tinyclf.cache import load_data
-from tinyclf.environment import describe
-from tinyclf.flops import multiply_adds
-from tinyclf.loader import ImageLoader
-from tinyclf.paths import PROJECT
-from tinyclf.record import read_records
-from tinyclf.resnet import build_model
+from tinyclf.data.cache import load_data
+from tinyclf.data.loader import ImageLoader
+from tinyclf.experiments.record import read_records
+from tinyclf.models.flops import multiply_adds
+from tinyclf.models.resnet import build_model
+from tinyclf.utils.environment import describe
+from tinyclf.utils.paths import PROJECT
 
 STEP = 5_000  # images written at a time
 BATCH = 100

@@ -9,12 +9,12 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from tinyclf import catalog
-from tinyclf.accuracy import markdown_report
-from tinyclf.figures import Line, curve_table, draw, line_style, styled, svg
-from tinyclf.paths import PROJECT
-from tinyclf.published import PUBLISHED, published_curve
-from tinyclf.runs import group_runs, load_histories, load_runs
+from tinyclf.experiments import catalog
+from tinyclf.report.accuracy import markdown_report
+from tinyclf.report.figures import Line, curve_table, draw, line_style, styled, svg
+from tinyclf.report.published import PUBLISHED, published_curve
+from tinyclf.report.runs import group_runs, load_histories, load_runs
+from tinyclf.utils.paths import PROJECT
 
 DATASET = "tiny-imagenet"
 FIGURE = PROJECT / "docs" / "results.svg"

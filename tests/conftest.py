@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyclf.registry import Layout
+from tinyclf.data.registry import Layout
 
 os.environ["ACCELERATE_USE_CPU"] = "true"  # equality to the last bit is the CPU's promise
 WNIDS = ("n03", "n01", "n04", "n02")  # wnids.txt of the official set is not sorted either

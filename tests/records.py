@@ -2,9 +2,9 @@
 
 import json
 
-from tinyclf import catalog
-from tinyclf.paths import reports_dir
-from tinyclf.settings import Settings
+from tinyclf.experiments import catalog
+from tinyclf.experiments.settings import Settings
+from tinyclf.utils.paths import reports_dir
 
 BASELINE = 15_000  # multiply-adds that the published baseline is said to take here
 MACHINE = {"device": "cpu", "name": "A processor", "threads": 2, "processes": 1}

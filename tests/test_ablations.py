@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from records import BASELINE, leave, planned
 
-from tinyclf.ablations import COLUMNS, ablation_table, standard_error, with_gain
-from tinyclf.catalog import ablation
-from tinyclf.figures import ablation_bars
-from tinyclf.html import table
-from tinyclf.paths import PROJECT
-from tinyclf.settings import Settings
+from tinyclf.experiments.catalog import ablation
+from tinyclf.experiments.settings import Settings
+from tinyclf.report.ablations import COLUMNS, ablation_table, standard_error, with_gain
+from tinyclf.report.figures import ablation_bars
+from tinyclf.report.html import table
+from tinyclf.utils.paths import PROJECT
 
 BEFORE = json.loads((PROJECT / "tests" / "numbers_before.json").read_text())["ablations"]
 

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 from records import leave, planned, started_from
 
-from tinyclf.accuracy import (
+from tinyclf.data.registry import DATASETS
+from tinyclf.report.accuracy import (
     accuracy_table,
     data_notes,
     goal_status,
@@ -16,10 +17,9 @@ from tinyclf.accuracy import (
     order,
     published_text,
 )
-from tinyclf.format import duration, format_metric, hardware, percent, points, share
-from tinyclf.paths import PROJECT
-from tinyclf.published import PUBLISHED, published, published_at, published_curve
-from tinyclf.registry import DATASETS
+from tinyclf.report.format import duration, format_metric, hardware, percent, points, share
+from tinyclf.report.published import PUBLISHED, published, published_at, published_curve
+from tinyclf.utils.paths import PROJECT
 
 BEFORE = json.loads((PROJECT / "tests" / "numbers_before.json").read_text())["tables"]
 STAND_IN = "ImageNet (stand-in: x.safetensors)"

@@ -8,12 +8,12 @@ from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel
 from torchvision import models
 
-from tinyclf.cache import Packed, PackedSplit
-from tinyclf.describe import describe
-from tinyclf.errors import TinyclfError
-from tinyclf.recipe import build_recipe
-from tinyclf.run import Run
-from tinyclf.settings import Settings
+from tinyclf.data.cache import Packed, PackedSplit
+from tinyclf.experiments.recipe import build_recipe
+from tinyclf.experiments.run import Run
+from tinyclf.experiments.settings import Settings
+from tinyclf.training.describe import describe
+from tinyclf.utils.errors import TinyclfError
 
 SETTINGS = Settings(epochs=3, batch_size=8, input_size=32)
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from tinyclf.augment import Augmentation, SampleParams
-from tinyclf.loader import ImageLoader
-from tinyclf.registry import NORMALIZATIONS
+from tinyclf.data.augment import Augmentation, SampleParams
+from tinyclf.data.loader import ImageLoader
+from tinyclf.data.registry import NORMALIZATIONS
 
 COUNT, SIDE, CLASSES = 37, 64, 5
 ALL = Augmentation(flip=True, crop_padding=4, mixup=0.4, cutmix=1.0)

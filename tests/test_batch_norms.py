@@ -6,12 +6,12 @@ import pytest
 import results
 import torch
 
-from tinyclf.cache import load_data
-from tinyclf.distributed import this_process
-from tinyclf.evaluate import evaluate
-from tinyclf.recipe import build_recipe, train_loader, val_loader
-from tinyclf.run import Run
-from tinyclf.settings import Settings
+from tinyclf.data.cache import load_data
+from tinyclf.experiments.recipe import build_recipe, train_loader, val_loader
+from tinyclf.experiments.run import Run
+from tinyclf.experiments.settings import Settings
+from tinyclf.training.distributed import this_process
+from tinyclf.training.evaluate import evaluate
 
 
 def test_a_model_is_evaluated_with_the_mean_of_so_many_batches(tmp_path, monkeypatch):

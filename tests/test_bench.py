@@ -19,10 +19,10 @@ from measure import Watch, peak_memory, rounds
 from sample import Data
 from torch import nn
 
-from tinyclf import paths
-from tinyclf.cache import pack
 from tinyclf.cli import bench as bench_command
-from tinyclf.errors import TinyclfError
+from tinyclf.data.cache import pack
+from tinyclf.utils import paths
+from tinyclf.utils.errors import TinyclfError
 
 CPU = torch.device("cpu")
 

@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from tinyclf import cache, registry
-from tinyclf.cache import Packed, PackedSplit
-from tinyclf.errors import TinyclfError
+from tinyclf.data import cache, registry
+from tinyclf.data.cache import Packed, PackedSplit
+from tinyclf.utils.errors import TinyclfError
 
 fork = multiprocessing.get_context("fork")
 
@@ -290,7 +290,7 @@ def test_an_unknown_data_set_is_refused():
 
 def test_a_wrong_tinyclf_data_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYCLF_DATA", str(tmp_path / "nowhere"))
-    monkeypatch.delattr("tinyclf.tiny_imagenet.download_zip")
+    monkeypatch.delattr("tinyclf.data.tiny_imagenet.download_zip")
     with pytest.raises(TinyclfError, match=r"TINYCLF_DATA points to .*nowhere.*unset it"):
         cache.load_data("tiny-imagenet")
 
@@ -315,7 +315,7 @@ def test_without_tinyclf_data_the_set_is_downloaded(small, own_data_dir, monkeyp
 
     monkeypatch.delenv("TINYCLF_DATA", raising=False)
     replace_layout(small.layout, monkeypatch)
-    monkeypatch.setattr("tinyclf.tiny_imagenet.TINY_IMAGENET", small.layout)
-    monkeypatch.setattr("tinyclf.tiny_imagenet.download_zip", download)
+    monkeypatch.setattr("tinyclf.data.tiny_imagenet.TINY_IMAGENET", small.layout)
+    monkeypatch.setattr("tinyclf.data.tiny_imagenet.download_zip", download)
     cache.load_data("tiny-imagenet")
     assert sorted(os.listdir(own_data_dir)) == ["small.packed", "small.zip"]

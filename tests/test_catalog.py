@@ -16,14 +16,15 @@ import pytest
 from papermill import inspect_notebook
 from typer.testing import CliRunner
 
-from tinyclf import catalog, cli
-from tinyclf.catalog import read_experiments, select
-from tinyclf.errors import TinyclfError
-from tinyclf.names import family
-from tinyclf.parameters import notebook_parameters, parse_assignment
-from tinyclf.paths import NOTEBOOKS, PROJECT
-from tinyclf.registry import DATASETS
-from tinyclf.settings import Settings
+from tinyclf import cli
+from tinyclf.data.registry import DATASETS
+from tinyclf.experiments import catalog
+from tinyclf.experiments.catalog import read_experiments, select
+from tinyclf.experiments.names import family
+from tinyclf.experiments.parameters import notebook_parameters, parse_assignment
+from tinyclf.experiments.settings import Settings
+from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.paths import NOTEBOOKS, PROJECT
 
 
 def test_every_experiment_resolves_on_every_data_set():
@@ -148,7 +149,7 @@ def test_a_recipe_is_what_the_search_by_its_ablations_ended_with(dataset):
 
 
 def test_the_catalog_is_read_without_torch_and_in_time():
-    code = "import sys, tinyclf.catalog as c; c.read_experiments('mini'); print(*sys.modules)"
+    code = "import sys, tinyclf.experiments.catalog as c; c.read_experiments('mini'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "torchvision", "papermill", "IPython", "nbformat"} & set(done.stdout.split())
 
@@ -219,22 +220,22 @@ def test_an_experiment_is_run_only_on_the_data_sets_that_it_is_for():
 @pytest.mark.parametrize("command", ["run", "train"])
 def test_what_is_only_started_from_is_run_unless_it_has_finished(finished, command, monkeypatch):
     ran = []
-    monkeypatch.setattr("tinyclf.initial.is_finished", lambda name, dataset: finished)
-    monkeypatch.setattr("tinyclf.notebook.run", lambda experiment: ran.append(experiment.name))
-    monkeypatch.setattr("tinyclf.run.train_experiment", lambda name, parameters: ran.append(name))
+    monkeypatch.setattr("tinyclf.experiments.initial.is_finished", lambda name, dataset: finished)
+    monkeypatch.setattr("tinyclf.report.notebook.run", lambda experiment: ran.append(experiment.name))
+    monkeypatch.setattr("tinyclf.experiments.run.train_experiment", lambda name, parameters: ran.append(name))
     front = ["summary"] * (command == "run")  # made anew after what was run
     done = CliRunner().invoke(cli.app, [command, "finetuning"])
     assert done.exit_code == 0, done.output
     assert ran == ["preprocessing"] * (not finished) + ["finetuning", *front]
     ran.clear()
     several = type("Process", (), {"num_processes": 2, "destroy_process_group": lambda self: None})
-    monkeypatch.setattr("tinyclf.distributed.this_process", several)
+    monkeypatch.setattr("tinyclf.training.distributed.this_process", several)
     CliRunner().invoke(cli.app, ["train", "finetuning"])  # as torchrun has it
     assert ran == ["preprocessing"] * (not finished) + ["finetuning"]
     ran.clear()
     monkeypatch.undo()
-    monkeypatch.setattr("tinyclf.notebook.run", lambda experiment: ran.append(experiment.name))
-    monkeypatch.setattr("tinyclf.run.train_experiment", lambda name, parameters: ran.append(name))
+    monkeypatch.setattr("tinyclf.report.notebook.run", lambda experiment: ran.append(experiment.name))
+    monkeypatch.setattr("tinyclf.experiments.run.train_experiment", lambda name, parameters: ran.append(name))
     CliRunner().invoke(cli.app, [command, "preprocessing"])
     assert ran == ["preprocessing", *front]  # asked for by name, a finished one is shown again
 
@@ -324,7 +325,7 @@ def test_each_seed_is_a_run_of_its_own_with_a_name_of_its_own():
 )
 def test_the_command_line_takes_seeds_one_after_another(arguments, monkeypatch):
     ran = []
-    monkeypatch.setattr("tinyclf.notebook.run", ran.append)
+    monkeypatch.setattr("tinyclf.report.notebook.run", ran.append)
     done = CliRunner().invoke(cli.app, ["run", *arguments])
     assert done.exit_code == 0, done.output
     assert ran.pop().name == "summary" and [run.parameters["seed"] for run in ran] == [0, 1, 2]

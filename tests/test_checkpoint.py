@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tinyclf import checkpoint
-from tinyclf.checkpoint import TrainingState
-from tinyclf.errors import TinyclfError
+from tinyclf.training import checkpoint
+from tinyclf.training.checkpoint import TrainingState
+from tinyclf.utils.errors import TinyclfError
 
 
 def trained(steps=2, momentum=0.9):

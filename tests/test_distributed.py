@@ -9,20 +9,21 @@ import pytest
 import torch
 from torch import nn
 
-from tinyclf import cli, distributed
-from tinyclf.augment import Augmentation
-from tinyclf.cache import load_data
-from tinyclf.checkpoint import TrainingState
-from tinyclf.distributed import SyncedBatchNorm, this_process
-from tinyclf.errors import TinyclfError
-from tinyclf.evaluate import evaluate
-from tinyclf.loader import ImageLoader
-from tinyclf.loop import fit, silent
-from tinyclf.paths import PROJECT
-from tinyclf.recipe import build_recipe, recipe_for
-from tinyclf.record import read_record
-from tinyclf.run import Run
-from tinyclf.settings import Settings
+from tinyclf import cli
+from tinyclf.data.augment import Augmentation
+from tinyclf.data.cache import load_data
+from tinyclf.data.loader import ImageLoader
+from tinyclf.experiments.recipe import build_recipe, recipe_for
+from tinyclf.experiments.record import read_record
+from tinyclf.experiments.run import Run
+from tinyclf.experiments.settings import Settings
+from tinyclf.training import distributed
+from tinyclf.training.checkpoint import TrainingState
+from tinyclf.training.distributed import SyncedBatchNorm, this_process
+from tinyclf.training.evaluate import evaluate
+from tinyclf.training.loop import fit, silent
+from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.paths import PROJECT
 
 CLASSES = 4
 COUNT = 25  # in batches of 8, the last one holds one image: one of two processes gets none of it

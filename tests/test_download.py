@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinyclf.download import download
-from tinyclf.errors import TinyclfError
-from tinyclf.files import locked
+from tinyclf.data.download import download
+from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.files import locked
 
 CONTENT = np.random.default_rng(0).bytes(1_000_003)
 MD5 = hashlib.md5(CONTENT).hexdigest()

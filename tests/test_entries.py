@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from tinyclf import catalog
-from tinyclf.catalog import read_experiments, select
-from tinyclf.errors import TinyclfError
-from tinyclf.paths import NOTEBOOKS
-from tinyclf.settings import Settings
+from tinyclf.experiments import catalog
+from tinyclf.experiments.catalog import read_experiments, select
+from tinyclf.experiments.settings import Settings
+from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.paths import NOTEBOOKS
 
 EXPERIMENTS = """
 [recipe]

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from tinyclf.augment import Augmentation
-from tinyclf.errors import TinyclfError
-from tinyclf.evaluate import BINS, Evaluation, evaluate
-from tinyclf.loader import ImageLoader
+from tinyclf.data.augment import Augmentation
+from tinyclf.data.loader import ImageLoader
+from tinyclf.training.evaluate import BINS, Evaluation, evaluate
+from tinyclf.utils.errors import TinyclfError
 
 COUNT, CLASSES = 500, 7
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tinyclf.errors import TinyclfError
-from tinyclf.files import atomic_folder, atomic_write, locked
+from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.files import atomic_folder, atomic_write, locked
 
 
 def names(folder: Path) -> list[str]:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from tinyclf.errors import TinyclfError
-from tinyclf.flops import COUNTS, layers, multiply_adds, stages, training_multiply_adds
-from tinyclf.resnet import build_model
+from tinyclf.models.flops import COUNTS, layers, multiply_adds, stages, training_multiply_adds
+from tinyclf.models.resnet import build_model
+from tinyclf.utils.errors import TinyclfError
 
 
 def by_hand(side, stem_pixels, stem_inputs, classes):

@@ -7,12 +7,12 @@ import sys
 import pytest
 import torch
 
-from tinyclf.errors import TinyclfError
-from tinyclf.guards import enough_memory, refuse_non_finite
+from tinyclf.training.guards import enough_memory, refuse_non_finite
+from tinyclf.utils.errors import TinyclfError
 
 FAULTS = """
 import resource, torch
-from tinyclf.guards import keep_memory
+from tinyclf.training.guards import keep_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):

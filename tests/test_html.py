@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from tinyclf.html import Column, details, gallery, link, markdown, picture, small_lines, table
+from tinyclf.report.html import Column, details, gallery, link, markdown, picture, small_lines, table
 
 EVIL = "<script>alert(1)</script> & \"more\" | 'less'"
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from tinyclf.cache import Packed, PackedSplit
-from tinyclf.errors import TinyclfError
-from tinyclf.initial import is_finished, trained
-from tinyclf.predict import Predictor
-from tinyclf.recipe import build_recipe
-from tinyclf.resnet import shrink_filters
-from tinyclf.run import Run
-from tinyclf.settings import Settings
+from tinyclf.data.cache import Packed, PackedSplit
+from tinyclf.experiments.initial import is_finished, trained
+from tinyclf.experiments.predict import Predictor
+from tinyclf.experiments.recipe import build_recipe
+from tinyclf.experiments.run import Run
+from tinyclf.experiments.settings import Settings
+from tinyclf.models.resnet import shrink_filters
+from tinyclf.utils.errors import TinyclfError
 
 PARENT = Settings(epochs=1, batch_size=8, input_size=48, eval_size=64)
 CHILD = Settings(epochs=1, batch_size=8, weights="run:first")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyclf.paths import NOTEBOOKS, PROJECT
+from tinyclf.utils.paths import NOTEBOOKS, PROJECT
 
 
 @pytest.fixture(scope="module")

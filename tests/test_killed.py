@@ -19,14 +19,14 @@ import torch
 from jupyter_client.manager import start_new_kernel
 from torch import nn
 
-from tinyclf import checkpoint
-from tinyclf.cache import Packed, PackedSplit
-from tinyclf.errors import TinyclfError
-from tinyclf.initial import CHECKPOINT
-from tinyclf.paths import NOTEBOOKS
-from tinyclf.recipe import recipe_for
-from tinyclf.run import Run
-from tinyclf.settings import Settings
+from tinyclf.data.cache import Packed, PackedSplit
+from tinyclf.experiments.initial import CHECKPOINT
+from tinyclf.experiments.recipe import recipe_for
+from tinyclf.experiments.run import Run
+from tinyclf.experiments.settings import Settings
+from tinyclf.training import checkpoint
+from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.paths import NOTEBOOKS
 
 EPOCHS = 6
 PAUSE = 0.02  # seconds, of each step of a run that is to be killed within its steps
@@ -61,7 +61,7 @@ def train(pause=0.0):
 def processes():
     """Starts processes that have imported everything already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tinyclf.run", "pytest", "nbformat", "jupyter_client.manager"])
+    context.set_forkserver_preload(["tinyclf.experiments.run", "pytest", "nbformat", "jupyter_client.manager"])
     return context
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tinyclf.augment import Augmentation
-from tinyclf.errors import TinyclfError
-from tinyclf.loader import ImageLoader, copy_to
-from tinyclf.registry import NORMALIZATIONS
+from tinyclf.data.augment import Augmentation
+from tinyclf.data.loader import ImageLoader, copy_to
+from tinyclf.data.registry import NORMALIZATIONS
+from tinyclf.utils.errors import TinyclfError
 
 COUNT = 23
 FLIP = Augmentation(flip=True)

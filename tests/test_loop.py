@@ -9,17 +9,17 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from tinyclf import checkpoint
-from tinyclf.augment import Augmentation
-from tinyclf.checkpoint import TrainingState
-from tinyclf.errors import TinyclfError
-from tinyclf.evaluate import evaluate
-from tinyclf.loader import ImageLoader
-from tinyclf.loop import fit, silent
-from tinyclf.recipe import recipe_for
-from tinyclf.resnet import build_model
-from tinyclf.settings import Settings
-from tinyclf.small_map_conv import use_small_map_conv
+from tinyclf.data.augment import Augmentation
+from tinyclf.data.loader import ImageLoader
+from tinyclf.experiments.recipe import recipe_for
+from tinyclf.experiments.settings import Settings
+from tinyclf.models.resnet import build_model
+from tinyclf.models.small_map_conv import use_small_map_conv
+from tinyclf.training import checkpoint
+from tinyclf.training.checkpoint import TrainingState
+from tinyclf.training.evaluate import evaluate
+from tinyclf.training.loop import fit, silent
+from tinyclf.utils.errors import TinyclfError
 
 CLASSES = 4
 SETTINGS = Settings(epochs=3, batch_size=8, step_size=2)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tinyclf.errors import TinyclfError
-from tinyclf.names import check_name, family, seed_of, with_seed
+from tinyclf.experiments.names import check_name, family, seed_of, with_seed
+from tinyclf.utils.errors import TinyclfError
 
 
 @pytest.mark.parametrize("name", ["baseline-scratch", "fast-scratch.ema", "lr=0.1+flip", "3", "data-2", "a" * 100])

@@ -13,16 +13,17 @@ import pytest
 import typer
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from tinyclf import cli, notebook
-from tinyclf.catalog import Experiment
-from tinyclf.errors import TinyclfError
-from tinyclf.files import locked
-from tinyclf.paths import NOTEBOOKS
-from tinyclf.run import train_experiment
+from tinyclf import cli
+from tinyclf.experiments.catalog import Experiment
+from tinyclf.experiments.run import train_experiment
+from tinyclf.report import notebook
+from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.files import locked
+from tinyclf.utils.paths import NOTEBOOKS
 
 FIGURE = """
 import matplotlib.pyplot as plt
-from tinyclf.figures import Described, show
+from tinyclf.report.figures import Described, show
 figure, axes = plt.subplots()
 plt.close(figure)
 show(Described(figure, 'an empty "figure" & <no> more'))
@@ -69,7 +70,7 @@ def test_an_executed_notebook_names_no_path_of_this_machine(tmp_path, folder):
 
 def test_one_that_fails_leaves_its_page_and_the_others_still_run(tmp_path, folder, capsys):
     message = "the <b>data</b> is not there"
-    code = f"from tinyclf.errors import TinyclfError\nraise TinyclfError({message!r})"
+    code = f"from tinyclf.utils.errors import TinyclfError\nraise TinyclfError({message!r})"
     with pytest.raises(TinyclfError) as failed:
         cli.run_one_by_one([experiment(tmp_path, "bad", code), experiment(tmp_path, "good", VALUE)], notebook.run)
     assert str(failed.value) == "failed: bad"

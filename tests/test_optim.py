@@ -7,10 +7,10 @@ import torch
 from torch import nn, optim
 from torch.optim import lr_scheduler
 
-from tinyclf.errors import TinyclfError
-from tinyclf.optim import ExponentialMovingAverage, RateSchedule, make_optimizer, make_scheduler
-from tinyclf.resnet import build_model
-from tinyclf.settings import Settings
+from tinyclf.experiments.settings import Settings
+from tinyclf.models.resnet import build_model
+from tinyclf.training.optim import ExponentialMovingAverage, RateSchedule, make_optimizer, make_scheduler
+from tinyclf.utils.errors import TinyclfError
 
 
 def rates_of(make, count):

@@ -14,18 +14,19 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
-from tinyclf import cli, notebook
-from tinyclf.catalog import Experiment, select
-from tinyclf.comparison import comparison
-from tinyclf.paths import PROJECT
-from tinyclf.run import train_experiment
+from tinyclf import cli
+from tinyclf.experiments.catalog import Experiment, select
+from tinyclf.experiments.run import train_experiment
+from tinyclf.report import notebook
+from tinyclf.report.comparison import comparison
+from tinyclf.utils.paths import PROJECT
 
 EVIL = "<script>alert(1)</script> $x$, evil"
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 SHOW = """
-from tinyclf.figures import class_extremes, show
-from tinyclf.record import read_records
-from tinyclf.run_page import confusions
+from tinyclf.report.figures import class_extremes, show
+from tinyclf.experiments.record import read_records
+from tinyclf.report.run_page import confusions
 
 record = read_records(dataset)["baseline-scratch"]
 rows = confusions(record)

@@ -5,9 +5,9 @@ import json
 import pytest
 from papermill import inspect_notebook
 
-from tinyclf.errors import TinyclfError
-from tinyclf.parameters import check_parameters, notebook_parameters, parse_assignment
-from tinyclf.paths import NOTEBOOKS
+from tinyclf.experiments.parameters import check_parameters, notebook_parameters, parse_assignment
+from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.paths import NOTEBOOKS
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)

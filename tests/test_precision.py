@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tinyclf import precision
-from tinyclf.errors import TinyclfError
-from tinyclf.precision import autocast, supported_precision
+from tinyclf.training import precision
+from tinyclf.training.precision import autocast, supported_precision
+from tinyclf.utils.errors import TinyclfError
 
 
 def test_low_precision_is_refused_on_a_cpu_that_has_no_instructions_for_it(monkeypatch):

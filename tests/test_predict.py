@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from tinyclf import predict
-from tinyclf.cache import load_data, locate_dataset
-from tinyclf.errors import TinyclfError
-from tinyclf.predict import Predictor, read_image
-from tinyclf.resnet import build_model
-from tinyclf.run import Run
-from tinyclf.settings import Settings
-from tinyclf.tiny_imagenet import TinyImageNet
+from tinyclf.data.cache import load_data, locate_dataset
+from tinyclf.data.tiny_imagenet import TinyImageNet
+from tinyclf.experiments import predict
+from tinyclf.experiments.predict import Predictor, read_image
+from tinyclf.experiments.run import Run
+from tinyclf.experiments.settings import Settings
+from tinyclf.models.resnet import build_model
+from tinyclf.utils.errors import TinyclfError
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ import nbformat
 import pandas as pd
 import pytest
 
-from tinyclf.figures import Line, curve_table
-from tinyclf.paths import NOTEBOOKS, PROJECT
-from tinyclf.runs import load_histories
+from tinyclf.report.figures import Line, curve_table
+from tinyclf.report.runs import load_histories
+from tinyclf.utils.paths import NOTEBOOKS, PROJECT
 
 README = (PROJECT / "README.md").read_text()
 RESULTS = (PROJECT / "docs" / "results.md").read_text()

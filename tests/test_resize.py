@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tinyclf.cache import load_data
-from tinyclf.resize import resize
+from tinyclf.data.cache import load_data
+from tinyclf.data.resize import resize
 
 RNG = np.random.default_rng(0)
 IMAGES = {

@@ -8,8 +8,8 @@ import torchvision
 from torch import nn
 from torch.nn.functional import conv2d, pad, pixel_shuffle
 
-from tinyclf.errors import TinyclfError
-from tinyclf.resnet import build_model, change_stem, head_names
+from tinyclf.models.resnet import build_model, change_stem, head_names
+from tinyclf.utils.errors import TinyclfError
 
 
 @pytest.mark.parametrize(

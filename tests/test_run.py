@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from tinyclf import identity, initial
-from tinyclf import run as runs
-from tinyclf.cache import Packed, PackedSplit
-from tinyclf.errors import TinyclfError
-from tinyclf.initial import is_finished
-from tinyclf.recipe import recipe_for
-from tinyclf.record import read_records
-from tinyclf.run import Run
-from tinyclf.settings import Settings
+from tinyclf.data.cache import Packed, PackedSplit
+from tinyclf.experiments import identity, initial
+from tinyclf.experiments import run as runs
+from tinyclf.experiments.initial import is_finished
+from tinyclf.experiments.recipe import recipe_for
+from tinyclf.experiments.record import read_records
+from tinyclf.experiments.run import Run
+from tinyclf.experiments.settings import Settings
+from tinyclf.utils.errors import TinyclfError
 
 SETTINGS = Settings(epochs=2, batch_size=8)
 WORDS = ["ant", "bee", "cat", "dog"]
@@ -244,7 +244,7 @@ def test_a_record_that_cannot_be_written_whole_leaves_the_old_one(reports, monke
         raise OSError(28, "No space left on device")
 
     fit(run, model())
-    monkeypatch.setattr("tinyclf.files.os.replace", full)
+    monkeypatch.setattr("tinyclf.utils.files.os.replace", full)
     with pytest.raises(TinyclfError, match="No space left on device"):
         run.finish()
     assert read_records("mini")["mine"] == before

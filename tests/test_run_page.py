@@ -8,14 +8,14 @@ import pytest
 from matplotlib import pyplot as plt
 from records import leave, planned, started_from
 
-from tinyclf import run_page
-from tinyclf.comparison import chosen_runs, comparison, result_table, settings_that_differ
-from tinyclf.errors import TinyclfError
-from tinyclf.figures import experiment_curves, reliability, run_curves, svg
-from tinyclf.index_page import front_tables, runs_table
-from tinyclf.run_page import evaluation_table, history_table, provenance, settings_table
-from tinyclf.runs import history_frame, load_histories
-from tinyclf.settings import Settings
+from tinyclf.experiments.settings import Settings
+from tinyclf.report import run_page
+from tinyclf.report.comparison import chosen_runs, comparison, result_table, settings_that_differ
+from tinyclf.report.figures import experiment_curves, reliability, run_curves, svg
+from tinyclf.report.index_page import front_tables, runs_table
+from tinyclf.report.run_page import evaluation_table, history_table, provenance, settings_table
+from tinyclf.report.runs import history_frame, load_histories
+from tinyclf.utils.errors import TinyclfError
 
 
 @pytest.fixture(autouse=True)

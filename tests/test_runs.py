@@ -7,12 +7,12 @@ import statistics
 import pytest
 from records import BASELINE, leave, planned, started_from
 
-from tinyclf import catalog
-from tinyclf.errors import TinyclfError
-from tinyclf.index_page import regenerate
-from tinyclf.paths import PROJECT
-from tinyclf.runs import group_runs, group_seeds, load_histories, load_runs
-from tinyclf.settings import Settings
+from tinyclf.experiments import catalog
+from tinyclf.experiments.settings import Settings
+from tinyclf.report.index_page import regenerate
+from tinyclf.report.runs import group_runs, group_seeds, load_histories, load_runs
+from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.paths import PROJECT
 
 BEFORE = json.loads((PROJECT / "tests" / "numbers_before.json").read_text())
 

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from tinyclf.errors import TinyclfError
-from tinyclf.settings import Settings
+from tinyclf.experiments.settings import Settings
+from tinyclf.utils.errors import TinyclfError
 
 
 def test_the_defaults_are_the_published_recipe():

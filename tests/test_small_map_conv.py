@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from tinyclf.small_map_conv import SmallMapConv2d, tap_matrix, use_small_map_conv
+from tinyclf.models.small_map_conv import SmallMapConv2d, tap_matrix, use_small_map_conv
 
 
 def changed(model):

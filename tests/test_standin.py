@@ -5,10 +5,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tinyclf import standin
-from tinyclf.cache import Packed, PackedSplit
-from tinyclf.resnet import build_model
-from tinyclf.weights import load_weights
+from tinyclf.data.cache import Packed, PackedSplit
+from tinyclf.models import standin
+from tinyclf.models.resnet import build_model
+from tinyclf.models.weights import load_weights
 
 
 @pytest.fixture(autouse=True)

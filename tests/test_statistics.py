@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from tinyclf.annotations import SPLITS
-from tinyclf.registry import TINY_IMAGENET, Layout
-from tinyclf.statistics import channel_statistics, properties
-from tinyclf.tiny_imagenet import TinyImageNet
+from tinyclf.data.annotations import SPLITS
+from tinyclf.data.registry import TINY_IMAGENET, Layout
+from tinyclf.data.statistics import channel_statistics, properties
+from tinyclf.data.tiny_imagenet import TinyImageNet
 
 
 def test_channel_statistics_are_numpys_whatever_the_number_of_images():

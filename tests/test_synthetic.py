@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyclf import drawing, synthetic
-from tinyclf.errors import TinyclfError
-from tinyclf.registry import MINI, Layout
+from tinyclf.data import drawing, synthetic
+from tinyclf.data.registry import MINI, Layout
+from tinyclf.utils.errors import TinyclfError
 
 FEW = Layout("mini", classes=10, train=2, val=1, test=1)  # 40 images, made in no time
 
@@ -132,7 +132,7 @@ def test_a_set_of_another_version_is_made_again(tmp_path: Path) -> None:
 
 def test_two_processes_at_once(root: Path, tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from tinyclf.registry import MINI; from tinyclf.synthetic import make_dataset; "
+        "import sys, pathlib; from tinyclf.data.registry import MINI; from tinyclf.data.synthetic import make_dataset; "
         "print(make_dataset(MINI, pathlib.Path(sys.argv[1])))"
     )
     processes = [

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from tinyclf.archive import fingerprint, open_source
-from tinyclf.errors import TinyclfError
-from tinyclf.tiny_imagenet import TinyImageNet, decode
+from tinyclf.data.archive import fingerprint, open_source
+from tinyclf.data.tiny_imagenet import TinyImageNet, decode
+from tinyclf.utils.errors import TinyclfError
 
 
 def to_tensor() -> v2.PILToTensor:
@@ -232,12 +232,14 @@ def test_an_unknown_split_is_refused(small):
 
 
 def test_a_missing_set_is_downloaded(small, tmp_path, monkeypatch):
-    monkeypatch.setattr("tinyclf.tiny_imagenet.TINY_IMAGENET", small.layout)
-    monkeypatch.setattr("tinyclf.tiny_imagenet.download_zip", lambda root: shutil.copy(small.zip, root / "small.zip"))
+    monkeypatch.setattr("tinyclf.data.tiny_imagenet.TINY_IMAGENET", small.layout)
+    monkeypatch.setattr(
+        "tinyclf.data.tiny_imagenet.download_zip", lambda root: shutil.copy(small.zip, root / "small.zip")
+    )
     (tmp_path / "new").mkdir()
     data = TinyImageNet(tmp_path / "new", "val", download=True, layout=small.layout)
     assert data.source.path == tmp_path / "new/small.zip"
-    monkeypatch.delattr("tinyclf.tiny_imagenet.download_zip")  # a second call must not download
+    monkeypatch.delattr("tinyclf.data.tiny_imagenet.download_zip")  # a second call must not download
     TinyImageNet(tmp_path / "new", "val", download=True, layout=small.layout)
 
 

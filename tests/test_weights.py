@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch.nn.functional import conv2d, interpolate
 from torchvision.models import ResNet18_Weights
 
-from tinyclf.errors import TinyclfError
-from tinyclf.resnet import build_model, compose_filters, head_names, shrink_filters
-from tinyclf.weights import copy_weights, load_state, load_weights, weights_file
+from tinyclf.models.resnet import build_model, compose_filters, head_names, shrink_filters
+from tinyclf.models.weights import copy_weights, load_state, load_weights, weights_file
+from tinyclf.utils.errors import TinyclfError
 
 
 @pytest.fixture(scope="module")

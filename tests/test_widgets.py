@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from records import leave
 
-from tinyclf import widgets
-from tinyclf.cache import Packed, PackedSplit
-from tinyclf.settings import Settings
-from tinyclf.tiny_imagenet import TinyImageNet
+from tinyclf.data.cache import Packed, PackedSplit
+from tinyclf.data.tiny_imagenet import TinyImageNet
+from tinyclf.experiments.settings import Settings
+from tinyclf.report import widgets
 
 RECORD = {"run": "mine", "settings": {"dataset": "mini"}}
 

@@ -4,17 +4,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinyclf.cache import load_data as load_data
-    from tinyclf.run import Run as Run
-    from tinyclf.settings import Settings as Settings
-    from tinyclf.tiny_imagenet import TinyImageNet as TinyImageNet
+    from tinyclf.data.cache import load_data as load_data
+    from tinyclf.data.tiny_imagenet import TinyImageNet as TinyImageNet
+    from tinyclf.experiments.run import Run as Run
+    from tinyclf.experiments.settings import Settings as Settings
 
 __version__ = "0.1.0"
 EXPORTS = {
-    "Run": "tinyclf.run",
-    "Settings": "tinyclf.settings",
-    "TinyImageNet": "tinyclf.tiny_imagenet",
-    "load_data": "tinyclf.cache",
+    "Run": "tinyclf.experiments.run",
+    "Settings": "tinyclf.experiments.settings",
+    "TinyImageNet": "tinyclf.data.tiny_imagenet",
+    "load_data": "tinyclf.data.cache",
 }
 __all__ = list(EXPORTS)
 

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from tinyclf.catalog import Experiment
-from tinyclf.checks import one_of
-from tinyclf.errors import TinyclfError
-from tinyclf.launch import Request, launch
-from tinyclf.parameters import RUN_NAME
-from tinyclf.paths import PROJECT, reports_dir
-from tinyclf.registry import DATASETS, WHOLE_DATASETS
+from tinyclf.data.registry import DATASETS, WHOLE_DATASETS
+from tinyclf.experiments.catalog import Experiment
+from tinyclf.experiments.launch import Request, launch
+from tinyclf.experiments.parameters import RUN_NAME
+from tinyclf.utils.checks import one_of
+from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.paths import PROJECT, reports_dir
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -93,8 +93,8 @@ def train(
     if processes > 1:
         with interruptible():
             return launch(request, experiments)
-    from tinyclf.distributed import this_process
-    from tinyclf.run import train_experiment
+    from tinyclf.experiments.run import train_experiment
+    from tinyclf.training.distributed import this_process
 
     def do(experiment: Experiment) -> None:
         train_experiment(experiment.name, experiment.parameters)
@@ -113,8 +113,8 @@ def compare(
     runs: Annotated[list[str], typer.Argument(help="runs that have a record")], dataset: Dataset = "mini"
 ) -> None:
     """Compare runs on one page, their curves and the settings that differ, and print its path."""
-    from tinyclf import notebook
-    from tinyclf.comparison import comparison
+    from tinyclf.report import notebook
+    from tinyclf.report.comparison import comparison
 
     experiment = comparison(runs, dataset)
     run_one_by_one([experiment], notebook.run)
@@ -131,7 +131,7 @@ def predict(
     ] = False,
 ) -> None:
     """Print the five most probable classes of images by a run's model, with their words and probabilities."""
-    from tinyclf.predict import Predictor, lines, read_image
+    from tinyclf.experiments.predict import Predictor, lines, read_image
 
     if not images and not test:
         raise TinyclfError("nothing to predict: name image files, or ask for the test split by --test")
@@ -175,7 +175,7 @@ def bench(
 @app.command()
 def table(dataset: Dataset = "mini") -> None:
     """Print the accuracy tables of the runs recorded so far, in Markdown."""
-    from tinyclf import accuracy
+    from tinyclf.report import accuracy
 
     one_of("dataset", dataset, DATASETS)
     print(accuracy.markdown_report(dataset))
@@ -188,7 +188,7 @@ def run_notebooks(request: Request) -> None:
         with interruptible():
             launch(request, experiments)
         experiments = dataclasses.replace(request, force=False).experiments()
-    from tinyclf import notebook
+    from tinyclf.report import notebook
 
     run_one_by_one(experiments, notebook.run)
 

@@ -1,0 +1,86 @@
+"""The data sets by name, and every fact that depends on the name. Imports neither torch nor NumPy."""
+
+from dataclasses import dataclass
+
+from tinyclf.utils.checks import one_of
+
+SIDE = 64  # pixels, width and height of every image
+
+# Mean and standard deviation of red, green and blue on the scale 0..1: as torchvision's ImageNet weights expect them,
+# and rounded ones of Tiny-ImageNet's training images.
+NORMALIZATIONS: dict[str, tuple[tuple[float, ...], ...]] = {
+    "none": (),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "tiny-imagenet": ((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A set in Tiny-ImageNet's layout on disk: its folder, and how many images of each class a split has."""
+
+    folder: str
+    classes: int
+    train: int
+    val: int
+    test: int  # these images do not say their class
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What depends on the name of a data set."""
+
+    name: str
+    help: str  # what it is, in a few words
+    batch_size: int  # by default: as published, and smaller where an epoch would have too few steps
+    layout: Layout  # of the files; a subset has the files of its whole
+    subset_of: str = ""  # name of the data set that has all of the classes; "": this one is whole
+    class_step: int = 1  # a subset has every `class_step`-th class, in sorted order, from the first
+    synthetic: bool = False  # made on this machine: its images may be shown to anybody
+    comparable: bool = False  # its results compare with the published ones
+    note: str = ""  # what a reader of its results must know, in Markdown
+
+
+TINY_IMAGENET = Layout("tiny-imagenet-200", classes=200, train=500, val=50, test=50)
+MINI = Layout("mini", classes=10, train=40, val=20, test=10)
+
+DATASETS = {
+    info.name: info
+    for info in (
+        DatasetInfo(
+            "mini",
+            "10 synthetic classes, made on first use",
+            batch_size=20,
+            layout=MINI,
+            synthetic=True,
+            note="`mini` is a stand-in: a small synthetic data set in place of Tiny-ImageNet, and weights trained on "
+            "other synthetic classes in place of ImageNet's. Its numbers show that everything works, and compare with "
+            "no published one.",
+        ),
+        DatasetInfo(
+            "tiny-imagenet",
+            "200 classes, downloaded on first use",
+            batch_size=100,
+            layout=TINY_IMAGENET,
+            comparable=True,
+        ),
+        DatasetInfo(
+            "tiny-imagenet-20",
+            "every tenth class of tiny-imagenet",
+            batch_size=20,
+            layout=TINY_IMAGENET,
+            subset_of="tiny-imagenet",
+            class_step=10,
+            note="`tiny-imagenet-20` is every tenth class of Tiny-ImageNet, with all of its images, in batches of 20: "
+            "a small machine can train on it. It is easier to tell 20 classes apart than 200, so of the published "
+            "numbers only the order compares.",
+        ),
+    )
+}
+WHOLE_DATASETS = tuple(info.name for info in DATASETS.values() if not info.subset_of)
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """The facts of a data set by its name. Raises TinyclfError for an unknown name."""
+    one_of("dataset", name, DATASETS)
+    return DATASETS[name]

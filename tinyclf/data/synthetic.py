@@ -1,0 +1,121 @@
+"""The synthetic data set `mini`, made on this machine in exactly Tiny-ImageNet's layout on disk.
+
+A class is a shape with a texture ("striped triangle"). `mini-pretrain` has the combinations that `mini` leaves out; a
+ResNet18 trained on it is the stand-in for ImageNet weights. Each image has a generator (NumPy's PCG64) seeded with its
+own name, so that the pixels, and with the same Pillow the JPEG bytes, are the same every time.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import PIL
+from PIL import Image
+
+from tinyclf.data.drawing import SHAPES, TEXTURES, bounding_box, draw_image
+from tinyclf.data.registry import MINI, Layout
+from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.files import atomic_folder, locked
+
+VERSION = 2  # raise it when the pixels change: sets of another version are made again
+GREY_EVERY = 50  # one image in 50 is greyscale; in Tiny-ImageNet 2,178 of 120,000 are (1.8 %)
+
+PRETRAIN = Layout("mini-pretrain", classes=20, train=100, val=5, test=1)
+
+SYNONYMS = {
+    "striped": "banded", "checkered": "chequered", "dotted": "spotted", "ringed": "rippled", "zigzag": "chevron",
+}  # fmt: skip
+
+
+def make_dataset(layout: Layout, parent: Path) -> Path:
+    """The folder of MINI or PRETRAIN in `parent`; writes it first where it is missing or of another version.
+
+    It is written whole or not at all, by one process; others wait. Raises TinyclfError if it cannot be written.
+    """
+    target = Path(parent) / layout.folder
+    if _version_of(target) == _version(layout):
+        return target
+    try:
+        with locked(target.with_name(f".{target.name}.lock")):
+            if _version_of(target) != _version(layout):  # else another process wrote it meanwhile
+                with atomic_folder(target) as folder:
+                    _write_dataset(layout, folder)
+    except OSError as error:
+        raise TinyclfError(
+            f"The synthetic data set {layout.folder} cannot be written to {target}: {error}. Free some space or make "
+            "the folder writable, and run again; no part of it is left."
+        ) from error
+    return target
+
+
+def class_table(folder: str | None = None) -> dict[str, tuple[str, str]]:
+    """wnid -> (shape, texture) of one of the two sets, or of both: words.txt names more than the set's own classes.
+
+    `mini` has five of the six shapes, each with two textures, and each texture twice.
+    """
+    table = {}
+    for s, shape in enumerate(SHAPES):
+        for t, texture in enumerate(TEXTURES):
+            owner = MINI.folder if (t - 2 * s) % 5 < 2 and s < 5 else PRETRAIN.folder
+            if folder in (None, owner):
+                table[f"n9{s + 1:03d}{t + 1:03d}0"] = (shape, texture)
+    return table
+
+
+def _version(layout: Layout) -> str:
+    """Everything that decides the bytes of a set."""
+    return f"tinyclf mini, version {VERSION}, Pillow {PIL.__version__}, {layout}\n"
+
+
+def _version_of(folder: Path) -> str | None:
+    """The version that a set on disk carries; None where there is no such set."""
+    try:
+        return (folder / ".recipe").read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+def _write_dataset(layout: Layout, root: Path) -> None:
+    """All files of the set, named and formatted as in the official archive."""
+    table = class_table(layout.folder)
+    for wnid, kind in table.items():
+        images = root / "train" / wnid / "images"
+        images.mkdir(parents=True)
+        names = [f"{wnid}_{i}.JPEG" for i in range(layout.train)]
+        _write_lines(images.parent / f"{wnid}_boxes.txt", [f"{n}\t{_write_image(images / n, kind)}" for n in names])
+    for split, count in (("val", layout.val), ("test", layout.test)):
+        images, lines = root / split / "images", []
+        images.mkdir(parents=True)
+        for i, wnid in enumerate(_shuffled(list(table) * count, split)):
+            name = f"{split}_{i}.JPEG"
+            lines.append(f"{name}\t{wnid}\t{_write_image(images / name, table[wnid])}")
+        if split == "val":
+            _write_lines(root / "val" / "val_annotations.txt", lines)
+    _write_lines(root / "wnids.txt", _shuffled(list(table), "wnids"))
+    words = [f"{wnid}\t{t} {s}, {SYNONYMS[t]} {s}" for wnid, (s, t) in class_table().items()]
+    _write_lines(root / "words.txt", words)
+    (root / ".recipe").write_text(_version(layout), encoding="utf-8")
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _write_image(path: Path, kind: tuple[str, str]) -> str:
+    """Draws one JPEG; returns its box, tab-separated."""
+    pixels, mask = draw_image(*kind, _generator(path.name, *kind))
+    image = Image.fromarray(pixels)
+    if int(path.stem.rsplit("_", 1)[1]) % GREY_EVERY == 7:
+        image = image.convert("L")
+    image.save(path, "JPEG", quality=90)
+    return "\t".join(map(str, bounding_box(mask)))
+
+
+def _generator(*name: str) -> np.random.Generator:
+    """The random numbers that belong to a name."""
+    seed = hashlib.sha256("/".join(name).encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(seed[:16])))
+
+
+def _shuffled(items: list[str], name: str) -> list[str]:
+    return [items[i] for i in _generator(name).permutation(len(items))]

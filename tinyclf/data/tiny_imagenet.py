@@ -1,0 +1,127 @@
+"""Tiny-ImageNet as a torchvision data set, read from the official folder or zip, which is never unpacked."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torchvision.datasets import VisionDataset
+from tqdm import tqdm
+
+from tinyclf.data.annotations import SPLITS, locate, read_classes, read_split
+from tinyclf.data.archive import open_source
+from tinyclf.data.download import download as download_zip
+from tinyclf.data.registry import SIDE, TINY_IMAGENET, Layout
+from tinyclf.utils.checks import one_of
+from tinyclf.utils.errors import TinyclfError
+
+
+class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26's takes none
+    """Pairs of an RGB PIL image, 64x64, and its class, an int; greyscale files become RGB, none is dropped.
+
+    Args:
+        root: holds `tiny-imagenet-200` or `tiny-imagenet-200.zip` (the folder wins), or is one of the two.
+        split: `train` (100,000 images), `val` (10,000) or `test` (10,000 without labels: every target is -1, as in
+            torchvision's STL10).
+        transform: from PIL image to whatever the model takes.
+        target_transform: the same for the target.
+        download: fetches the official zip into `root` where the set is not there yet.
+        layout: name and numbers, for other sets in the same layout.
+
+    Attributes:
+        classes: the wnids, sorted; a target is an index of this list.
+        class_to_idx: wnid -> target.
+        class_names: the words of each class, in the order of `classes`.
+        samples: (name of the file in the set, target) of every image; `targets` has the targets alone.
+        boxes: (N, 4) int64, the corners x0 y0 x1 y1 in pixels as the files give them; None for test.
+
+    Raises TinyclfError when the set is missing or is not of its layout: numbers and names of the files are checked on
+    construction, the images themselves when they are read, or all at once by `check`.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        transform: Callable[[Image.Image], Any] | None = None,
+        target_transform: Callable[[int], Any] | None = None,
+        download: bool = False,
+        *,
+        layout: Layout = TINY_IMAGENET,
+    ) -> None:
+        super().__init__(root, transform=transform, target_transform=target_transform)
+        one_of("split", split, SPLITS)
+        self.split = split
+        self.source = open_source(locate_or_download(Path(self.root), layout, download))
+        self.classes, self.class_names = read_classes(self.source, layout)
+        self.class_to_idx = {wnid: target for target, wnid in enumerate(self.classes)}
+        files = read_split(self.source, layout, split, self.classes)
+        self.samples = list(zip(files.names, files.targets, strict=True))
+        self.targets = files.targets
+        self.boxes = files.boxes
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        image, target = self.load(index), self.targets[index]
+        return self.transforms(image, target) if self.transforms else (image, target)
+
+    def load(self, index: int) -> Image.Image:
+        """The image alone, 64x64 and RGB, not transformed. Raises TinyclfError naming the file when it is damaged."""
+        name = self.samples[index][0]
+        try:
+            return decode(self.source.read(name))
+        except ValueError as error:
+            raise TinyclfError(
+                f"{name} in {self.source.path} {error}. Replace that file by the official one."
+            ) from error
+
+    def check(self) -> None:
+        """Decodes every image. Raises one TinyclfError that names those that are damaged or not 64x64."""
+        faults = []
+        for index in tqdm(range(len(self)), f"checking {self.split}", unit=" images", disable=None):
+            try:
+                self.load(index)
+            except TinyclfError as error:
+                faults.append(str(error))
+        refuse_images(faults)
+
+    def extra_repr(self) -> str:
+        return f"Split: {self.split}\nSource: {self.source.path}"
+
+
+def locate_or_download(root: Path, layout: Layout = TINY_IMAGENET, download: bool = False) -> Path:
+    """The folder or zip of the set in `root`; Tiny-ImageNet is downloaded to there if missing and `download` is set."""
+    root = root.expanduser().absolute()
+    path = locate(root, layout)
+    if path is None and download and layout == TINY_IMAGENET:
+        path = download_zip(root)
+    if path is None:
+        remedy = " or pass download=True" if layout == TINY_IMAGENET else ""
+        raise TinyclfError(
+            f"{root} holds neither the folder {layout.folder} nor {layout.folder}.zip. Put one of them there{remedy}."
+        )
+    return path
+
+
+def decode(data: bytes) -> Image.Image:
+    """A JPEG file's image as `Image.open(...).convert("RGB")` gives it. Raises ValueError unless whole and 64x64."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=["JPEG"])
+        if image.size != (SIDE, SIDE):
+            raise ValueError(f"is {image.width}x{image.height} pixels instead of {SIDE}x{SIDE}")
+        # PIL ignores a missing end where someone set ImageFile.LOAD_TRUNCATED_IMAGES, as many notebooks do. The
+        # end-of-image marker must follow the last start-of-scan marker: neither occurs within compressed data.
+        if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+            raise ValueError("is cut short")
+        return image.convert("RGB")
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"is not a whole JPEG ({error})") from error
+
+
+def refuse_images(faults: list[str]) -> None:
+    """Raises TinyclfError with the first faults of images and the number of all, if there are any."""
+    if faults:
+        raise TinyclfError(f"{len(faults):,} of the images cannot be used:\n  - " + "\n  - ".join(faults[:5]))

@@ -1,0 +1,250 @@
+"""The experiments: which there are, which runs are asked for and in which order, and the command that repeats a run."""
+
+import dataclasses
+import difflib
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tinyclf.data.registry import DATASETS
+from tinyclf.experiments.entries import RECIPES_NOTEBOOK, Ablation, Experiment, Goal, notebook_for, parse_entries
+from tinyclf.experiments.names import family, seed_of, with_seed
+from tinyclf.experiments.parameters import RUN_NAME, accepted_parameters, notebook_parameters
+from tinyclf.experiments.settings import RUN, SEEDS, Settings, parent_of
+from tinyclf.utils.checks import in_range, one_of, typed
+from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.paths import NOTEBOOKS
+from tinyclf.utils.schema import read_text
+
+__all__ = ["Ablation", "Experiment", "Goal", "ablation", "command", "goals", "is_ablation", "overrides", "select"]
+LAST = {"ablations": 1, "summary": 2}  # made from the records of all others, in this order
+
+
+def read_all() -> dict[str, dict[str, Experiment]]:
+    """All experiments, by data set and name. Raises TinyclfError for a slip, naming file, entry and key."""
+    experiments, ablations = (read_text(NOTEBOOKS / name) for name in ("experiments.toml", "ablations.toml"))
+    return parse_entries(NOTEBOOKS, experiments, ablations)
+
+
+def read_experiments(dataset: str) -> dict[str, Experiment]:
+    """The experiments on `dataset` by name, in order, each followed by its ablations. Raises TinyclfError."""
+    one_of("dataset", dataset, DATASETS)
+    return dict(read_all()[dataset])
+
+
+def find_experiment(name: str) -> Experiment | None:
+    """The experiment or ablation of a name, on the first data set that has it; None if none does."""
+    return next((experiments[name] for experiments in read_all().values() if name in experiments), None)
+
+
+def ablation(run: str) -> Ablation | None:
+    """The ablation that a run is one of, by its name; None if it is of none."""
+    experiment = find_experiment(family(run))
+    return experiment.ablation if experiment else None
+
+
+def is_ablation(run: str) -> bool:
+    """Whether a run is one of an ablation, by its name."""
+    return ablation(run) is not None
+
+
+def goals(run: str) -> list[Goal]:
+    """The goals of the experiment that a run belongs to by its name."""
+    experiment = find_experiment(family(run))
+    return list(experiment.goals) if experiment else []
+
+
+def chosen(recipe: str, dataset: str) -> str:
+    """The ablation that has the recipe's own settings on a data set, the result of a search; empty without one."""
+    experiments = read_experiments(dataset)
+    wanted = dataclasses.replace(experiments[recipe].settings, hold_out=True)
+    ablations = [e for e in experiments.values() if e.ablation and e.ablation.recipe == recipe]
+    return next((e.ablation.label for e in ablations if e.ablation and e.settings == wanted), "")
+
+
+def select(
+    names: list[str],
+    dataset: str,
+    overrides: Mapping[str, Any] | None = None,
+    imagenet: str = "",
+    seeds: list[int] | None = None,
+) -> list[Experiment]:
+    """The named experiments, or all but ablations, in the order to run them in.
+
+    An experiment comes after the one that it starts from, which is added as `needed`, with its own parameters, where
+    it was not named. Where none is named, those of LAST come last.
+
+    overrides: parameters over those of the experiments that take them. Where no experiment is named, `epochs` among
+    them leaves out those whose every epoch depends on their number.
+    imagenet: path of a state dict that stands in for the ImageNet weights wherever an experiment asks for those.
+    seeds: those to run each experiment that trains with; see `seeded` for the names of these runs.
+    Raises TinyclfError for an unknown experiment, a parameter that none of them takes, and a value of the wrong type.
+    """
+    known, overrides = read_experiments(dataset), overrides or {}
+    named = [find(name, known) for name in names] or default_selection(known, overrides)
+    check_overrides(overrides, named, seeds)
+    named = [with_overrides(experiment, overrides, imagenet) for experiment in named]
+    runs = {run.name: run for experiment in named for run in seeded(experiment, seeds or [])}
+    ordered: dict[str, Experiment] = {}
+    for run in runs.values():
+        for experiment in [*ancestors(run, runs, known, imagenet), run]:
+            ordered.setdefault(experiment.name, experiment)
+    return list(ordered.values())
+
+
+def find(name: str, known: dict[str, Experiment]) -> Experiment:
+    """The experiment of a name. Raises TinyclfError with the nearest name, and a list that leaves out ablations."""
+    if name not in known:
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        recipes = ", ".join(name for name, experiment in known.items() if not experiment.ablation)
+        raise TinyclfError(f"experiment = {name!r}: {hint}expected one of {recipes}, or an ablation of one")
+    return known[name]
+
+
+def default_selection(known: dict[str, Experiment], overrides: Mapping[str, Any]) -> list[Experiment]:
+    """All experiments but ablations, without those that plan their epochs where `epochs` is given; LAST at the end."""
+    experiments = [experiment for experiment in known.values() if not experiment.ablation]
+    if "epochs" in overrides:
+        experiments = [experiment for experiment in experiments if not experiment.settings.planned]
+    return sorted(experiments, key=lambda experiment: LAST.get(experiment.name, 0))
+
+
+def check_overrides(overrides: Mapping[str, Any], experiments: list[Experiment], seeds: list[int] | None) -> None:
+    """Raise TinyclfError for a parameter that none of the experiments takes, or that is not given this way."""
+    if seeds and "seed" in overrides:
+        raise TinyclfError("parameter seed: given twice, as a parameter and among the seeds")
+    for key in {"dataset", RUN_NAME} & overrides.keys():
+        raise TinyclfError(f"parameter {key}: it is the experiment's own; choose the data set with --dataset")
+    notebooks = {experiment.notebook: None for experiment in experiments}  # in order
+    accepted = [key for notebook in notebooks for key in accepted_parameters(notebook_parameters(notebook))]
+    for key in overrides:
+        one_of("parameter", key, dict.fromkeys(accepted))
+
+
+def with_overrides(experiment: Experiment, overrides: Mapping[str, Any], imagenet: str) -> Experiment:
+    """`experiment` with those overrides that it takes, and all that its notebook must be given. Raises TinyclfError."""
+    notebook = notebook_for(experiment.notebook, overrides)
+    own = notebook_parameters(notebook)
+    accepted = accepted_parameters(own)
+    taken = {key: typed(key, value, accepted[key]) for key, value in overrides.items() if key in accepted}
+    values = experiment.parameters | taken
+    if RUN_NAME in own:
+        if imagenet and values.get("weights") in ("imagenet", "mini"):
+            values["weights"] = imagenet
+        settings = Settings.from_notebook(values)
+        check_weights_file(settings)
+        # The defaults in the notebook's cell are those of its own experiment, on mini, and not of the settings
+        given = {key: value for key, value in dataclasses.asdict(settings).items() if own.get(key, value) != value}
+        values = {RUN_NAME: experiment.name} | given | values
+    return dataclasses.replace(experiment, notebook=notebook, parameters=values)
+
+
+def check_weights_file(settings: Settings) -> None:
+    """Raise TinyclfError where the starting weights are a file that is missing: before the first run, not after it."""
+    path = Path(settings.weights).expanduser()
+    if is_file(settings.weights) and not path.is_file():
+        raise TinyclfError(f"weights: no file {path} (looked for from {Path.cwd()})")
+
+
+def seeded(experiment: Experiment, seeds: list[int]) -> list[Experiment]:
+    """The runs of `experiment` with each of `seeds`: its own seed keeps its name, another one adds `-seed-N` to it.
+
+    One that starts from another experiment's run starts from that one's run of the same seed.
+    """
+    if not seeds or RUN_NAME not in experiment.parameters:
+        return [experiment]
+    runs = []
+    for seed in dict.fromkeys(seeds):
+        in_range("seed", seed, *SEEDS)
+        name, title, parameters = experiment.name, experiment.title, experiment.parameters | {"seed": seed}
+        if seed != experiment.parameters.get("seed", Settings.seed):
+            name, title = with_seed(name, seed), f"{title}, seed {seed}"
+            parameters[RUN_NAME] = name
+            if find_experiment(parent_of(weights := parameters.get("weights", ""))):
+                parameters["weights"] = with_seed(weights, seed)
+        runs.append(dataclasses.replace(experiment, name=name, title=title, parameters=parameters))
+    return runs
+
+
+def with_seed_of(name: str, experiment: Experiment) -> Experiment:
+    """The run of `experiment` with the seed in `name`, or with its own where `name` has none."""
+    seed = seed_of(name)
+    return seeded(experiment, [] if seed is None else [seed])[0]
+
+
+def ancestors(
+    run: Experiment, runs: dict[str, Experiment], known: dict[str, Experiment], imagenet: str
+) -> list[Experiment]:
+    """The experiments that `run` starts from, the first to run first; from `runs` where they are among those."""
+    line = [run]
+    while (name := parent_of(line[-1].parameters.get("weights", ""))) and family(name) in known:
+        if name in (names := [descendant.name for descendant in line]):
+            raise TinyclfError(f"{' from '.join([*names, name])}: a run cannot start from itself; give other weights")
+        line.append(runs[name] if name in runs else needed_parent(name, line[-1], known, imagenet))
+    return line[:0:-1]
+
+
+def needed_parent(name: str, child: Experiment, known: dict[str, Experiment], imagenet: str) -> Experiment:
+    """The run `name`, which was not asked for but `child` starts from. Raises TinyclfError if it cannot be that."""
+    parent = with_seed_of(name, with_overrides(known[family(name)], {}, imagenet))
+    if RUN_NAME not in parent.parameters or parent.name != name:
+        raise TinyclfError(f"weights of {child.name} = {RUN + name!r}: there is no such run of {family(name)}")
+    if child.parameters.get("hold_out", False) != parent.parameters.get("hold_out", False):
+        raise TinyclfError(
+            f"{child.name} holds out images, and {name}, which it starts from, does not: name that one as well, for "
+            "the same -p hold_out=True"
+        )
+    return dataclasses.replace(parent, needed=True)
+
+
+def overrides(run: str, settings: Settings) -> dict[str, Any]:
+    """What a run's settings have other than its experiment's, or than the defaults where it is of none.
+
+    No override is the seed, and a file that stands in for ImageNet weights.
+    """
+    expected = Settings(dataset=settings.dataset)
+    if experiment := read_experiments(settings.dataset).get(family(run)):
+        named = dataclasses.replace(experiment, parameters={RUN_NAME: ""} | experiment.parameters)
+        expected = with_seed_of(run, named).settings
+        if expected.weights in ("imagenet", "mini") and is_file(settings.weights):
+            expected = dataclasses.replace(expected, weights=settings.weights)
+    return differences(settings, expected)
+
+
+def command(run: str, settings: Settings, imagenet: str = "") -> str:
+    """The line for a shell that repeats a run, by `tinyclf train` or, where it is of no experiment, by papermill.
+
+    imagenet: the file that stood in for ImageNet weights at the first of its ancestors; that of the run itself is among
+    its settings. An ancestor with overrides of its own has a command of its own.
+    """
+    if family(run) not in read_experiments(settings.dataset):
+        return notebook_command(run, settings)
+    changes = overrides(run, settings)
+    stand_in = settings.weights if is_file(settings.weights) else imagenet
+    words = ["tinyclf", "train", family(run), "--dataset", settings.dataset]
+    if stand_in and "weights" not in changes:
+        words += ["--imagenet", Path(stand_in).name]
+    parameters = [word for key, value in changes.items() for word in ("-p", f"{key}={value}")]
+    return shlex.join([*words, *parameters, "--seeds", str(settings.seed)])
+
+
+def notebook_command(run: str, settings: Settings) -> str:
+    """The line for a shell that repeats a run of no experiment: the notebook of recipes, given all that it lacks."""
+    defaults = notebook_parameters(NOTEBOOKS / RECIPES_NOTEBOOK) | {"dataset": settings.dataset}
+    own = {RUN_NAME: run, "seed": settings.seed, "dataset": settings.dataset}
+    given = own | differences(settings, Settings.from_notebook(defaults))
+    words = [word for key, value in given.items() for word in ("-p", key, str(value))]
+    return shlex.join(["papermill", f"notebooks/{RECIPES_NOTEBOOK}", "out.ipynb", *words])
+
+
+def differences(settings: Settings, expected: Settings) -> dict[str, Any]:
+    """The settings that are others than expected, but for the seed."""
+    before = dataclasses.asdict(expected)
+    return {key: value for key, value in dataclasses.asdict(settings).items() if value != before[key] and key != "seed"}
+
+
+def is_file(weights: str) -> bool:
+    """Whether `weights` are the path of a state dict, not a name."""
+    return weights.endswith((".pth", ".safetensors")) and not parent_of(weights)

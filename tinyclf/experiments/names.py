@@ -1,0 +1,33 @@
+"""The names of runs: that of a run's folder, which ends in the run's seed where its experiment has another."""
+
+import re
+
+from tinyclf.utils.errors import TinyclfError
+
+NAME = re.compile(r"[A-Za-z0-9][\w.=+-]{0,99}", re.ASCII)
+SEED = re.compile(r"-seed-(\d+)$")
+RESERVED = re.compile(r"data|ablations|summary|.*\.(html|md|csv|json|ipynb|partial|lock|)", re.IGNORECASE)
+
+
+def check_name(name: str, what: str = "run") -> None:
+    """Raise TinyclfError unless `name` can be that of a run's folder, beside the pages and tables of the data set."""
+    if not NAME.fullmatch(name):
+        raise TinyclfError(f"{what} = {name!r}: expected the name of a folder, up to 100 letters, digits and -_.=+")
+    if RESERVED.fullmatch(name):
+        raise TinyclfError(f"{what} = {name!r}: a page or a table has a name like this, give another")
+
+
+def with_seed(name: str, seed: int) -> str:
+    """The name of a run of the experiment `name` with a seed other than the experiment's own."""
+    return f"{name}-seed-{seed}"
+
+
+def family(name: str) -> str:
+    """The name of the experiment that a run belongs to, whatever its seed."""
+    return SEED.sub("", name)
+
+
+def seed_of(name: str) -> int | None:
+    """The seed in a run's name; None for the experiment's own."""
+    match = SEED.search(name)
+    return int(match[1]) if match else None

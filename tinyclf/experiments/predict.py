@@ -1,0 +1,114 @@
+"""Predictions of a trained run: for any image files, or for the test split in the format of the challenge."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from tinyclf.data.cache import locate_dataset
+from tinyclf.data.loader import ImageLoader
+from tinyclf.data.registry import DATASETS, SIDE
+from tinyclf.data.tiny_imagenet import TinyImageNet
+from tinyclf.experiments.initial import trained
+from tinyclf.experiments.settings import Settings
+from tinyclf.models.resnet import build_model
+from tinyclf.training.distributed import this_process
+from tinyclf.training.evaluate import predict_logits
+from tinyclf.training.precision import supported_precision
+from tinyclf.utils.checks import one_of
+from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.files import atomic_write
+
+TOP = 5
+
+
+class Predictor:
+    """The model of a run, from its checkpoint, with the words of its classes.
+
+    Raises TinyclfError where there is no checkpoint of a finished epoch, with the command that makes one, and where
+    the run trained a model that its settings do not build.
+    """
+
+    def __init__(self, run: str, dataset: str) -> None:
+        one_of("dataset", dataset, tuple(DATASETS))
+        saved = trained(run, dataset)
+        if "model" in saved.about["overrides"] and not saved.about["command"]:
+            raise TinyclfError(
+                f"run {run!r} trained a model of its own, {saved.about['recipe']['model']}: build it in Python and "
+                f"load {saved.path}"
+            )
+        self.folder = saved.path.parent
+        self.dataset, self.epoch, self.classes = dataset, len(saved.about["history"]), saved.about["classes"]
+        self.settings = Settings(**saved.about["settings"])
+        self.device = this_process().device
+        self.model = build_model(self.settings.model, len(self.classes), stem=self.settings.stem).to(self.device)
+        self.model.load_state_dict(saved.weights)
+
+    def predict_proba(self, images: np.ndarray) -> Tensor:
+        """The probability of every class for uint8 images (N, 64, 64, 3): float32 (N, classes), on the CPU."""
+        loader = ImageLoader(
+            images,
+            np.zeros(len(images), int),
+            self.settings.batch_size,
+            self.device,
+            input_size=self.settings.input_size,
+            normalization=self.settings.normalization,
+        )
+        precision = supported_precision(self.settings.precision, self.device)
+        return predict_logits(self.model, loader, "predicting", precision).softmax(1).cpu()
+
+    def most_probable(self, image: np.ndarray) -> list[tuple[float, str, str]]:
+        """The TOP most probable classes of one uint8 image (64, 64, 3): probability, wnid and words of each."""
+        classes = list(self.classes.items())
+        values, labels = self.predict_proba(image[None])[0].topk(min(TOP, len(classes)))
+        return [(value, *classes[label]) for value, label in zip(values.tolist(), labels.tolist(), strict=True)]
+
+    def predict_test_split(self, refuse: Callable[[str], None]) -> Path:
+        """Write a line `test_0.JPEG n0xxxxxxx` for each image of the test split into a file in the run's folder.
+
+        refuse: called with a message for each file that is no image, which gets no line.
+        Raises TinyclfError for a data set that is a part of the classes, as nobody knows which images are of those.
+        """
+        whole = tuple(name for name, info in DATASETS.items() if not info.subset_of)
+        one_of("dataset of a test split", self.dataset, whole)
+        path, layout = locate_dataset(self.dataset)
+        split = TinyImageNet(path, "test", layout=layout)
+        images = np.empty((len(split), SIDE, SIDE, 3), np.uint8)
+        names: list[str] = []
+        for index, (name, _) in enumerate(split.samples):
+            try:
+                images[len(names)] = np.asarray(split.load(index))
+                names.append(PurePosixPath(name).name)
+            except TinyclfError as error:
+                refuse(str(error))
+        if not names:
+            raise TinyclfError(f"no image can be read among the {len(split):,} of the test split")
+        wnids = list(self.classes)
+        labels = self.predict_proba(images[: len(names)]).argmax(1).tolist()
+        rows = sorted(zip(names, labels, strict=True), key=lambda row: (len(row[0]), row[0]))  # test_2 before test_10
+        predictions = self.folder / "test_predictions.txt"
+        atomic_write(predictions, "".join(f"{name} {wnids[label]}\n" for name, label in rows))
+        return predictions
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as one of the data set: RGB, its middle square resized to 64x64 (bicubic), uint8 (64, 64, 3).
+
+    An image of 64x64 pixels stays as it is. Raises TinyclfError for a file that is no whole image.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16 bits of grey, which PIL would cut off at 255
+                upright = Image.fromarray((np.asarray(upright) / 257).astype(np.uint8))
+            upright = upright.convert("RGB")
+            return np.asarray(ImageOps.fit(upright, (SIDE, SIDE), Image.Resampling.BICUBIC))
+    except Exception as error:  # the ways in which PIL gives up on a file are many
+        raise TinyclfError(f"{path} is no image that can be read: {error}") from error
+
+
+def lines(name: str, classes: Iterable[tuple[float, str, str]]) -> str:
+    """The most probable classes of an image as text."""
+    return "\n".join([name, *(f"  {value:6.1%}  {wnid}  {words}" for value, wnid, words in classes)])

@@ -1,0 +1,111 @@
+"""The recipe of a run, built from its settings: model, loss, optimizer, scheduler, average, and the loaders.
+
+The notebook of Step 1 writes the same objects out; a test and a cell of it hold the two to each other.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import PartialState
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from tinyclf.data.augment import Augmentation
+from tinyclf.data.cache import Packed
+from tinyclf.data.loader import ImageLoader
+from tinyclf.experiments.initial import load_initial_weights
+from tinyclf.experiments.settings import Settings
+from tinyclf.models.resnet import build_model
+from tinyclf.training.describe import describe
+from tinyclf.training.optim import ExponentialMovingAverage, RateSchedule, make_optimizer, make_scheduler
+
+
+@dataclass
+class Recipe:
+    """What `Run.fit` takes, by the names of its arguments: `run.fit(**vars(recipe))`."""
+
+    model: nn.Module
+    criterion: nn.Module
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    scheduler_interval: str
+    ema: ExponentialMovingAverage | None
+
+    def describe(self) -> dict[str, str | None]:
+        """The recipe in words, as a record has it."""
+        return describe(self.model, self.criterion, self.optimizer, self.scheduler, self.scheduler_interval, self.ema)
+
+
+def build_recipe(settings: Settings, data: Packed) -> Recipe:
+    """The recipe of `settings` with its initial weights: what `tinyclf train` trains.
+
+    Fresh weights are drawn from the seed. Raises TinyclfError as `build_model` and `load_initial_weights` do.
+    """
+    torch.manual_seed(settings.seed)
+    model = build_model(settings.model, len(data.classes), stem=settings.stem, zero_init=settings.zero_init)
+    load_initial_weights(model, settings, data.classes)
+    return recipe_for(model, settings, len(data.train.labels))
+
+
+def expected_recipe(settings: Settings, classes: int, images: int) -> dict[str, str | None]:
+    """The words of the recipe of `settings`, without computing any weights."""
+    with torch.device("meta"):
+        model = build_model(settings.model, classes, stem=settings.stem, zero_init=settings.zero_init)
+    return recipe_for(model, settings, images).describe()
+
+
+def recipe_for(model: nn.Module, settings: Settings, images: int) -> Recipe:
+    """The recipe of `settings` for a model that has its weights. images: how many an epoch trains on."""
+    optimizer = make_optimizer(
+        model,
+        settings.learning_rate,
+        settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+        layer_decay=settings.layer_decay,
+    )
+    steps = -(-images // settings.batch_size)
+    rates = RateSchedule(settings.schedule, settings.epochs, steps, settings.warmup, settings.step_size, settings.gamma)
+    scheduler, interval = make_scheduler(optimizer, rates)
+    criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+    ema = ExponentialMovingAverage(model, settings.ema_decay) if settings.ema_decay else None
+    return Recipe(model, criterion, optimizer, scheduler, interval, ema)
+
+
+def train_loader(data: Packed, settings: Settings, process: PartialState) -> ImageLoader:
+    """The training batches of a run for `process`: its part of each of them."""
+    return ImageLoader(
+        data.train.images,
+        data.train.labels,
+        settings.batch_size,
+        process.device,
+        shuffle=True,
+        augmentation=Augmentation(settings.flip, settings.crop_padding, settings.mixup, settings.cutmix),
+        input_size=settings.size_in,
+        normalization=settings.normalization,
+        seed=settings.seed,
+        classes=len(data.classes),
+        part=process.process_index,
+        parts=process.num_processes,
+    )
+
+
+def val_loader(
+    data: Packed, settings: Settings, process: PartialState, *, input_size: int = 0, alone: bool = False
+) -> ImageLoader:
+    """The validation batches of a run for `process`: its part of each of them, or all where it works `alone`.
+
+    input_size: another one than the run was trained for.
+    """
+    return ImageLoader(
+        data.val.images,
+        data.val.labels,
+        settings.batch_size,
+        process.device,
+        input_size=input_size or settings.input_size,
+        normalization=settings.normalization,
+        classes=len(data.classes),
+        part=0 if alone else process.process_index,
+        parts=1 if alone else process.num_processes,
+    )

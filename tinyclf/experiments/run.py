@@ -1,0 +1,209 @@
+"""A run: settings and data in, a folder with its record out. The record is what every table and figure is made from."""
+
+from contextlib import nullcontext
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
+
+from tinyclf.data.cache import Packed, load_data
+from tinyclf.experiments import catalog
+from tinyclf.experiments.identity import default_name, identity, identity_differences
+from tinyclf.experiments.initial import checkpoint_of, describe_initial_weights, find_parent
+from tinyclf.experiments.names import check_name, family
+from tinyclf.experiments.parameters import RUN_NAME
+from tinyclf.experiments.recipe import build_recipe, expected_recipe, train_loader, val_loader
+from tinyclf.experiments.record import Record, read_record, write_record
+from tinyclf.experiments.settings import Settings
+from tinyclf.models.flops import training_multiply_adds
+from tinyclf.models.resnet import build_model
+from tinyclf.training import checkpoint
+from tinyclf.training.checkpoint import TrainingState
+from tinyclf.training.describe import describe
+from tinyclf.training.distributed import this_process
+from tinyclf.training.evaluate import Evaluation, evaluate
+from tinyclf.training.guards import enough_memory
+from tinyclf.training.loop import Epoch, Loss, fit, silent
+from tinyclf.training.precision import supported_precision
+from tinyclf.utils import environment
+from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.files import locked, writable
+
+
+class Run:
+    """One training run and its folder, `reports/<dataset>/<name>/`.
+
+    The folder holds the checkpoints (git-ignored), and after `finish` the record (see record.py). `fit` continues a
+    checkpoint of the same settings, data, initial weights, model, loss, optimizer and scheduler, also to more epochs;
+    one that differs is never mixed in. Raises TinyclfError when the folder cannot be written or holds another run,
+    naming the differences.
+    """
+
+    def __init__(self, settings: Settings, data: Packed, name: str = "", *, force: bool = False) -> None:
+        self.settings, self.data, self.force, self.started = settings, data, force, False
+        self.has_own_name = bool(name) and family(name) not in catalog.read_experiments(settings.dataset)
+        self.name = name or default_name(settings)
+        check_name(self.name)
+        refuse_single_image(settings, len(data.train.labels))
+        if settings.parent == self.name:
+            raise TinyclfError(f"run {self.name!r} cannot start from itself: give it another name, or other weights")
+        self.process = this_process()
+        self.device = self.process.device
+        self.checkpoint = checkpoint_of(self.name, settings.dataset)
+        with self.process.main_process_first():
+            weights = describe_initial_weights(settings, data.classes)  # the first downloads them, the others find them
+        self.folder = writable(self.checkpoint.parent)
+        self.about = identity(self.name, settings, data, weights)
+        self._continue_from_checkpoint()
+
+    def _continue_from_checkpoint(self) -> None:
+        """Take over what a checkpoint says of the run. A checkpoint to be dropped stays until training starts."""
+        saved = None if self.force else checkpoint.newest(self.checkpoint, report=silent)
+        # Of a run that finished no epoch nothing is lost. But within this process its model is no longer what it was at
+        # the start, which the checkpoint still knows.
+        self.fresh = saved is None or not (saved.about["history"] or self.started)
+        if saved is None or self.fresh:
+            return
+        if different := identity_differences(saved.about, self.about, self.settings):
+            raise TinyclfError(
+                f"{self.folder} holds another run ({'; '.join(different)}): give this one another name, "
+                "or start over with --force (in a notebook: force = True)"
+            )
+        self.about |= {"environments": saved.about["environments"], "history": saved.about["history"]}
+
+    def fit(
+        self,
+        model: nn.Module,
+        criterion: Loss,
+        optimizer: Optimizer,
+        scheduler: LRScheduler | None = None,
+        *,
+        scheduler_interval: str = "epoch",
+        ema: AveragedModel | None = None,
+    ) -> list[Epoch]:
+        """Train `model` in place, continuing from the checkpoint if there is one; returns the whole history.
+
+        model: images float32 (B, 3, H, W) to logits (B, classes). criterion: of logits and labels, a mean over the
+        batch. optimizer: of the model's parameters. scheduler: steps each `epoch` or each `step`, as
+        `scheduler_interval` says. ema: an average of the weights, updated after each step and evaluated in place of
+        the model; any of torch's `AveragedModel`.
+        Raises TinyclfError when the checkpoint is of another model, loss, optimizer or scheduler, when a name of the
+        catalog is given to another recipe than its own, and when this run is under way in another process.
+        """
+        self._set_recipe(describe(model, criterion, optimizer, scheduler, scheduler_interval, ema), model)
+        self.state = TrainingState(model, optimizer, scheduler, ema)
+        busy = f"run {self.name} on {self.data.name} is under way already; wait for it, or give this one another name"
+        with locked(self.folder / ".lock", busy) if self.process.is_main_process else nullcontext():
+            self._continue_from_checkpoint()  # again, as no other process changes it now
+            if self.fresh and self.process.is_main_process:
+                checkpoint.delete(self.checkpoint)
+            self.process.wait_for_everyone()
+            self.force, self.started = False, True  # so that this, interrupted and called again, goes on
+            now = environment.describe(self.device, self.process.num_processes)
+            if len(self.about["history"]) < self.settings.epochs and now not in self.about["environments"]:
+                self.about["environments"].append(now)
+            with enough_memory(self.settings.batch_size):
+                self.about["history"] = fit(
+                    self.state,
+                    criterion,
+                    train_loader(self.data, self.settings, self.process),
+                    val_loader(self.data, self.settings, self.process),
+                    epochs=self.settings.epochs,
+                    scheduler_interval=scheduler_interval,
+                    precision=self.settings.precision,
+                    save_to=self.checkpoint,
+                    about=self.about,
+                )
+        history: list[Epoch] = self.about["history"]
+        return history
+
+    def _set_recipe(self, recipe: dict[str, str | None], model: nn.Module) -> None:
+        """Note what is trained, and what it costs. A recipe other than that of the settings needs a name of its own."""
+        expected = expected_recipe(self.settings, len(self.data.classes), len(self.data.train.labels))
+        swapped = {name: text for name, text in recipe.items() if text != expected[name]}
+        if swapped and not self.has_own_name:
+            changes = "; ".join(f"{name}: {expected[name]} by its settings, {swapped[name]} here" for name in swapped)
+            raise TinyclfError(
+                f"run {self.name!r} would be recorded as what it is not ({changes}): give it another name "
+                "(in a notebook: run_name), or have `tinyclf train` build it from the settings"
+            )
+        if swapped:  # no command builds these
+            self.about["overrides"] |= swapped
+            self.about["command"] = ""
+        self.about |= {"recipe": recipe, "compute": self._compute(model)}
+
+    def _compute(self, model: nn.Module) -> dict[str, int | None]:
+        """The multiply-adds of training, forward and backward: this run's, all its ancestors' too, the baseline's."""
+        images, classes, baseline = len(self.data.train.labels), len(self.data.classes), Settings()
+        sizes = [self.settings.size_in(epoch + 1) for epoch in range(self.settings.epochs)]
+        parent = find_parent(self.settings, self.data.classes)
+        own = training_multiply_adds(model, sizes, images)
+        return {
+            "own": own,
+            "total": own + (parent.about["compute"]["total"] if parent else 0),
+            "published_baseline": training_multiply_adds(
+                build_model(baseline.model, classes), [baseline.input_size] * baseline.epochs, images
+            ),
+        }
+
+    def is_recorded(self) -> bool:
+        """Whether the folder holds the record of this very run, at its end, and it is not to start over."""
+        if self.force or len(self.about["history"]) < self.settings.epochs:
+            return False
+        if not (self.folder / "record.json").is_file():
+            return False
+        record = read_record(self.folder / "record.json")  # of this run, and not of one before it that was dropped
+        return all(record[key] == self.about[key] for key in ("settings", "history"))
+
+    def evaluate(self, input_size: int = 0, *, flip_tta: bool = False) -> Evaluation:
+        """The metrics of the trained model on the validation images, in this process alone; call it after `fit`.
+
+        input_size: pixels to resize them to instead of those that it was trained for. flip_tta: take the mean of the
+        logits of each image and of its mirror image.
+        """
+        with enough_memory(self.settings.batch_size):
+            loader = val_loader(self.data, self.settings, self.process, input_size=input_size, alone=True)
+            precision = supported_precision(self.settings.precision, self.device)
+            model = self.state.trained_model
+            return evaluate(model, loader, self.settings.epochs, precision=precision, flip_tta=flip_tta)
+
+    def finish(self) -> Record:
+        """Evaluate the trained model, write the record and its tables into the folder; returns the record."""
+        size = self.settings.eval_size
+        ended = self.checkpoint.stat().st_mtime  # not now: a finished run may be shown again years later
+        return write_record(
+            self.folder,
+            self.name,
+            self.about,
+            self.evaluate(),
+            ended,
+            other_sizes={size: self.evaluate(size)} if size else {},
+            flip_tta=self.evaluate(flip_tta=True) if self.settings.flip_tta else None,
+        )
+
+
+def train_experiment(name: str, parameters: dict[str, Any]) -> None:
+    """Train an experiment as its notebook does, in this process or as one of several, to the record but no page."""
+    if RUN_NAME not in parameters:
+        raise TinyclfError(f"{name}: there is nothing to train; `tinyclf run {name}` makes its page")
+    settings = Settings.from_notebook(parameters)
+    data = load_data(settings.dataset, settings.hold_out)
+    run = Run(settings, data, parameters[RUN_NAME], force=parameters.get("force", False))
+    if run.is_recorded():
+        return
+    run.fit(**vars(build_recipe(settings, data)))
+    if run.process.is_main_process:
+        run.finish()
+    run.process.wait_for_everyone()
+
+
+def refuse_single_image(settings: Settings, images: int) -> None:
+    """Raise TinyclfError where batch norm would see a single pixel of a single image: it has no variance."""
+    stride = 32 if settings.stem == "imagenet" else 8
+    if images % settings.batch_size == 1 and settings.size_in(1) <= stride:
+        raise TinyclfError(
+            f"batch_size = {settings.batch_size}: the last batch of {images:,} images has a single one, too few for "
+            f"batch norm at {settings.size_in(1)} pixels; give another batch_size, or more than {stride} pixels"
+        )

@@ -1,0 +1,226 @@
+"""Figures, made from tables of runs and published numbers, each with the same in words for who does not see it."""
+
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from tinyclf.experiments.record import Record, read_table
+from tinyclf.report.format import format_metric, percent
+from tinyclf.report.published import published_curve
+
+
+class Described(NamedTuple):
+    """A figure, the same in words, and the numbers in it."""
+
+    figure: Figure
+    text: str
+    data: pd.DataFrame | None = None
+
+
+class Line(NamedTuple):
+    """One line of a figure of curves: what it is called, whose published curve belongs to it, and its epochs."""
+
+    label: str
+    experiment: str
+    histories: pd.DataFrame  # see `tinyclf.report.runs.history_frame`; of several runs, their mean is drawn
+    split: str  # train or val
+
+
+STYLE = Path(__file__).with_name("tinyclf.mplstyle")
+styled = plt.style.context(STYLE, after_reset=True)  # around whatever draws; nothing of the user's own style
+# Okabe and Ito 2008: told apart by colour-blind readers; where colours are gone, by their marks. Of several runs in
+# one figure each has one of these, in this order; of one run, training has the first and validation the second.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b")
+MARKS = ("^", "o", "s", "D", "v")
+LINES = ("-", "--", "-.")  # of the first five, the next five and so on
+# What a dark page has in place of ink and paper, and of colours too dark for it. The paper is drawn, as a notebook may
+# be dark where its reader's pages are light.
+DARK = {"#24292f": "#e6e8eb", "#ffffff": "#14181d", "#0072b2": "#56b4e9", "#d55e00": "#ff9142"}
+SPLITS = {"train": "training", "val": "validation"}
+METRICS = {"loss": "log loss (nats)", "accuracy": "accuracy (top-1)"}
+
+
+def show(*described: Described) -> None:
+    """Display figures in a notebook as SVG. Their page has the text as well, and offers the numbers as CSV."""
+    for figure, text, data in described:
+        bundle = {"image/svg+xml": svg(figure), "text/plain": text}
+        if data is not None:
+            bundle["text/csv"] = data.to_csv(index=False)
+        display(bundle, raw=True, metadata={"image/svg+xml": {"alt": text}})
+
+
+@styled
+def svg(figure: Figure) -> str:
+    """A figure as SVG that turns dark with the page around it; the same figure gives the same text."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    rules = "".join(
+        f'[style*="{use}: {light}"] {{ {use}: {dark} !important }}'
+        for light, dark in DARK.items()
+        for use in ("fill", "stroke")
+    )
+    head, opening, body = file.getvalue().partition("<defs>")  # the first thing within the drawing
+    return f"{head}<style>@media (prefers-color-scheme: dark) {{ {rules} }}</style>\n {opening}{body}"
+
+
+def line_style(number: int) -> dict[str, Any]:
+    """Colour, mark and dashes of a figure's line by its number, from 0."""
+    turn, number = divmod(number, len(COLOURS))
+    return {"color": COLOURS[number], "marker": MARKS[number], "linestyle": LINES[turn % len(LINES)]}
+
+
+def experiment_curves(name: str, histories: pd.DataFrame) -> list[Described]:
+    """Log loss and accuracy of an experiment's runs by epoch, training and validation: a figure of each.
+
+    Of several seeds, the mean is drawn in a band of one standard deviation on either side. Published curves are dotted.
+    """
+    seeds = histories["run"].nunique()
+    title = f"{name} on {histories['dataset'].iloc[0]}" + (f", {seeds} seeds" if seeds > 1 else "")
+    return [
+        curves([Line(SPLITS[split], name, histories, split) for split in SPLITS], metric, title) for metric in METRICS
+    ]
+
+
+def run_curves(histories: pd.DataFrame) -> list[Described]:
+    """Validation log loss and accuracy by epoch, a line for each run in `histories`: a figure of each."""
+    lines = [Line(str(run), str(run), epochs, "val") for run, epochs in histories.groupby("run", sort=False)]
+    return [curves(lines, metric, "validation") for metric in METRICS]
+
+
+@styled
+def curves(lines: list[Line], metric: str, title: str) -> Described:
+    """`loss` or `accuracy` by epoch."""
+    figure, axes = plt.subplots()
+    texts, tables = [], []
+    for number, line in enumerate(lines):
+        table = curve_table(line, metric)
+        draw(axes, table, line_style(number), line.label)
+        values = table[metric].dropna()
+        first, last = format_metric(metric, values.iloc[0]), format_metric(metric, values.iloc[-1])
+        texts.append(f"{line.label} from {first} to {last}")
+        tables.append(table.assign(run=line.experiment, split=line.split))
+    axes.set(xlabel="epoch", ylabel=METRICS[metric], title=title)
+    axes.locator_params("x", integer=True)
+    if metric == "accuracy":
+        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol="\u00a0%"))
+    labels = axes.get_legend_handles_labels()[1]
+    columns = 1 if max(map(len, labels)) > 26 else 2  # as many as the figure is wide enough for
+    figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(labels) // columns))  # inches, a line of the legend
+    figure.legend(loc="outside lower center", ncols=columns)  # where no curve runs
+    plt.close(figure)  # so that a notebook shows it once, by `show`
+    data = pd.concat(tables)
+    dotted = " The published curves are dotted." if data["published"].notna().any() else ""
+    return Described(figure, f"{METRICS[metric]} by epoch, {title}: {'; '.join(texts)}.{dotted}", data)
+
+
+def curve_table(line: Line, metric: str) -> pd.DataFrame:
+    """A metric of a line by epoch: `epoch`, the metric, its `deviation` between seeds, `published`; NaN if unknown."""
+    key, dataset = f"{line.split}_{metric}", line.histories["dataset"].iloc[0]
+    values = line.histories.groupby("epoch")[key]
+    published = published_curve(line.experiment, dataset, key)
+    table = pd.DataFrame({metric: values.mean(), "deviation": values.std(), "published": published})
+    return table.rename_axis("epoch").reset_index()
+
+
+def draw(axes: Axes, table: pd.DataFrame, style: dict[str, Any], label: str) -> None:
+    """One line, its band and its published one, from what `curve_table` gives."""
+    metric = table.columns[1]
+    known, published = table.dropna(subset=metric), table.dropna(subset="published")
+    axes.plot(known["epoch"], known[metric], label=label, **style)
+    if known["deviation"].notna().any():
+        ends = (known[metric] - known["deviation"], known[metric] + known["deviation"])
+        axes.fill_between(known["epoch"], *ends, color=style["color"], alpha=0.25, linewidth=0)
+    if len(published):
+        label = f"{label}, published"
+        axes.plot(published["epoch"], published["published"], ":", color=style["color"], label=label)
+
+
+@styled
+def thumbnail(name: str, histories: pd.DataFrame) -> Described:
+    """The curve of the validation accuracy of an experiment's runs alone, small, without axes."""
+    table = curve_table(Line("validation", name, histories, "val"), "accuracy")
+    figure, axes = plt.subplots(figsize=(1.5, 0.6))
+    draw(axes, table, line_style(1) | {"markersize": 2}, "validation")
+    axes.axis("off")
+    axes.margins(0.05, 0.1)
+    plt.close(figure)
+    values = table["accuracy"].dropna()
+    text = f"validation accuracy of {name} by epoch, from {percent(values.iloc[0])} to {percent(values.iloc[-1])}"
+    return Described(figure, text, table)
+
+
+@styled
+def ablation_bars(table: pd.DataFrame) -> Described:
+    """The accuracies of a recipe's ablations, the best on top; bases of others in another colour and mark."""
+    table = table.sort_values("accuracy")
+    figure, axes = plt.subplots(figsize=(6.5, 0.8 + 0.25 * len(table)))
+    for _, row in table.iterrows():
+        base = row["ablation"] in set(table["base"])
+        deviation = 0 if pd.isna(row["deviation"]) else row["deviation"]
+        axes.errorbar(row["accuracy"], row["ablation"], xerr=deviation, color=COLOURS[base], marker=MARKS[base])
+    axes.set(xlabel="accuracy on held-out training images")
+    axes.xaxis.set_major_formatter(PercentFormatter(1, symbol="\u00a0%"))
+    plt.close(figure)
+    named = ", ".join(f"{row['ablation']} {percent(row['accuracy'], 1)}" for _, row in table[::-1].iterrows())
+    text = f"Held-out accuracy of the ablations of {table['recipe'].iloc[0]}: {named}."
+    return Described(figure, text, table[["ablation", "base", "accuracy", "deviation"]])
+
+
+@styled
+def reliability(record: Record) -> Described:
+    """Accuracy by confidence of a run's model on the validation images, and how many images have each confidence."""
+    table = read_table(record, "reliability.csv")
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(4.5, 3.8), sharex=True, height_ratios=(3, 1))
+    bins = {"x": table["from"], "width": table["to"] - table["from"], "align": "edge", "edgecolor": "#24292f"}
+    top.bar(height=table["accuracy"], color=COLOURS[1], alpha=0.6, linewidth=0.6, **bins)
+    top.plot([0, 1], [0, 1], "--", color="#24292f", linewidth=1, label="confidence = accuracy")
+    top.plot(table["confidence"], table["accuracy"], "o", color=COLOURS[1], label="mean of each bin")
+    error = f"expected calibration error {percent(record['evaluation']['calibration_error'])}"
+    top.set(ylabel="accuracy", ylim=(0, 1), title=error)
+    bottom.bar(height=table["images"] / table["images"].sum(), color="#888888", linewidth=0.6, **bins)
+    bottom.set(xlabel="confidence", ylabel="images", xlim=(0, 1))
+    for axis in (top.yaxis, bottom.yaxis, bottom.xaxis):
+        axis.set_major_formatter(PercentFormatter(1, symbol="\u00a0%"))
+    figure.legend(loc="outside lower center", ncols=2)
+    plt.close(figure)
+    pairs = ", ".join(
+        f"{percent(row['confidence'], 0)} to {percent(row['accuracy'], 0)}" for _, row in table.iterrows()
+    )
+    return Described(figure, f"Reliability diagram, {error}: confidence to accuracy by bin: {pairs}.", table)
+
+
+@styled
+def class_extremes(record: Record, count: int = 10) -> Described:
+    """Accuracy by class: the `count` best and the `count` worst, with their words."""
+    table = read_table(record, "classes.csv").sort_values("accuracy", ascending=False, kind="stable")
+    groups = [table] if len(table) <= 2 * count else [table[:count], table[-count:]]
+    figure, axes = plt.subplots(figsize=(4.5, 0.7 + 0.19 * (sum(map(len, groups)) + len(groups) - 1)))
+    heights = np.concatenate([np.arange(len(group)) + number * (count + 1.0) for number, group in enumerate(groups)])
+    selected = pd.concat(groups)
+    axes.barh(heights, selected["accuracy"], color=COLOURS[1], height=0.75)
+    axes.set_yticks(heights, [first_word(words) for words in selected["words"]], fontsize=8)
+    axes.invert_yaxis()
+    title = "by class" if len(groups) == 1 else f"the {count} best and the {count} worst classes"
+    axes.set(xlabel="accuracy", xlim=(0, 1), title=title)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, symbol="\u00a0%"))
+    axes.grid(visible=False, axis="y")
+    plt.close(figure)
+    named = [
+        ", ".join(f"{first_word(row['words'])} {percent(row['accuracy'], 0)}" for _, row in group.iterrows())
+        for group in groups
+    ]
+    return Described(figure, f"Accuracy by class, {'; the worst: '.join(named)}.", selected)
+
+
+def first_word(words: str) -> str:
+    """The first of a class's words, which are many, cut to what fits beside a figure."""
+    word = words.split(",")[0]
+    return word if len(word) <= 24 else word[:23] + "…"

@@ -1,0 +1,136 @@
+"""Run an experiment's notebook headlessly and write its page: papermill executes, nbconvert renders."""
+
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+from nbclient.exceptions import DeadKernelError
+from nbconvert import HTMLExporter
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+from papermill.exceptions import PapermillExecutionError
+
+from tinyclf.experiments.catalog import Experiment
+from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.files import atomic_write, locked, writable
+from tinyclf.utils.paths import reports_dir
+
+OVERWRITTEN = re.compile(r"[^\n\r]*\r(?!\n)")  # by what comes after it, as on a terminal
+FAILED = ("failed.ipynb", "failed.html")  # what a run that failed leaves; not committed
+
+
+def page_folder(experiment: Experiment) -> Path:
+    """Where an experiment's notebook.ipynb and index.html go; the summary is the front page of its data set."""
+    folder: Path = reports_dir() / experiment.parameters["dataset"]
+    return folder if experiment.name == "summary" else folder / experiment.name
+
+
+def run(experiment: Experiment) -> None:
+    """Execute the notebook and write notebook.ipynb and index.html into `page_folder`.
+
+    When a cell fails, the two are called failed.ipynb and failed.html, and those of an earlier run stay.
+    Raises TinyclfError when a cell failed, with its message, or when the pages cannot be written.
+    """
+    folder, busy = writable(page_folder(experiment)), f"{experiment.name} is running already; wait for it"
+    if experiment.name == "summary":
+        busy = ""  # runs that end together each make it, one after the other
+    with locked(folder / ".page.lock", busy):
+        execute(experiment, folder)
+
+
+def execute(experiment: Experiment, folder: Path) -> None:
+    """Execute the notebook and publish it, as failed where a cell failed; see `run` for errors."""
+    partial = folder / "notebook.partial.ipynb"  # papermill saves it after every cell
+    show_progress()
+    os.environ.pop("JPY_SESSION_NAME", None)  # of a notebook that calls this: nobody can use widgets of this kernel
+    failure = ""
+    try:
+        papermill.execute_notebook(
+            str(experiment.notebook),
+            str(partial),
+            experiment.parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            log_output=True,
+            extra_arguments=["--log-level=CRITICAL"],  # the kernel's own log: TCP at the start, sockets at the end
+        )
+    except PapermillExecutionError as error:
+        failure = error.evalue if error.ename == "TinyclfError" else f"{error.ename}: {error.evalue}"
+    except DeadKernelError:
+        failure = "the kernel died: killed, or out of memory (then try a smaller batch_size)"
+        append_note(partial, f"**The run ended here: {failure}.**")
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise TinyclfError(f"cannot write {partial}: {error.strerror}") from error
+    except KeyboardInterrupt:
+        partial.unlink(missing_ok=True)  # the pages of an earlier run stay
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # or the cell's end appears as a traceback on exit
+        raise
+    if failure:
+        publish(partial, experiment, *FAILED)
+        raise TinyclfError(f"{failure}\n  the page with the error: {folder / FAILED[1]}")
+    publish(partial, experiment, "notebook.ipynb", "index.html")
+    for name in FAILED:
+        (folder / name).unlink(missing_ok=True)
+
+
+def append_note(path: Path, text: str) -> None:
+    """Add a paragraph to the end of a notebook."""
+    notebook = nbformat.read(path, 4)
+    notebook.cells.append(nbformat.v4.new_markdown_cell(text))
+    nbformat.write(notebook, path)
+
+
+def publish(executed: Path, experiment: Experiment, notebook: str, page: str) -> None:
+    """Turn an executed notebook, as far as it ran, into its two pages, each written whole or not at all."""
+    try:
+        clean_notebook(executed, experiment)
+        atomic_write(executed.with_name(page), render(executed, experiment.title))
+        os.replace(executed, executed.with_name(notebook))
+    except OSError as error:
+        raise TinyclfError(f"cannot write the page of {experiment.name}: {error}") from error
+    finally:
+        executed.unlink(missing_ok=True)
+
+
+def show_progress() -> None:
+    """Let what a notebook prints, a line for each epoch, through to standard error as it comes."""
+    log = logging.getLogger("papermill")
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler(sys.stderr))
+        log.setLevel(logging.INFO)
+        log.propagate = False
+        log.addFilter(lambda record: record.funcName in ("process_message", "log_output_message"))
+        log.addFilter(lambda record: not record.getMessage().startswith("<IPython.core.display."))
+
+
+def clean_notebook(path: Path, experiment: Experiment) -> None:
+    """Remove paths of this machine, progress lines and widgets from an executed notebook, and set its title."""
+    notebook = nbformat.read(path, 4)
+    notebook.metadata.pop("widgets", None)  # their state; no page shows one, as no kernel lies behind it
+    notebook.metadata["title"] = f"{experiment.title} ({experiment.parameters['dataset']})"
+    if experiment.name != "summary":
+        notebook.metadata |= {"front": "../index.html", "dataset": experiment.parameters["dataset"]}
+    pieces = CoalesceStreamsPreprocessor()  # joins them: papermill leaves one for each time that something was printed
+    for cell in notebook.cells:
+        pieces.preprocess_cell(cell, {}, 0)
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                output.text = OVERWRITTEN.sub("", output.text)
+    for key in ("input_path", "output_path"):
+        notebook.metadata.get("papermill", {}).pop(key, None)
+    weights, text = experiment.parameters.get("weights", ""), nbformat.writes(notebook)
+    path.write_text(text.replace(weights, os.path.basename(weights)) if os.sep in weights else text)
+
+
+def render(path: Path, title: str) -> str:
+    """A notebook as one self-contained HTML page: no request leaves it, code folded away."""
+    exporter = HTMLExporter(
+        template_name="templates",
+        extra_template_basedirs=[str(Path(__file__).parent)],
+    )
+    page, _ = exporter.from_filename(str(path), resources={"metadata": {"name": title}})
+    return page

@@ -1,0 +1,37 @@
+"""What the open project Tiny-ImageNet-Classifier published, by the name of the experiment that reproduces it."""
+
+import math
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tinyclf.data.registry import DATASETS
+from tinyclf.experiments.names import family
+
+PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+
+
+def published(name: str, dataset: str) -> dict[str, Any] | None:
+    """What was published of an experiment or of its run with any seed.
+
+    None where nothing was, and on a data set whose numbers do not compare with the published ones.
+    """
+    return PUBLISHED.get(family(name)) if DATASETS[dataset].comparable else None
+
+
+def published_curve(name: str, dataset: str, key: str) -> pd.Series:
+    """A published curve by epoch, `train_loss` to `val_accuracy`; empty where none was published."""
+    row = published(name, dataset) or {}
+    values = dict(zip(row.get("curve_epochs", ()), row[key], strict=True)) if key in row else {}
+    return pd.Series(values, dtype=float, name="published").rename_axis("epoch")
+
+
+def published_at(name: str, dataset: str, epoch: int) -> float:
+    """The published validation accuracy at an epoch; NaN where it is not known."""
+    row = published(name, dataset)
+    if row and epoch == row["epochs"]:
+        return float(row["last"])
+    curve: dict[int, float] = published_curve(name, dataset, "val_accuracy").to_dict()
+    return curve.get(epoch, math.nan)

@@ -1,0 +1,147 @@
+"""The metrics of a model on a split, from one pass over it: accuracy, loss, calibration and confusions."""
+
+from functools import cached_property
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics.functional.classification import (
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+    multiclass_stat_scores,
+)
+
+from tinyclf.data.loader import NOTHING, ImageLoader
+from tinyclf.training.guards import refuse_non_finite
+from tinyclf.training.precision import autocast
+from tinyclf.training.progress import progress
+from tinyclf.utils.errors import TinyclfError
+
+BINS = 15  # of confidence, in the calibration error: as usual since Guo et al. 2017, arXiv:1706.04599
+
+
+class Evaluation:
+    """The metrics of one pass, computed by torchmetrics when asked for. Accuracies are in 0..1, losses in nats.
+
+    logits: float32 (N, classes); labels: int64 (N,).
+    """
+
+    def __init__(self, logits: Tensor, labels: Tensor) -> None:
+        self.logits, self.labels, self.classes = logits, labels, logits.shape[1]
+        self.losses = cross_entropy(logits, labels, reduction="none")  # float32 (N,)
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy over images."""
+        return self.losses.double().mean().item()
+
+    @property
+    def top1(self) -> float:
+        """The share of images whose most probable class is the right one."""
+        return self._accuracy(1)
+
+    @property
+    def top5(self) -> float:
+        """The share of images whose right class is among the five most probable."""
+        return self._accuracy(min(5, self.classes))
+
+    def _accuracy(self, top_k: int) -> float:
+        scores = multiclass_stat_scores(self.logits, self.labels, self.classes, "micro", top_k, validate_args=False)
+        right, *_, images = scores.tolist()  # counts, as torchmetrics' own ratio would be rounded to 7 digits
+        return float(right / images)
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error (l1) over BINS bins of equal width: 0 where confidence equals accuracy."""
+        return multiclass_calibration_error(self.logits.softmax(1), self.labels, self.classes, BINS).item()
+
+    @cached_property
+    def predictions(self) -> tuple[Tensor, Tensor]:
+        """Of each image the probability of its most probable class, float32 (N,), and that class, int64 (N,)."""
+        confidence, predicted = self.logits.softmax(1).max(1)
+        return confidence, predicted
+
+    @property
+    def reliability(self) -> list[tuple[float, float, int, float, float]]:
+        """Of each of BINS bins of confidence that holds images: lower and upper end, images, confidence, accuracy.
+
+        The last two are means over the images. The calibration error is made of these.
+        """
+        confidence, right = self.predictions[0].double(), (self.predictions[1] == self.labels).double()
+        bins = (confidence * BINS).long().clamp(max=BINS - 1)
+        rows = []
+        for number in bins.unique().tolist():
+            inside = bins == number
+            means = confidence[inside].mean().item(), right[inside].mean().item()
+            rows.append((number / BINS, (number + 1) / BINS, int(inside.sum()), *means))
+        return rows
+
+    def mistakes(self, count: int) -> list[tuple[int, int, int, float]]:
+        """The `count` most confident mistakes: position of the image, its label, the predicted class, confidence."""
+        confidence, predicted = self.predictions
+        wrong = (predicted != self.labels).nonzero()[:, 0]
+        worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:count]
+        columns = (worst, self.labels[worst], predicted[worst], confidence[worst])
+        return list(zip(*(column.tolist() for column in columns), strict=True))
+
+    @cached_property
+    def confusion(self) -> Tensor:
+        """How many images of each class were predicted as which: int64 (classes, classes), the true ones in rows."""
+        return multiclass_confusion_matrix(self.logits, self.labels, self.classes, validate_args=False)
+
+    @property
+    def class_accuracy(self) -> Tensor:
+        """Top-1 accuracy of each class: float64 (classes,); NaN for one that has no image."""
+        confusion = self.confusion.double()
+        return confusion.diag() / confusion.sum(1)
+
+    def summary(self) -> dict[str, float]:
+        """The single figures by name."""
+        return {name: getattr(self, name) for name in ("top1", "top5", "loss", "calibration_error")}
+
+
+def evaluate(
+    model: nn.Module,
+    loader: ImageLoader,
+    epoch: int = 0,
+    *,
+    precision: str = "fp32",
+    flip_tta: bool = False,
+    accelerator: Accelerator | None = None,
+) -> Evaluation:
+    """One pass of `model` over all images of `loader`, each counted once however many processes share them.
+
+    flip_tta: take the mean of the logits of each image and of its mirror image (test-time augmentation).
+    epoch: the one that the model was trained for, to be named in the TinyclfError raised if the loss is not finite.
+    """
+    name = f"epoch {epoch} validation"
+    logits = predict_logits(model, loader, name, precision, flip_tta=flip_tta)
+    if accelerator is not None and loader.parts > 1:
+        logits = accelerator.reduce(logits)  # zeros wherever another process counts, so that the sum is exact
+    evaluation = Evaluation(logits, loader.labels)
+    refuse_non_finite(evaluation.losses, name, len(loader), loader.batch_size)
+    return evaluation
+
+
+@torch.no_grad()
+def predict_logits(
+    model: nn.Module, loader: ImageLoader, name: str, precision: str, *, flip_tta: bool = False
+) -> Tensor:
+    """The logits of all images, float32 (N, classes), on their device; zeros for the part of another process.
+
+    name: what a progress bar calls it. Raises TinyclfError for a loader that shuffles or augments.
+    """
+    if loader.shuffle or loader.augmentation != NOTHING:
+        raise TinyclfError("evaluation takes images in their order and as they are, not shuffled nor augmented")
+    model.eval().to(memory_format=torch.channels_last)
+    all_logits, indices = torch.empty(0), loader.indices()
+    for batch in progress(loader.epoch(), name, len(loader)):
+        with autocast(precision, loader.device):
+            logits = model(batch.images).float()
+            if flip_tta:
+                logits = (logits + model(batch.images.flip(3)).float()) / 2
+        if not len(all_logits):  # in one tensor from the first batch on: see `loop.train_epoch`
+            all_logits = torch.zeros((len(loader.labels), logits.shape[1]), device=loader.device)
+        all_logits[next(indices)] = logits
+    return all_logits

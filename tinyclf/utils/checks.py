@@ -1,0 +1,34 @@
+"""Checks of a value that somebody chose: what is refused is named, with what would be accepted."""
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from tinyclf.utils.errors import TinyclfError
+
+
+def one_of(name: str, value: str, accepted: Iterable[str], also: str = "") -> None:
+    """Raise TinyclfError unless `value` is one of `accepted`; it names the nearest one first. also: ends the list."""
+    accepted = list(accepted)
+    if value not in accepted:
+        nearest = difflib.get_close_matches(value, accepted, 1)
+        expected = f"did you mean {nearest[0]}? Expected" if nearest else "expected"
+        raise TinyclfError(f"{name} = {value!r}: {expected} one of {', '.join(accepted)} {also}".rstrip())
+
+
+def in_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise TinyclfError unless low <= value <= high."""
+    if not (math.isfinite(value) and low <= value <= high):
+        raise TinyclfError(f"{name} = {value!r}: expected a number from {low} to {high}")
+
+
+def typed(name: str, value: Any, default: Any) -> Any:
+    """`value` if it is of the default's type (an int may stand for a float), else TinyclfError."""
+    wanted = type(default)
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        hint = " (papermill's -p reads True and False, and takes true and false as text)" if wanted is bool else ""
+        raise TinyclfError(f"{name} = {value!r}: expected {wanted.__name__}, got {type(value).__name__}{hint}")
+    return value

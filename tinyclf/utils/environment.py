@@ -1,0 +1,79 @@
+"""The environment of a run: versions, commit and hardware, as plain values for its record."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinyclf import __version__
+from tinyclf.utils.paths import PROJECT
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "pillow")
+
+
+def describe(device: torch.device, processes: int = 1) -> dict[str, dict[str, object] | str | None]:
+    """Versions of what decides the numbers, the commit of this repository, and the hardware behind `device`.
+
+    processes: how many train on this machine; the threads are those of this process.
+    """
+    import torch  # here, because it takes seconds, and `commit` does without
+
+    return {
+        "commit": commit(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+            "tinyclf": __version__,
+        },
+        "hardware": {
+            "device": device.type,
+            "name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
+            "cores": os.cpu_count(),
+            "processes": processes,
+            "threads": torch.get_num_threads(),
+            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+    }
+
+
+def commit(*folders: str) -> str | None:
+    """The commit of this code, with `-dirty` where its files were changed since; None outside a git checkout.
+
+    folders: whose files count; by default those that decide a run's numbers.
+    """
+    if PROJECT is None or not (PROJECT / ".git").exists():  # git would look further up, in another project's
+        return None
+    git = ["git", "-C", str(PROJECT)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = [*git, "status", "--porcelain", "--untracked-files=no", "--", *(folders or ("tinyclf", "notebooks"))]
+        return head + ("-dirty" if subprocess.run(changed, capture_output=True, check=True).stdout else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def cpu_name() -> str:
+    """The processor's name as Linux gives it, else as Python does."""
+    return cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> set[str]:
+    """What the processor can do, in Linux's words; empty where it does not say."""
+    return set((cpu_info("flags") or cpu_info("Features")).split())
+
+
+def cpu_info(key: str) -> str:
+    """The first line of Linux's description of the processor that starts with `key`; empty where there is none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
