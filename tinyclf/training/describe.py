@@ -49,7 +49,8 @@ def describe_object(value: Any, skip: Collection[str] = ()) -> str:
     if isinstance(value, float):
         return f"{value:.12g}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(describe_object(item, skip) for item in value)}]"
+        items = dict.fromkeys(describe_object(item, skip) for item in value)  # one for all groups, say, is told once
+        return f"[{', '.join(items)}]"
     if value is None or isinstance(value, bool | int | str | dict):
         return str(value)
     if hasattr(value, "__qualname__"):  # a function or a class
