@@ -29,8 +29,9 @@ def by_hand(side, stem_pixels, stem_inputs, classes):
         (resnet18(1000), 224, by_hand(56, 112**2, 3 * 49, 1000), 112**2 * 64 * 3 * 49),
         (resnet18(200), 64, by_hand(16, 32**2, 3 * 49, 200), 32**2 * 64 * 3 * 49),
         (resnet18(200, stem="small"), 64, by_hand(64, 64**2, 3 * 9, 200), 64**2 * 64 * 3 * 9),
+        (resnet18(200, stem="sub-pixel"), 64, by_hand(64, 128**2, 3 * 25, 200), 128**2 * 64 * 3 * 25),
     ],
-    ids=["224", "64", "64, small stem"],
+    ids=["224", "64", "64, small stem", "64, sub-pixel stem"],
 )
 def test_the_counts_of_resnet18_are_those_by_hand_and_by_torchs_counter(model, size, forward, stem):
     table = layers(model, size)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
-from torch.nn.functional import conv2d, interpolate
+from torch.nn.functional import conv2d, interpolate, pixel_shuffle
 
 from tinyclf import models
 from tinyclf.errors import TinyclfError
@@ -38,7 +38,7 @@ def test_without_weights_it_is_torchvisions_with_another_head():
     assert ours.fc.out_features == 200 and isinstance(ours.avgpool, torch.nn.AdaptiveAvgPool2d)
 
 
-@pytest.mark.parametrize(("size", "stem"), [(64, "imagenet"), (224, "imagenet"), (64, "small")])
+@pytest.mark.parametrize(("size", "stem"), [(64, "imagenet"), (224, "imagenet"), (64, "small"), (64, "sub-pixel")])
 def test_it_takes_images_of_any_size(size, stem):
     assert resnet18(10, stem=stem).eval()(torch.rand(1, 3, size, size)).shape == (1, 10)
 
@@ -84,6 +84,62 @@ def test_a_shrunk_stem_does_to_an_image_what_the_large_one_does_to_it_enlarged(i
     model = resnet18(200, saved(imagenet_like, tmp_path / "weights.pth"), "small", shrink_stem=True)
     assert torch.equal(model.conv1.weight, models.shrunk(imagenet_like["conv1.weight"], 224 / 64))
     assert not model.conv1.bias.any()
+
+
+@pytest.fixture
+def enlarged():
+    """An image, and the same enlarged four times: bicubic as PIL has it, unrounded."""
+    image = torch.randn(1, 3, 16, 16, dtype=torch.float64)
+    return image, interpolate(image, scale_factor=4, mode="bicubic", antialias=True)  # antialias: with PIL's kernel
+
+
+def sub_pixels(filters, image):
+    layer = resnet18(10, stem="sub-pixel").conv1.double()
+    layer.weight.data = models.composed(filters)
+    return layer(image)
+
+
+def test_a_composed_stem_does_to_an_image_what_the_large_one_does_to_it_enlarged(imagenet_like, enlarged):
+    filters, (image, large) = imagenet_like["conv1.weight"].double(), enlarged
+    found, expected = sub_pixels(filters, image), conv2d(large, filters, stride=2, padding=3)
+    assert found.shape == expected.shape == (1, 64, 32, 32)
+    inner = slice(7, -6)  # from the first to the last pixel that no tap leads out of the image from; starts odd
+    difference = (found - expected)[:, :, inner, inner]
+    torch.testing.assert_close(difference[:, :, ::2, ::2], torch.zeros_like(difference[:, :, ::2, ::2]))
+    # The even sub-pixels have a sixth tap, of the outermost weights alone, which is given to the one beside it
+    assert 1e-4 < difference.std() / expected.std() < 5e-3
+    without = filters.clone()
+    without[:, :, 0] = without[:, :, :, 0] = 0
+    found, expected = sub_pixels(without, image), conv2d(large, without, stride=2, padding=3)
+    torch.testing.assert_close(found[:, :, inner, inner], expected[:, :, inner, inner])
+
+
+def test_a_composed_stem_is_exact_on_what_does_not_change_from_pixel_to_pixel(imagenet_like):
+    filters, plain = imagenet_like["conv1.weight"].double(), torch.rand(1, 3, 1, 1, dtype=torch.float64)
+    found = sub_pixels(filters, plain.expand(1, 3, 16, 16))
+    expected = (filters.sum((2, 3)) @ plain[0, :, 0])[None, :, :, None].expand(1, 64, 32, 32)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_sub_pixel_stem_is_torchs_pixel_shuffle_and_ends_where_the_enlarged_image_does(imagenet_like, tmp_path):
+    path = saved(imagenet_like, tmp_path / "weights.pth")
+    model = resnet18(200, path, "sub-pixel", shrink_stem=True)
+    composed = models.composed(imagenet_like["conv1.weight"])
+    assert torch.equal(model.conv1.weight, composed)
+    assert model.maxpool(model.conv1(torch.rand(1, 3, 64, 64))).shape == (1, 64, 64, 64)
+    image = torch.rand(2, 3, 9, 5)
+    padded = torch.nn.functional.pad(image, (2, 2, 2, 2), mode="replicate")
+    for layout in (torch.contiguous_format, torch.channels_last):
+        found = model.to(memory_format=layout).conv1(image)
+        torch.testing.assert_close(found, pixel_shuffle(conv2d(padded, model.conv1.weight), 2))
+        assert found.is_contiguous(memory_format=torch.channels_last)
+    fresh = resnet18(200, path, "sub-pixel")
+    assert torch.equal(fresh.layer1[0].conv1.weight, imagenet_like["layer1.0.conv1.weight"])
+    state = fresh.state_dict() | {"conv1.weight": composed}
+    again = resnet18(200, saved(state, tmp_path / "again.safetensors"), "sub-pixel")
+    assert torch.equal(again.conv1.weight, composed)
+    with pytest.raises(TinyclfError, match=r"they have a sub-pixel stem \(stem=sub-pixel\)"):
+        resnet18(200, str(tmp_path / "again.safetensors"))
 
 
 def test_what_does_not_fit_is_named(imagenet_like, tmp_path):

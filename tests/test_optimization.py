@@ -48,8 +48,9 @@ def test_a_warm_up_rises_from_nothing_to_the_rate(schedule):
     assert learning_rate(settings, 9) == pytest.approx(end)
 
 
-def test_norms_and_biases_do_not_decay_and_layers_learn_the_slower_the_nearer_to_the_image():
-    model = resnet18(10, stem="small")
+@pytest.mark.parametrize("stem", ["small", "sub-pixel"])
+def test_norms_and_biases_do_not_decay_and_layers_learn_the_slower_the_nearer_to_the_image(stem):
+    model = resnet18(10, stem=stem)
     optimizer = sgd(model, Settings(weight_decay=5e-4, layer_decay=0.5))
     names = {id(value): name for name, value in model.named_parameters()}
     found = {names[id(value)]: group for group in optimizer.param_groups for value in group["params"]}
@@ -77,7 +78,7 @@ def test_the_published_recipe_has_one_group():
         ({"nesterov": True, "momentum": 0.0}, "momentum of nesterov"),
         ({"grow_from": 128}, "grow_from = 128: expected a number from 16 to 64"),
         ({"grow_from": 40, "epochs": 1}, "epochs of a run that grows = 1"),
-        ({"shrink_stem": True}, "shrink_stem = True: it takes a small stem"),
+        ({"shrink_stem": True}, "shrink_stem = True: it takes another stem"),
         ({"zero_init": True, "weights": "imagenet"}, "zero_init = True: it is for a run that starts from nothing"),
         ({"ema": 1.0}, "ema = 1.0"),
     ],

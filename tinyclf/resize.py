@@ -32,12 +32,18 @@ def rounded(sums: Tensor) -> Tensor:
 
 @cache  # also for the device, which a copy for every batch would keep waiting
 def weights(source: int, size: int, device: torch.device) -> Tensor:
-    """What each of `source` pixels in a line adds to each of `size`: float64 (size, source), in units of 1 / ONE."""
+    """`kernels`, rounded as PIL rounds them: float64 (size, source), in units of 1 / ONE."""
+    kernel = kernels(source, size)
+    return torch.from_numpy(np.copysign(np.floor(np.abs(kernel) * ONE + 0.5), kernel)).to(device)
+
+
+def kernels(source: int, size: int) -> np.ndarray:
+    """What each of `source` pixels in a line adds to each of `size`: float64 (size, source)."""
     scale = source / size
     places, centres = np.arange(source) + 0.5, (np.arange(size)[:, None] + 0.5) * scale
     x = np.abs(places - centres) / max(scale, 1)
     near = ((SHARPNESS + 2) * x - (SHARPNESS + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * SHARPNESS
     kernel = np.where(x < 1, near, np.where(x < REACH, far, 0))
-    kernel /= kernel.sum(1, keepdims=True)
-    return torch.from_numpy(np.copysign(np.floor(np.abs(kernel) * ONE + 0.5), kernel)).to(device)
+    rows: np.ndarray = kernel / kernel.sum(1, keepdims=True)
+    return rows

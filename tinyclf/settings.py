@@ -19,7 +19,7 @@ DATASETS = tuple(BATCH_SIZES)
 WHOLE_DATASETS = ("mini", "tiny-imagenet")  # that are no part of another
 NAMED_WEIGHTS = ("none", "imagenet", "mini")
 OTHER_WEIGHTS = "or run:NAME, or the path of a .pth or .safetensors file"
-STEMS = ("imagenet", "small", "small-pool")
+STEMS = ("imagenet", "small", "small-pool", "sub-pixel")
 SCHEDULES = ("step", "cosine", "linear")
 SEEDS = (0, 2**31 - 1)
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -70,7 +70,7 @@ class Settings:
     evaluate_at: int = 0  # another input size, at which the trained model is evaluated as well; 0: none
     mirror_test: bool = False  # evaluate as well on each image together with its mirror image
     hold_out: bool = False  # validate on every tenth training image, which is then not trained on, in place of val
-    stem: str = "imagenet"  # imagenet: 7x7, stride 2, max pool | small: 3x3, stride 1 | small-pool: and max pool
+    stem: str = "imagenet"  # imagenet: 7x7, max pool | small: 3x3 | small-pool: and max pool | sub-pixel: 5x5, 2x2 each
     shrink_stem: bool = False  # a small stem starts with the filters of the 7x7 one, shrunk, instead of afresh
     zero_init: bool = False  # the last norm of each block starts at 0, so that a block starts by changing nothing
     epochs: int = 15
@@ -115,7 +115,7 @@ class Settings:
         for name, accepted in CHOICES.items():
             one_of(name, getattr(self, name), accepted)
         if self.shrink_stem and (self.stem == "imagenet" or self.weights == "none"):
-            raise TinyclfError("shrink_stem = True: it takes a small stem, and weights to shrink the stem of")
+            raise TinyclfError("shrink_stem = True: it takes another stem, and weights to shrink that of")
         if self.zero_init and self.weights != "none":
             raise TinyclfError("zero_init = True: it is for a run that starts from nothing, weights = 'none'")
         if self.nesterov:
