@@ -175,7 +175,7 @@ def test_overrides_of_an_ancestor_are_told():
 def test_the_committed_records_give_the_table_that_they_gave_before(dataset, monkeypatch):
     monkeypatch.setenv("TINYCLF_REPORTS", str(PROJECT / "reports"))
     table = accuracy_table(dataset)
-    assert table["accuracy"].notna().sum() == len(BEFORE[dataset])
+    assert table["accuracy"].notna().sum() >= len(BEFORE[dataset])  # some were run since
     for name, before in BEFORE[dataset].items():
         experiment, _, size = name.partition(" at ")
         row = row_of(experiment, dataset, int(size.partition("x")[0] or 0))

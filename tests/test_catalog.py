@@ -132,7 +132,7 @@ def test_the_command_of_a_run_of_no_experiment_gives_the_notebook_of_recipes_all
 
 
 def test_published_results_have_the_names_of_their_experiments():
-    published = tomllib.loads((PROJECT / "tinyclf" / "published.toml").read_text())
+    published = tomllib.loads((PROJECT / "tinyclf" / "report" / "published.toml").read_text())
     known = read_experiments("tiny-imagenet")
     assert list(published) == list(PUBLISHED)
     for name, section in published.items():

@@ -160,7 +160,7 @@ def test_one_without_a_checksum_is_not_trusted(path):
         checkpoint.newest(path)
 
 
-@pytest.mark.parametrize("fails", ["checkpoint.save_file", "files.os.fsync"])
+@pytest.mark.parametrize("fails", ["training.checkpoint.save_file", "utils.files.os.fsync"])
 def test_a_full_disk_leaves_the_last_good_ones(path, monkeypatch, fails):
     two(path)
     before = {each.name: each.read_bytes() for each in path.parent.iterdir()}

@@ -120,7 +120,7 @@ def die_between_renames():
 
     def replace(source, target):
         count.append(Path(source).name)
-        if count.count("checkpoint.partial") == 3:
+        if count.count("checkpoint.new") == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         rename(source, target)
 
@@ -134,7 +134,7 @@ def fill_the_disk():
     def limited(tensors, path, metadata):
         count.append(1)
         if len(count) == 3:
-            half = os.path.getsize(path.with_suffix(".safetensors")) // 2
+            half = os.path.getsize(path.with_name(CHECKPOINT)) // 2
             resource.setrlimit(resource.RLIMIT_FSIZE, (half, resource.RLIM_INFINITY))
         write(tensors, path, metadata=metadata)
 

@@ -158,7 +158,7 @@ def test_plain_papermill_runs_the_baseline_from_any_folder(tmp_path, folder):
 def test_plain_papermill_with_a_slip_in_a_parameters_name_stops_at_once(tmp_path, folder):
     done = papermill(tmp_path, "-p", "epoch", "1")
     assert done.returncode != 0
-    assert "parameter = 'epoch': expected one of dataset, weights" in done.stderr
+    assert "parameter = 'epoch': did you mean epochs? Expected one of dataset, " in done.stderr
     assert not folder.exists()
 
 

@@ -13,9 +13,9 @@ from tinyclf.data.cache import load_data, locate_dataset
 from tinyclf.data.tiny_imagenet import TinyImageNet
 from tinyclf.experiments import predict
 from tinyclf.experiments.predict import Predictor, read_image
+from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
-from tinyclf.models.resnet import build_model
 from tinyclf.utils.errors import TinyclfError
 
 
@@ -25,9 +25,10 @@ def reports(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reports")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINYCLF_REPORTS", str(folder))
-        torch.manual_seed(0)
-        model, run = build_model("resnet18", 10), Run(Settings(epochs=1, batch_size=100), load_data("mini"), "short")
-        run.finish(run.fit(model), model)
+        settings, data = Settings(epochs=1, batch_size=100), load_data("mini")
+        run = Run(settings, data, "short")
+        run.fit(**vars(build_recipe(settings, data)))
+        run.finish()
     return folder
 
 
@@ -41,13 +42,13 @@ def test_the_probabilities_are_the_models_own_for_files_as_for_arrays():
     with torch.no_grad():
         images = torch.from_numpy(np.array(data.val.images[:3])).permute(0, 3, 1, 2) / 255
         expected = predictor.model.eval()(images).softmax(1)
-    torch.testing.assert_close(predictor.probabilities(data.val.images[:3]), expected, rtol=1e-3, atol=1e-5)
-    likeliest = predictor.likeliest(np.array(data.val.images[0]))
-    assert [value for value, _, _ in likeliest] == pytest.approx(
+    torch.testing.assert_close(predictor.predict_proba(data.val.images[:3]), expected, rtol=1e-3, atol=1e-5)
+    classes = predictor.most_probable(np.array(data.val.images[0]))
+    assert [value for value, _, _ in classes] == pytest.approx(
         expected[0].sort(descending=True)[0][:5].tolist(), 1e-3
     )
     place = int(expected[0].argmax())
-    assert likeliest[0][1:] == (data.classes[place], data.class_names[place])
+    assert classes[0][1:] == (data.classes[place], data.class_names[place])
 
 
 def test_images_of_any_size_and_kind_become_64x64(tmp_path):
@@ -101,14 +102,14 @@ def test_the_test_split_is_written_in_the_challenges_format(monkeypatch, reports
 
     monkeypatch.setattr(predict.TinyImageNet, "load", damaged)
     predictor = Predictor("short", "mini")
-    path = predictor.test_split(refused.append)
+    path = predictor.predict_test_split(refused.append)
     assert refused == ["test_11.JPEG is damaged"] and path.parent == reports / "mini" / "short"
     lines = [line.split(" ") for line in path.read_text().splitlines()]
     assert [name for name, _ in lines] == [f"test_{number}.JPEG" for number in range(100) if number != 11]
     split = TinyImageNet(locate_dataset("mini")[0], "test", layout=locate_dataset("mini")[1])
     for row in (0, 1, 2, 50, 99):
         name = split.samples[row][0].rsplit("/", 1)[1]
-        assert predictor.likeliest(np.asarray(load(split, row)))[0][1] == dict(lines)[name]
+        assert predictor.most_probable(np.asarray(load(split, row)))[0][1] == dict(lines)[name]
 
 
 def test_a_run_without_a_checkpoint_is_refused_with_the_command_that_makes_one():

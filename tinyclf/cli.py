@@ -122,6 +122,20 @@ def compare(
 
 
 @app.command()
+def render(
+    runs: Annotated[list[str], typer.Argument(help="runs that have a record")], dataset: Dataset = "mini"
+) -> None:
+    """Make the pages of runs from their records, without training, and print their paths."""
+    from tinyclf.report import notebook
+    from tinyclf.report.run_page import run_pages
+
+    pages = run_pages(runs, dataset)
+    run_one_by_one(pages, notebook.run)
+    for page in pages:
+        print(notebook.page_folder(page) / "index.html")
+
+
+@app.command()
 def predict(
     run: Annotated[str, typer.Option(help="the run whose model predicts")],
     images: Annotated[list[Path] | None, typer.Argument(help="image files of any size")] = None,

@@ -8,7 +8,10 @@ from IPython.display import HTML, Markdown, display
 from markupsafe import Markup
 
 from tinyclf.data.registry import DATASETS
-from tinyclf.experiments.record import Record, read_table
+from tinyclf.experiments import catalog
+from tinyclf.experiments.catalog import Experiment
+from tinyclf.experiments.names import family
+from tinyclf.experiments.record import Record, read_records, read_table
 from tinyclf.experiments.settings import Settings
 from tinyclf.report.accuracy import data_notes
 from tinyclf.report.figures import class_extremes, experiment_curves, reliability, show
@@ -16,7 +19,8 @@ from tinyclf.report.format import assignments, duration, format_metric, hardware
 from tinyclf.report.html import Column, Table, details, link, small_lines, table
 from tinyclf.report.published import published_curve
 from tinyclf.report.runs import RECIPE, history_frame, start_of
-from tinyclf.utils.paths import reports_dir
+from tinyclf.utils.checks import one_of
+from tinyclf.utils.paths import NOTEBOOKS, reports_dir
 
 if TYPE_CHECKING:
     from tinyclf.data.cache import Packed
@@ -28,6 +32,17 @@ EVALUATION = {
     "loss": "loss",
     "expected calibration error": "calibration_error",
 }
+
+
+def run_pages(names: list[str], dataset: str) -> list[Experiment]:
+    """The pages of runs, to be made from their records. Raises TinyclfError for a run that has none."""
+    one_of("dataset", dataset, DATASETS)
+    records, experiments = read_records(dataset), catalog.read_experiments(dataset)
+    for name in names:
+        one_of(f"run on {dataset}", name, records)
+    titles = {name: experiments[family(name)].title if family(name) in experiments else name for name in names}
+    notebook = NOTEBOOKS / "7_run.ipynb"
+    return [Experiment(name, titles[name], notebook, {"dataset": dataset, "run_name": name}) for name in names]
 
 
 def show_results(record: Record) -> None:
