@@ -12,6 +12,7 @@ from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 from tinyclf.experiments.catalog import Experiment
 from tinyclf.utils.errors import TinyclfError
@@ -127,10 +128,11 @@ def clean_notebook(path: Path, experiment: Experiment) -> None:
 
 
 def render(path: Path, title: str) -> str:
-    """A notebook as one self-contained HTML page: no request leaves it, code folded away."""
+    """A notebook as one self-contained HTML page: no request leaves it, code is folded, some cells are left out."""
     exporter = HTMLExporter(
         template_name="templates",
         extra_template_basedirs=[str(Path(__file__).parent)],
+        config=Config(TagRemovePreprocessor={"enabled": True, "remove_cell_tags": ["notebook-only"]}),
     )
     page, _ = exporter.from_filename(str(path), resources={"metadata": {"name": title}})
     return page

@@ -17,7 +17,7 @@ from tinyclf.report.accuracy import data_notes
 from tinyclf.report.figures import class_extremes, experiment_curves, reliability, show
 from tinyclf.report.format import assignments, duration, format_metric, hardware, percent, pixels
 from tinyclf.report.html import Column, Table, details, link, small_lines, table
-from tinyclf.report.published import published_curve
+from tinyclf.report.published import published, published_curve
 from tinyclf.report.runs import RECIPE, history_frame, start_of
 from tinyclf.utils.checks import one_of
 from tinyclf.utils.paths import NOTEBOOKS, reports_dir
@@ -43,6 +43,27 @@ def run_pages(names: list[str], dataset: str) -> list[Experiment]:
     titles = {name: experiments[family(name)].title if family(name) in experiments else name for name in names}
     notebook = NOTEBOOKS / "7_run.ipynb"
     return [Experiment(name, titles[name], notebook, {"dataset": dataset, "run_name": name}) for name in names]
+
+
+def show_headline(record: Record) -> None:
+    """Display which run it is, and its result in one line, with the interval that so many images allow.
+
+    The interval is that of a binomial share: 1.96 standard errors on either side.
+    """
+    name, dataset, result = family(record["run"]), record["settings"]["dataset"], record["evaluation"]["top1"]
+    experiments = catalog.read_experiments(dataset)
+    title = experiments[name].title if name in experiments else record["run"]
+    error = 1.96 * (result * (1 - result) / record["data"]["val"]) ** 0.5
+    interval = f"{100 * (result - error):.1f} to {100 * (result + error):.1f}"
+    row = published(name, dataset)
+    facts = [
+        f"**{percent(result)} top-1** (95\u00a0% interval {interval})",
+        *([f"published {percent(row['last'])}"] if row else []),
+        f"{len(record['history'])} epochs",
+        duration(record["seconds"]),
+        f"seed {record['settings']['seed']}",
+    ]
+    display(Markdown(f"# {title}, on {dataset}\n\n{' · '.join(facts)}"))
 
 
 def show_results(record: Record) -> None:
