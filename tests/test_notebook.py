@@ -165,7 +165,7 @@ def test_plain_papermill_with_a_slip_in_a_parameters_name_stops_at_once(tmp_path
 def test_the_command_line_refuses_with_one_message_and_a_status(tmp_path, folder):
     command = [Path(sys.executable).with_name("tinyclf"), "run", "baseline-scratch", "-p", "epoch=3"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and not folder.exists()
+    assert done.returncode == 2 and not folder.exists()
     assert done.stderr.startswith("tinyclf: parameter = 'epoch'") and "Traceback" not in done.stderr
 
 

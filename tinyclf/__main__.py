@@ -1,4 +1,4 @@
-"""`python -m tinyclf`, which `accelerate launch -m tinyclf` and `torchrun -m tinyclf` start in every process."""
+"""`python -m tinyclf`, which `torchrun -m tinyclf` starts in every process."""
 
 from tinyclf.cli import main
 

@@ -5,38 +5,36 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
-from tinyclf.data.registry import DATASETS, WHOLE_DATASETS
+import tinyclf
 from tinyclf.experiments.catalog import Experiment
-from tinyclf.experiments.launch import Request, launch
+from tinyclf.experiments.launch import Dataset, Device, Request, launch, takes_request, usage, use_device
 from tinyclf.experiments.parameters import RUN_NAME
-from tinyclf.utils.checks import one_of
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.errors import TinyclfError, UsageError
 from tinyclf.utils.paths import PROJECT, reports_dir
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="runs that have a record")]
 
-Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="experiments or their ablations")]
-Dataset = Annotated[str, typer.Option(help="; ".join(f"{info.name}: {info.help}" for info in DATASETS.values()))]
-Parameters = Annotated[
-    list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="a setting; repeatable")
-]
-Imagenet = Annotated[str, typer.Option(metavar="PATH", help="state dict that stands in for the ImageNet weights")]
-Force = Annotated[bool, typer.Option("--force", help="start over, dropping what a run of that name left")]
-Seeds = Annotated[list[int] | None, typer.Option(metavar="N...", help="run each experiment with each of these seeds")]
-Processes = Annotated[
-    int, typer.Option(min=1, help="train in this many processes by torchrun, each with its own GPU or CPU cores")
-]
+
+class Commands(TyperGroup):
+    """The commands. An error raised on purpose prints as one message; the status is 2 for wrong usage, else 1."""
+
+    # ctx: of a click that typer has within, which has no public name
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TinyclfError as error:
+            print(f"tinyclf: {error}", file=sys.stderr)
+            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
 
 
 class ManySeeds(TyperCommand):
     """A command that takes `--seeds 0 1 2` for `--seeds 0 --seeds 1 --seeds 2`."""
 
-    # ctx: of a click that typer has within, which has no public name
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         spread: list[str] = []
         for arg in args:
@@ -45,52 +43,60 @@ class ManySeeds(TyperCommand):
         return super().parse_args(ctx, spread)
 
 
-@app.command(cls=ManySeeds)
-def run(
-    names: Names,
-    dataset: Dataset = "mini",
-    parameter: Parameters = None,
-    imagenet: Imagenet = "",
-    force: Force = False,
-    seeds: Seeds = None,
-    processes: Processes = 1,
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and end, if that is wanted."""
+    if wanted:
+        print(f"tinyclf {tinyclf.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="print the version and exit")
+    ] = False,
 ) -> None:
+    """Reproducible Tiny-ImageNet ResNet18 baselines. Start with: tinyclf list"""
+
+
+@app.command("list")
+def list_experiments(dataset: Dataset = "mini") -> None:
+    """List the experiments, and the accuracy of those that have run."""
+    from tinyclf.report.listing import listing
+
+    print(listing(dataset))
+
+
+@app.command(cls=ManySeeds)
+@takes_request()
+def run(request: Request) -> None:
     """Run experiments to their pages under reports/, and write the front page."""
-    names = [*(name for name in names if name != "summary"), "summary"]
-    run_notebooks(Request(names, dataset, parameter, imagenet, force, seeds, processes))
+    names = [*(name for name in request.names if name != "summary"), "summary"]
+    request = dataclasses.replace(request, names=names)
+    run_notebooks(request, request.experiments())
 
 
 @app.command(cls=ManySeeds)
-def report(
-    dataset: Dataset = "mini",
-    parameter: Parameters = None,
-    imagenet: Imagenet = "",
-    force: Force = False,
-    seeds: Seeds = None,
-    processes: Processes = 1,
-) -> None:
+@takes_request(names=False)
+def report(request: Request) -> None:
     """Run all experiments, then print the accuracy tables and the path of the front page."""
+    experiments = request.experiments()
     try:
-        run_notebooks(Request([], dataset, parameter, imagenet, force, seeds, processes))
+        run_notebooks(request, experiments)
     finally:
-        table(dataset)
-        print(f"\n{reports_dir() / dataset / 'index.html'}")
+        table(request.dataset)
+        print(f"\n{reports_dir() / request.dataset / 'index.html'}")
 
 
 @app.command(cls=ManySeeds)
-def train(
-    names: Names,
-    dataset: Dataset = "mini",
-    parameter: Parameters = None,
-    imagenet: Imagenet = "",
-    force: Force = False,
-    seeds: Seeds = None,
-    processes: Processes = 1,
-) -> None:
+@takes_request()
+def train(request: Request) -> None:
     """Train experiments to their records, without notebook and page."""
-    request = Request(names, dataset, parameter, imagenet, force, seeds, processes)
     experiments = request.experiments()
-    if processes > 1:
+    if request.processes > 1:
         with interruptible():
             return launch(request, experiments)
     from tinyclf.experiments.run import train_experiment
@@ -109,46 +115,46 @@ def train(
 
 
 @app.command()
-def compare(
-    runs: Annotated[list[str], typer.Argument(help="runs that have a record")], dataset: Dataset = "mini"
-) -> None:
+def compare(runs: Runs, dataset: Dataset = "mini") -> None:
     """Compare runs on one page, their curves and the settings that differ, and print its path."""
     from tinyclf.report import notebook
     from tinyclf.report.comparison import comparison
 
-    experiment = comparison(runs, dataset)
+    with usage():
+        experiment = comparison(runs, dataset)
     run_one_by_one([experiment], notebook.run)
-    print(notebook.page_folder(experiment) / "index.html")
+    print(experiment.page_folder / "index.html")
 
 
 @app.command()
-def render(
-    runs: Annotated[list[str], typer.Argument(help="runs that have a record")], dataset: Dataset = "mini"
-) -> None:
+def render(runs: Runs, dataset: Dataset = "mini") -> None:
     """Make the pages of runs from their records, without training, and print their paths."""
     from tinyclf.report import notebook
     from tinyclf.report.run_page import run_pages
 
-    pages = run_pages(runs, dataset)
+    with usage():
+        pages = run_pages(runs, dataset)
     run_one_by_one(pages, notebook.run)
     for page in pages:
-        print(notebook.page_folder(page) / "index.html")
+        print(page.page_folder / "index.html")
 
 
 @app.command()
 def predict(
-    run: Annotated[str, typer.Option(help="the run whose model predicts")],
+    run: Annotated[str, typer.Option(metavar="RUN", help="the run whose model predicts")],
     images: Annotated[list[Path] | None, typer.Argument(help="image files of any size")] = None,
     dataset: Dataset = "mini",
     test: Annotated[
         bool, typer.Option("--test", help="write the test split's predictions into the run's folder")
     ] = False,
+    device: Device = "auto",
 ) -> None:
     """Print the five most probable classes of images by a run's model, with their words and probabilities."""
+    if not images and not test:
+        raise UsageError("nothing to predict: name image files, or ask for the test split by --test")
+    use_device(device)
     from tinyclf.experiments.predict import Predictor, lines, read_image
 
-    if not images and not test:
-        raise TinyclfError("nothing to predict: name image files, or ask for the test split by --test")
     refused = []
 
     def refuse(message: str) -> None:
@@ -172,18 +178,19 @@ def predict(
 
 @app.command()
 def bench(
-    dataset: Annotated[str, typer.Option(help="mini or tiny-imagenet; by default the latter where it is found")] = "",
+    dataset: Annotated[
+        Literal["mini", "tiny-imagenet"] | None, typer.Option(help="by default tiny-imagenet where it is found")
+    ] = None,
     seconds: Annotated[float, typer.Option(min=0, help="of rounds for each measure; training gets twice as many")] = 45,
     only: Annotated[list[str] | None, typer.Option(metavar="MEASURE", help="this measure alone; repeatable")] = None,
 ) -> None:
     """Measure loader, training, evaluation and memory beside other ways and the limit; print the table of ratios."""
     if PROJECT is None or not (PROJECT / "benchmarks" / "bench.py").is_file():
         raise TinyclfError("the benchmark is part of the project's checkout, not of an installed package")
-    one_of("dataset", dataset, ("", *WHOLE_DATASETS))
     sys.path.insert(0, str(PROJECT / "benchmarks"))
     import bench
 
-    print(bench.main(dataset, seconds, only).read_text())
+    print(bench.main(dataset or "", seconds, only).read_text())
 
 
 @app.command()
@@ -191,13 +198,11 @@ def table(dataset: Dataset = "mini") -> None:
     """Print the accuracy tables of the runs recorded so far, in Markdown."""
     from tinyclf.report import accuracy
 
-    one_of("dataset", dataset, DATASETS)
     print(accuracy.markdown_report(dataset))
 
 
-def run_notebooks(request: Request) -> None:
+def run_notebooks(request: Request, experiments: list[Experiment]) -> None:
     """Run the notebooks of experiments. In several processes they are trained before, and the notebooks show that."""
-    experiments = request.experiments()
     if request.processes > 1 and any(RUN_NAME in experiment.parameters for experiment in experiments):
         with interruptible():
             launch(request, experiments)
@@ -233,8 +238,5 @@ def interruptible() -> Iterator[None]:
 
 
 def main() -> None:
-    """Run the command line; errors raised on purpose print as one message, not as a traceback."""
-    try:
-        app()
-    except TinyclfError as error:
-        sys.exit(f"tinyclf: {error}")
+    """Run the command line."""
+    app(prog_name="tinyclf")

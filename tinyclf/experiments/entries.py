@@ -13,6 +13,7 @@ from tinyclf.experiments.settings import Settings
 from tinyclf.utils import schema
 from tinyclf.utils.checks import one_of, typed
 from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.paths import reports_dir
 
 RECIPES_NOTEBOOK = "4_recipes.ipynb"  # builds model, loss, optimizer and schedule from the settings, whatever they are
 RECIPE_SETTINGS = {
@@ -65,6 +66,17 @@ class Experiment:
     def settings(self) -> Settings:
         """The settings among the parameters, the others by default. Raises TinyclfError for one out of range."""
         return Settings.from_notebook(self.parameters)
+
+    @property
+    def trains(self) -> bool:
+        """Whether its notebook trains, and so leaves a record."""
+        return RUN_NAME in notebook_parameters(self.notebook)
+
+    @property
+    def page_folder(self) -> Path:
+        """Where its notebook.ipynb and index.html go; the summary is the front page of its data set."""
+        folder: Path = reports_dir() / self.parameters["dataset"]
+        return folder if self.name == "summary" else folder / self.name
 
 
 @functools.lru_cache(1)

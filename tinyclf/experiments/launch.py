@@ -1,54 +1,141 @@
-"""What a command line asks to run, and training in several processes by torchrun."""
+"""What a command line asks to run, with its options, and training in several processes by torchrun."""
 
+import functools
+import inspect
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
+import typer
+
+from tinyclf.data.registry import DATASETS
 from tinyclf.experiments.catalog import Experiment, select
 from tinyclf.experiments.names import family
 from tinyclf.experiments.parameters import RUN_NAME, parse_assignment
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.errors import TinyclfError, UsageError
 from tinyclf.utils.paths import PROJECT
+
+DatasetName = Literal["mini", "tiny-imagenet", "tiny-imagenet-20"]  # those of DATASETS
+DeviceName = Literal["auto", "cpu", "cuda"]
+Dataset = Annotated[
+    DatasetName, typer.Option(help="; ".join(f"{info.name}: {info.help}" for info in DATASETS.values()))
+]
+Device = Annotated[DeviceName, typer.Option(help="where to compute; auto: on a GPU if there is one, else on the CPU")]
 
 
 @dataclass(frozen=True)
 class Request:
-    """Experiments to run, by the options of the command line."""
+    """Experiments to run, with the options that `tinyclf run`, `report` and `train` share."""
 
-    names: list[str]  # none: all
-    dataset: str
-    parameter: list[str] | None = None  # NAME=VALUE
-    imagenet: str = ""  # path of a state dict that stands in for the ImageNet weights
-    force: bool = False
-    seeds: list[int] | None = None
-    processes: int = 1
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="experiments or their ablations")]  # none: all
+    dataset: Dataset = "mini"
+    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="epochs to train; short for -p epochs=N")] = (
+        None
+    )
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="a setting; repeatable")
+    ] = None
+    imagenet: Annotated[
+        str, typer.Option(metavar="PATH", help="state dict that stands in for the ImageNet weights")
+    ] = ""
+    force: Annotated[bool, typer.Option("--force", help="start over, dropping what a run of that name left")] = False
+    seeds: Annotated[
+        list[int] | None, typer.Option(metavar="N...", help="run each experiment with each of these seeds")
+    ] = None
+    processes: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="train in N processes by torchrun, each with its own GPU or CPU cores"),
+    ] = 1
+    device: Device = "auto"
 
     def experiments(self) -> list[Experiment]:
-        """The experiments to run: as `select` has them, without those that others start from and that have finished."""
-        overrides = dict(map(parse_assignment, self.parameter or [])) | ({"force": True} if self.force else {})
-        experiments = select(self.names, self.dataset, overrides, self.imagenet, self.seeds)
+        """The experiments to run: as `select` has them, without those that others start from and that have finished.
+
+        Raises UsageError for an unknown experiment or parameter, and for a value that it cannot have.
+        """
+        with usage():
+            experiments = select(self.names, self.dataset, self.overrides(), self.imagenet, self.seeds)
         if not any(experiment.needed for experiment in experiments):
             return experiments
         from tinyclf.experiments.initial import is_finished  # reads checkpoints, by torch
 
         return [run for run in experiments if not (run.needed and is_finished(run.name, self.dataset))]
 
+    def overrides(self) -> dict[str, Any]:
+        """The parameters that replace those of the experiments. Raises TinyclfError for what is not NAME=VALUE."""
+        overrides = dict(map(parse_assignment, self.parameter or [])) | ({"force": True} if self.force else {})
+        if self.epochs is None:
+            return overrides
+        if "epochs" in overrides:
+            raise TinyclfError(f"--epochs {self.epochs} and -p epochs={overrides['epochs']}: give one of them")
+        return overrides | {"epochs": self.epochs}
+
     def arguments(self, names: list[str]) -> list[str]:
         """The arguments of `tinyclf train` for experiments by their names."""
-        arguments = ["train", *names, "--dataset", self.dataset, *["--force"] * self.force]
+        arguments = ["train", *names, "--dataset", self.dataset, "--device", self.device, *["--force"] * self.force]
+        arguments += ["--epochs", str(self.epochs)] if self.epochs else []
         arguments += [text for value in self.parameter or [] for text in ("-p", value)]
         arguments += ["--imagenet", self.imagenet] if self.imagenet else []
         return arguments + [text for seed in self.seeds or [] for text in ("--seeds", str(seed))]
+
+
+def takes_request(*, names: bool = True) -> Callable[[Callable[[Request], None]], Callable[..., None]]:
+    """Make a command of a function of a Request: the fields become its arguments and options, as typer wants them.
+
+    names: whether it takes those of experiments; else it runs all.
+    """
+    signature = inspect.signature(Request)
+    fields = [field for field in signature.parameters.values() if names or field.name != "names"]
+
+    def decorate(command: Callable[[Request], None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def with_options(*args: Any, **options: Any) -> None:
+            request = Request(*args, **options) if names else Request([], *args, **options)
+            use_device(request.device)
+            command(request)
+
+        with_options.__signature__ = signature.replace(parameters=fields)  # type: ignore[attr-defined]
+        with_options.__annotations__ = {}  # they are in the signature
+        return with_options
+
+    return decorate
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """Raise what is wrong with a command line as UsageError."""
+    try:
+        yield
+    except TinyclfError as error:
+        raise UsageError(str(error)) from error
+
+
+def use_device(device: DeviceName) -> None:
+    """Have this process, and those that it starts, compute on `device`. Raises UsageError for a GPU that is missing."""
+    if device == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            built = torch.version.cuda or torch.version.hip
+            reason = "torch sees no GPU" if built else f"torch {torch.__version__} is built for CPUs alone"
+            raise UsageError(f"--device cuda: {reason}; without this option, it computes on the CPU")
+        os.environ["ACCELERATE_USE_CPU"] = "false"
 
 
 def launch(request: Request, experiments: list[Experiment]) -> None:
     """Train experiments in the processes that `request` wants. Raises TinyclfError for too many, or where one fails."""
     import torch
 
-    most = torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count() or 1
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() and request.device != "cpu" else 0
+    most = gpus or os.cpu_count() or 1
     if request.processes > most:
-        raise TinyclfError(
+        raise UsageError(
             f"processes = {request.processes}: expected 1 to {most}, as many as there are GPUs, else CPU cores"
         )
     trained = [run for run in experiments if RUN_NAME in run.parameters and not run.needed]

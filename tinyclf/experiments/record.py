@@ -10,14 +10,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from tinyclf.experiments.settings import Settings
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import atomic_write
 from tinyclf.utils.paths import reports_dir
 
-if TYPE_CHECKING:  # not imported to draw a table: accelerate and torchmetrics take seconds
+if TYPE_CHECKING:  # not imported to list or draw records: they take seconds
+    import pandas as pd
+
     from tinyclf.training.evaluate import Evaluation
     from tinyclf.training.loop import Epoch
 
@@ -118,6 +118,8 @@ def settings_of(record: Record) -> Settings:
 
 def read_table(record: Record, name: str) -> pd.DataFrame:
     """A table beside a record, `classes.csv` say. Raises TinyclfError where the run left none, or an older version."""
+    import pandas as pd
+
     path = reports_dir() / record["settings"]["dataset"] / record["run"] / name
     try:
         return pd.read_csv(path, keep_default_na=False, na_values={"accuracy": ["nan"]})  # "null" may be a word

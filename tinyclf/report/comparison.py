@@ -40,12 +40,12 @@ def chosen_runs(names: list[str], dataset: str) -> pd.DataFrame:
     """The rows of `load_runs` for runs by their names, in that order and each once; see `comparison` for errors."""
     one_of("dataset", dataset, DATASETS)
     runs = load_runs(dataset).set_index("run", drop=False)
-    for name in names:
-        one_of(f"run on {dataset}", name, tuple(runs.index))
     if len(set(names)) < 2:
         raise TinyclfError(
             f"nothing to compare: name two runs on {dataset} or more of {', '.join(runs.index) or 'none'}"
         )
+    for name in names:
+        one_of(f"run on {dataset}", name, tuple(runs.index))
     chosen: pd.DataFrame = runs.loc[list(dict.fromkeys(names))]
     return chosen
 

@@ -17,25 +17,18 @@ from traitlets.config import Config
 from tinyclf.experiments.catalog import Experiment
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import atomic_write, locked, writable
-from tinyclf.utils.paths import reports_dir
 
 OVERWRITTEN = re.compile(r"[^\n\r]*\r(?!\n)")  # by what comes after it, as on a terminal
 FAILED = ("failed.ipynb", "failed.html")  # what a run that failed leaves; not committed
 
 
-def page_folder(experiment: Experiment) -> Path:
-    """Where an experiment's notebook.ipynb and index.html go; the summary is the front page of its data set."""
-    folder: Path = reports_dir() / experiment.parameters["dataset"]
-    return folder if experiment.name == "summary" else folder / experiment.name
-
-
 def run(experiment: Experiment) -> None:
-    """Execute the notebook and write notebook.ipynb and index.html into `page_folder`.
+    """Execute the notebook and write notebook.ipynb and index.html into its `page_folder`.
 
     When a cell fails, the two are called failed.ipynb and failed.html, and those of an earlier run stay.
     Raises TinyclfError when a cell failed, with its message, or when the pages cannot be written.
     """
-    folder, busy = writable(page_folder(experiment)), f"{experiment.name} is running already; wait for it"
+    folder, busy = writable(experiment.page_folder), f"{experiment.name} is running already; wait for it"
     if experiment.name == "summary":
         busy = ""  # runs that end together each make it, one after the other
     with locked(folder / ".page.lock", busy):

@@ -1,4 +1,4 @@
-"""The exception that this package raises on purpose."""
+"""The exceptions that this package raises on purpose."""
 
 
 class TinyclfError(Exception):
@@ -7,3 +7,7 @@ class TinyclfError(Exception):
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows (IPython asks for it): the message, as there is nothing to debug."""
         return [f"TinyclfError: {self}"]
+
+
+class UsageError(TinyclfError):
+    """Something was asked for that cannot be: the command line ends with status 2, and with 1 for all others."""

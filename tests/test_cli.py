@@ -1,0 +1,247 @@
+"""The command line: what it lists, how it answers wrong usage, and that it answers at once."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+import tinyclf
+from tinyclf import cli
+from tinyclf.data.registry import DATASETS, WHOLE_DATASETS
+from tinyclf.experiments import launch
+from tinyclf.utils.errors import TinyclfError
+
+COMMANDS = typer.main.get_command(cli.app).commands
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # given back after a test that changes it
+    return tmp_path / "reports"
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The experiments that were run, which are not really."""
+    experiments = []
+    monkeypatch.setattr("tinyclf.report.notebook.run", experiments.append)
+    monkeypatch.setattr(
+        "tinyclf.experiments.run.train_experiment", lambda name, parameters: experiments.append(parameters)
+    )
+    return experiments
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+def write_record(folder, run, epochs, last, best):
+    history = [{"val_accuracy": best}] * (epochs - 1) + [{"val_accuracy": last}]
+    settings, result = {"epochs": epochs}, {"last": history[-1], "best": {"val_accuracy": best}}
+    record = {"version": 2, "run": run, "settings": settings, "history": history, "result": result}
+    path = folder / "mini" / run / "record.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(record))
+
+
+def test_list_has_every_experiment_with_what_has_run(folder):
+    write_record(folder, "baseline-scratch", 3, 0.25, 0.5)
+    write_record(folder, "fast-scratch", 4, 0.2, 0.3)
+    write_record(folder, "fast-scratch-seed-1", 4, 0.4, 0.5)
+    write_record(folder, "fast-scratch.ema", 4, 0.4, 0.5)
+    write_record(folder, "mine", 2, 0.75, 0.75)
+    (folder / "mini" / "data").mkdir()
+    (folder / "mini" / "data" / "index.html").touch()
+    done = invoke("list")
+    assert done.exit_code == 0, done.output
+    lines = {line.split("  ")[0]: line.replace("\u00a0", " ") for line in done.output.splitlines()}
+    assert "3 of 15" in lines["baseline-scratch"] and "25.00 %  50.00 %  Step 1: " in lines["baseline-scratch"]
+    assert "30.00 %  40.00 %" in lines["fast-scratch"] and "(mean of 2 seeds)" in lines["fast-scratch"]
+    assert "not run yet" in lines["modern-scratch"] and "not run yet" in lines["summary"]
+    assert "page made" in lines["data"]
+    assert "2 of 2" in lines["mine"] and "75.00 %" in lines["mine"]  # of no experiment
+    folded = [line.split() for line in done.output.splitlines() if line.startswith("  ")]
+    assert [words[1:] for words in folded] == [["ablations", "1", "run"], *[["ablations", "0", "run"]] * 2]
+    assert "fast-scratch.ema" not in done.output
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_list_has_any_data_set_and_runs_none(dataset, folder):
+    done = invoke("list", "--dataset", dataset)
+    assert done.exit_code == 0 and done.output.startswith(f"{dataset}: ") and "not run yet" in done.output
+    assert not folder.exists()
+
+
+def test_list_names_a_record_that_cannot_be_read(folder):
+    write_record(folder, "mine", 2, 0.75, 0.75)
+    (folder / "mini" / "mine" / "record.json").write_text("{")
+    done = invoke("list")
+    assert done.exit_code == 1 and "mine/record.json: not a readable record" in done.output
+
+
+def test_the_version_is_that_of_the_package():
+    done = invoke("--version")
+    assert (done.exit_code, done.output) == (0, f"tinyclf {tinyclf.__version__}\n")
+
+
+def test_every_argument_and_option_has_help_and_no_option_has_a_no():
+    assert {"list", "run", "report", "train", "compare", "render", "predict", "bench", "table"} == set(COMMANDS)
+    for name, command in COMMANDS.items():
+        assert command.help, name
+        for parameter in command.params:
+            assert parameter.help, f"{name} {parameter.name}"
+            assert not parameter.secondary_opts, f"{name} {parameter.name}"
+
+
+def test_the_choices_are_all_there_are_and_the_help_shows_them(monkeypatch):
+    assert get_args(launch.DatasetName) == tuple(DATASETS)
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in COMMANDS:
+        names = WHOLE_DATASETS if name == "bench" else DATASETS
+        assert "|".join(names) in invoke(name, "--help").output, name
+    for name in ("run", "report", "train", "predict"):
+        assert "auto|cpu|cuda" in invoke(name, "--help").output
+    assert "NAME..." not in invoke("report", "--help").output
+
+
+def test_shell_completion_is_on():
+    assert "--install-completion" in invoke("--help").output
+
+
+def test_epochs_is_short_for_the_parameter(ran):
+    assert invoke("run", "baseline-scratch", "--epochs", "2").exit_code == 0
+    assert invoke("train", "baseline-scratch", "-p", "epochs=2").exit_code == 0
+    assert ran[0].parameters["epochs"] == ran[2]["epochs"] == 2
+    ran.clear()
+    assert invoke("report", "--epochs", "2").exit_code == 0
+    assert {experiment.parameters.get("epochs", 2) for experiment in ran} == {2}
+    assert "fast-scratch" not in [experiment.name for experiment in ran]  # plans its epochs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "baseline-scrath"], "did you mean baseline-scratch? expected one of data, "),
+        (["train", "baseline-scratch", "-p", "epoch=3"], "did you mean epochs? Expected one of "),
+        (["train", "baseline-scratch", "-p", "epochs=many"], "epochs = 'many': expected int"),
+        (["train", "baseline-scratch", "-p", "epochs"], "parameter 'epochs': expected NAME=VALUE"),
+        (["train", "baseline-scratch", "-p", "weights=no.pth"], "weights: no file no.pth"),
+        (["train", "baseline-scratch", "--seeds", "-1"], "seed = -1: expected"),
+        (["train", "baseline-scratch", "--epochs", "3", "-p", "epochs=4"], "--epochs 3 and -p epochs=4: give one"),
+        (["train", "baseline-scratch", "--epochs", "0"], "Invalid value for '--epochs'"),
+        (["train", "baseline-scratch", "--processes", "999"], "processes = 999: expected 1 to "),
+        (["run", "nothing"], "experiment = 'nothing'"),
+        (["report", "-p", "epoch=3"], "parameter = 'epoch'"),
+        (["list", "--dataset", "imagenet"], "'imagenet' is not one of 'mini', "),
+        (["table", "--dataset", "imagenet"], "'imagenet' is not one of 'mini', "),
+        (["train", "baseline-scratch", "--device", "gpu"], "'gpu' is not one of 'auto', 'cpu', 'cuda'"),
+        (["compare", "nothing"], "nothing to compare: name two runs"),
+        (["compare", "baseline-scratch"], "nothing to compare: name two runs on mini or more"),
+        (["compare", "fast-scratch", "fast-scratch"], "nothing to compare"),
+        (["compare", "baseline-scratch", "nothing"], "run on mini = 'nothing'"),
+        (["render", "nothing"], "run on mini = 'nothing'"),
+        (["predict", "--run", "baseline-scratch"], "nothing to predict"),
+    ],
+)
+def test_wrong_usage_ends_with_status_2_a_reason_and_nothing_run(arguments, said, folder, ran, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    if arguments[0] == "compare":
+        import pandas as pd
+
+        runs = pd.DataFrame({"run": ["baseline-scratch", "fast-scratch"]})
+        monkeypatch.setattr("tinyclf.report.comparison.load_runs", lambda dataset: runs)
+    done = invoke(*arguments)
+    assert done.exit_code == 2 and said in done.output
+    assert not ran and not folder.exists()
+
+
+def test_a_failed_run_ends_with_status_1_and_the_others_still_run(ran, monkeypatch):
+    def fail(name, parameters):
+        if name == "baseline-scratch":
+            raise TinyclfError("the disk is full")
+        ran.append(name)
+
+    monkeypatch.setattr("tinyclf.experiments.run.train_experiment", fail)
+    done = invoke("train", "baseline-scratch", "fast-scratch")
+    assert done.exit_code == 1 and ran == ["fast-scratch"]
+    assert "tinyclf: baseline-scratch: the disk is full\n" in done.output
+    assert done.output.endswith("tinyclf: failed: baseline-scratch\n")
+
+
+@pytest.mark.parametrize("where", ["tinyclf.experiments.run.train_experiment", "tinyclf.experiments.launch.select"])
+def test_an_interrupt_ends_with_status_130(where, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupt)
+    assert invoke("train", "baseline-scratch").exit_code == 130
+
+
+@pytest.mark.parametrize("command", ["run", "train"])
+def test_the_cpu_is_used_where_it_is_asked_for(command, ran, monkeypatch):
+    for device, value in (("auto", None), ("cpu", "true")):
+        monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+        assert invoke(command, "baseline-scratch", "--device", device).exit_code == 0
+        assert os.environ.get("ACCELERATE_USE_CPU") == value
+
+
+@pytest.mark.parametrize("arguments", [["run", "data"], ["train", "data"], ["report"], ["predict", "x", "--run", "y"]])
+def test_a_gpu_is_refused_where_torch_sees_none(arguments, ran, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    done = invoke(*arguments, "--device", "cuda")
+    assert done.exit_code == 2 and not ran
+    assert "tinyclf: --device cuda: torch " in done.output and "computes on the CPU" in done.output
+
+
+def test_a_gpu_that_is_asked_for_is_used_whatever_the_environment_says(ran, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert invoke("run", "baseline-scratch", "--device", "cuda").exit_code == 0
+    assert os.environ["ACCELERATE_USE_CPU"] == "false"
+
+
+def test_several_processes_are_asked_for_the_same(monkeypatch):
+    started = []
+
+    def start(command, env):
+        started.append((command, env))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(launch.subprocess, "run", start)
+    options = ["--epochs", "2", "--device", "cpu", "-p", "flip=False", "--seeds", "0", "1"]
+    assert invoke("train", "baseline-scratch", *options, "--processes", "2").exit_code == 0
+    ((command, env),) = started
+    assert env["ACCELERATE_USE_CPU"] == "true"
+    words = command[command.index("tinyclf") + 1 :]
+    assert words[:4] == ["train", "baseline-scratch", "--dataset", "mini"]
+    for option in (["--epochs", "2"], ["--device", "cpu"], ["-p", "flip=False"], ["--seeds", "1"]):
+        at = len(words) - 1 - words[::-1].index(option[0])
+        assert words[at : at + 2] == option
+
+
+def test_help_and_list_import_no_torch_and_help_comes_at_once():
+    code = """
+import contextlib, sys
+from tinyclf import cli
+for arguments in (["--help"], ["list"], ["table", "--help"]):
+    with contextlib.suppress(SystemExit):
+        cli.app(arguments)
+heavy = {"torch", "torchvision", "papermill", "pandas", "matplotlib", "accelerate"} & sys.modules.keys()
+sys.exit(f"imported: {heavy}" if heavy else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-m", "tinyclf", "--help"], capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0 and "Usage: tinyclf" in done.stdout
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 1.5
