@@ -21,6 +21,7 @@ from tinyclf.utils.paths import PROJECT, reports_dir
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="experiments or their ablations")]
+Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="runs that have a record")]
 Dataset = Annotated[str, typer.Option(help="; ".join(f"{info.name}: {info.help}" for info in DATASETS.values()))]
 Parameters = Annotated[
     list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="a setting; repeatable")
@@ -109,9 +110,7 @@ def train(
 
 
 @app.command()
-def compare(
-    runs: Annotated[list[str], typer.Argument(help="runs that have a record")], dataset: Dataset = "mini"
-) -> None:
+def compare(runs: Runs, dataset: Dataset = "mini") -> None:
     """Compare runs on one page, their curves and the settings that differ, and print its path."""
     from tinyclf.report import notebook
     from tinyclf.report.comparison import comparison
@@ -122,9 +121,7 @@ def compare(
 
 
 @app.command()
-def render(
-    runs: Annotated[list[str], typer.Argument(help="runs that have a record")], dataset: Dataset = "mini"
-) -> None:
+def render(runs: Runs, dataset: Dataset = "mini") -> None:
     """Make the pages of runs from their records, without training, and print their paths."""
     from tinyclf.report import notebook
     from tinyclf.report.run_page import run_pages
@@ -176,10 +173,11 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0, help="of rounds for each measure; training gets twice as many")] = 45,
     only: Annotated[list[str] | None, typer.Option(metavar="MEASURE", help="this measure alone; repeatable")] = None,
 ) -> None:
-    """Measure loader, training, evaluation and memory beside other ways and the limit; print the table of ratios."""
+    """Measure loader, training, evaluation and memory, compare them with other ways and the limit, and print the table."""
     if PROJECT is None or not (PROJECT / "benchmarks" / "bench.py").is_file():
         raise TinyclfError("the benchmark is part of the project's checkout, not of an installed package")
-    one_of("dataset", dataset, ("", *WHOLE_DATASETS))
+    if dataset:
+        one_of("dataset", dataset, WHOLE_DATASETS)
     sys.path.insert(0, str(PROJECT / "benchmarks"))
     import bench
 

@@ -1,12 +1,12 @@
 """The initial weights of a run: random, from a file, or the model of another run, and whether that model fits."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from tinyclf.experiments import names
+from tinyclf.experiments.record import read_record
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.resnet import head_names
 from tinyclf.models.weights import copy_weights, fingerprint, load_weights, weights_file
@@ -93,7 +93,7 @@ def is_finished(run: str, dataset: str) -> bool:
     if not (record.is_file() and (saved := checkpoint.newest(path))) or progress_of(saved):
         return False
     history = saved.about["history"]
-    return bool(history) and json.loads(record.read_text(encoding="utf-8"))["history"] == history
+    return bool(history) and read_record(record)["history"] == history
 
 
 def find_parent(settings: Settings, classes: list[str]) -> Saved | None:

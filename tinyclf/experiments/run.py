@@ -121,8 +121,12 @@ class Run:
 
     def _set_recipe(self, recipe: dict[str, str | None], model: nn.Module) -> None:
         """Note what is trained, and what it costs. A recipe other than that of the settings needs a name of its own."""
-        expected = expected_recipe(self.settings, len(self.data.classes), len(self.data.train.labels))
+        by_settings = expected_recipe(self.settings, len(self.data.classes), len(self.data.train.labels))
+        expected = by_settings.describe()
         swapped = {name: text for name, text in recipe.items() if text != expected[name]}
+        layers, expected_layers = (str(net).replace("(1, 1)", "1") for net in (model, by_settings.model))
+        if layers != expected_layers:  # another pool or stride keeps the class and the number of parameters
+            swapped.setdefault("model", f"{recipe['model']}, of other layers")
         if swapped and not self.has_own_name:
             changes = "; ".join(f"{name}: {expected[name]} by its settings, {swapped[name]} here" for name in swapped)
             raise TinyclfError(
@@ -187,7 +191,7 @@ class Run:
 def train_experiment(name: str, parameters: dict[str, Any]) -> None:
     """Train an experiment as its notebook does, in this process or as one of several, to the record but no page."""
     if RUN_NAME not in parameters:
-        raise TinyclfError(f"{name}: there is nothing to train; `tinyclf run {name}` makes its page")
+        raise TinyclfError(f"there is nothing to train; `tinyclf run {name}` makes its page")
     settings = Settings.from_notebook(parameters)
     data = load_data(settings.dataset, settings.hold_out)
     run = Run(settings, data, parameters[RUN_NAME], force=parameters.get("force", False))
