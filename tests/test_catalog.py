@@ -23,6 +23,7 @@ from tinyclf.experiments.catalog import read_experiments, select
 from tinyclf.experiments.names import family
 from tinyclf.experiments.parameters import notebook_parameters, parse_assignment
 from tinyclf.experiments.settings import Settings
+from tinyclf.models.choices import is_file
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS, PROJECT
 
@@ -87,7 +88,7 @@ def stand_in_of(record):
     weights, parent = record["settings"]["weights"], record["weights"].get("parent")
     while parent:
         weights, parent = parent["settings"]["weights"], parent["parent"]
-    return weights if catalog.is_file(weights) else ""
+    return weights if is_file(weights) else ""
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: "/".join(path.parts[-3:-1]))

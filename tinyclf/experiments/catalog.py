@@ -11,7 +11,8 @@ from tinyclf.data.registry import DATASETS
 from tinyclf.experiments.entries import RECIPES_NOTEBOOK, Ablation, Experiment, Goal, notebook_for, parse_entries
 from tinyclf.experiments.names import family, seed_of, with_seed
 from tinyclf.experiments.parameters import RUN_NAME, accepted_parameters, notebook_parameters
-from tinyclf.experiments.settings import RUN, SEEDS, Settings, parent_of
+from tinyclf.experiments.settings import SEEDS, Settings, parent_of
+from tinyclf.models.choices import RUN, existing_file, is_file
 from tinyclf.utils.checks import in_range, one_of, typed
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS
@@ -134,18 +135,12 @@ def with_overrides(experiment: Experiment, overrides: Mapping[str, Any], imagene
         if imagenet and values.get("weights") in ("imagenet", "mini"):
             values["weights"] = imagenet
         settings = Settings.from_notebook(values)
-        check_weights_file(settings)
+        if is_file(settings.weights):
+            existing_file(settings.weights)  # refuse it before the first run, not after it
         # The defaults in the notebook's cell are those of its own experiment, on mini, and not of the settings
         given = {key: value for key, value in dataclasses.asdict(settings).items() if own.get(key, value) != value}
         values = {RUN_NAME: experiment.name} | given | values
     return dataclasses.replace(experiment, notebook=notebook, parameters=values)
-
-
-def check_weights_file(settings: Settings) -> None:
-    """Raise TinyclfError where the starting weights are a file that is missing: before the first run, not after it."""
-    path = Path(settings.weights).expanduser()
-    if is_file(settings.weights) and not path.is_file():
-        raise TinyclfError(f"weights: no file {path} (looked for from {Path.cwd()})")
 
 
 def seeded(experiment: Experiment, seeds: list[int]) -> list[Experiment]:
@@ -202,7 +197,7 @@ def needed_parent(name: str, child: Experiment, known: dict[str, Experiment], im
 def overrides(run: str, settings: Settings) -> dict[str, Any]:
     """What a run's settings have other than its experiment's, or than the defaults where it is of none.
 
-    No override is the seed, and a file that stands in for ImageNet weights.
+    The seed is no override, nor is a file that stands in for ImageNet weights.
     """
     expected = Settings(dataset=settings.dataset)
     if experiment := read_experiments(settings.dataset).get(family(run)):
@@ -243,8 +238,3 @@ def differences(settings: Settings, expected: Settings) -> dict[str, Any]:
     """The settings that are others than expected, but for the seed."""
     before = dataclasses.asdict(expected)
     return {key: value for key, value in dataclasses.asdict(settings).items() if value != before[key] and key != "seed"}
-
-
-def is_file(weights: str) -> bool:
-    """Whether `weights` are the path of a state dict, not a name."""
-    return weights.endswith((".pth", ".safetensors")) and not parent_of(weights)

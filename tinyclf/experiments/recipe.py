@@ -40,7 +40,7 @@ class Recipe:
 def build_recipe(settings: Settings, data: Packed) -> Recipe:
     """The recipe of `settings` with its initial weights: what `tinyclf train` trains.
 
-    Fresh weights are drawn from the seed. Raises TinyclfError as `build_model` and `load_initial_weights` do.
+    Random weights depend on the seed alone. Raises TinyclfError as `build_model` and `load_initial_weights` do.
     """
     torch.manual_seed(settings.seed)
     model = build_model(settings.model, len(data.classes), stem=settings.stem, zero_init=settings.zero_init)

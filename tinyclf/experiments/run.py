@@ -52,8 +52,8 @@ class Run:
         self.process = this_process()
         self.device = self.process.device
         self.checkpoint = checkpoint_of(self.name, settings.dataset)
-        with self.process.main_process_first():
-            weights = describe_initial_weights(settings, data.classes)  # the first downloads them, the others find them
+        with self.process.main_process_first():  # which downloads them
+            weights = describe_initial_weights(settings, data.classes)
         self.folder = writable(self.checkpoint.parent)
         self.about = identity(self.name, settings, data, weights)
         self._continue_from_checkpoint()
@@ -61,8 +61,8 @@ class Run:
     def _continue_from_checkpoint(self) -> None:
         """Take over what a checkpoint says of the run. A checkpoint to be dropped stays until training starts."""
         saved = None if self.force else checkpoint.newest(self.checkpoint, report=silent)
-        # Of a run that finished no epoch nothing is lost. But within this process its model is no longer what it was at
-        # the start, which the checkpoint still knows.
+        # A run that finished no epoch loses nothing by a new start. But if it started in this process, its model has
+        # changed since, and the checkpoint still has the initial weights.
         self.fresh = saved is None or not (saved.about["history"] or self.started)
         if saved is None or self.fresh:
             return
