@@ -35,7 +35,7 @@ def test_every_experiment_resolves_on_every_data_set():
             assert experiment.parameters["dataset"] == dataset
             whole = notebook_parameters(experiment.notebook) | experiment.parameters  # as papermill runs it
             assert Settings.from_notebook(whole) == Settings.from_notebook(experiment.parameters)
-        ablations = [name for name in read_experiments(dataset) if catalog.is_ablation(name)]
+        ablations = [name for name in read_experiments(dataset) if catalog.ablation(name)]
         for experiment in select(ablations, dataset):
             assert experiment.parameters["hold_out"] and experiment.parameters["run_name"] == experiment.name
 

@@ -18,7 +18,7 @@ from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS
 from tinyclf.utils.schema import read_text
 
-__all__ = ["Ablation", "Experiment", "Goal", "ablation", "command", "goals", "is_ablation", "overrides", "select"]
+__all__ = ["Ablation", "Experiment", "Goal", "ablation", "command", "goals", "overrides", "select"]
 LAST = {"ablations": 1, "summary": 2}  # made from the records of all others, in this order
 
 
@@ -43,11 +43,6 @@ def ablation(run: str) -> Ablation | None:
     """The ablation that a run is one of, by its name; None if it is of none."""
     experiment = find_experiment(family(run))
     return experiment.ablation if experiment else None
-
-
-def is_ablation(run: str) -> bool:
-    """Whether a run is one of an ablation, by its name."""
-    return ablation(run) is not None
 
 
 def goals(run: str) -> list[Goal]:
@@ -119,9 +114,9 @@ def check_overrides(overrides: Mapping[str, Any], experiments: list[Experiment],
     for key in {"dataset", RUN_NAME} & overrides.keys():
         raise TinyclfError(f"parameter {key}: it is the experiment's own; choose the data set with --dataset")
     notebooks = {experiment.notebook: None for experiment in experiments}  # in order
-    accepted = [key for notebook in notebooks for key in accepted_parameters(notebook_parameters(notebook))]
+    accepted = {key: None for notebook in notebooks for key in accepted_parameters(notebook_parameters(notebook))}
     for key in overrides:
-        one_of("parameter", key, dict.fromkeys(accepted))
+        one_of("parameter", key, [name for name in accepted if name not in ("dataset", RUN_NAME)])
 
 
 def with_overrides(experiment: Experiment, overrides: Mapping[str, Any], imagenet: str) -> Experiment:

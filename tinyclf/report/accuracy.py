@@ -134,7 +134,7 @@ def published_text(row: Any) -> str:
 
 
 def ours_text(row: Any, dataset: str) -> str:
-    """Our accuracy, or what is to be run for it."""
+    """Our accuracy, or the command that gives it."""
     if math.isnan(row["accuracy"]):
         return "" if row["size"] else f"not run yet: `tinyclf run {row['experiment']} --dataset {dataset}`"
     text = format_metric("accuracy", row["accuracy"], row["accuracy_std"])

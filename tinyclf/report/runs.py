@@ -19,7 +19,7 @@ AVERAGED = ("accuracy", "best_accuracy", "top5", "loss", "calibration_error", "f
 COLUMNS: dict[str, Callable[[Record], Any]] = {
     "run": lambda record: record["run"],
     "experiment": lambda record: family(record["run"]),
-    "is_ablation": lambda record: catalog.is_ablation(record["run"]),
+    "is_ablation": lambda record: catalog.ablation(record["run"]) is not None,
     "split": lambda record: "held-out" if record["settings"]["hold_out"] else "val",  # that it was evaluated on
     "seed": lambda record: record["settings"]["seed"],
     "overrides": lambda record: all_overrides(record),

@@ -72,7 +72,7 @@ def unfinished(path: Path) -> Path:
 
 
 def save(path: Path, state: TrainingState, about: dict[str, Any]) -> None:
-    """Write `state` and `about`. At every moment a whole checkpoint lies at `path` or before it.
+    """Write `state` and `about`. At every moment `path` or the one before it is a whole checkpoint.
 
     Raises TinyclfError when it cannot be written, with the old ones as they were.
     """

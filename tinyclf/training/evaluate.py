@@ -113,7 +113,7 @@ def evaluate(
     """One pass of `model` over all images of `loader`, each counted once however many processes share them.
 
     flip_tta: take the mean of the logits of each image and of its mirror image (test-time augmentation).
-    epoch: the one that the model was trained for, to be named in the TinyclfError raised if the loss is not finite.
+    epoch: how many the model was trained for; the TinyclfError for a loss that is not finite names it.
     """
     name = f"epoch {epoch} validation"
     logits = predict_logits(model, loader, name, precision, flip_tta=flip_tta)
