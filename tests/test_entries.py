@@ -179,7 +179,7 @@ def test_a_slip_in_experiments_toml_is_refused_by_file_entry_and_key(files, text
         ("[recipe.start]\nbase = 'recipe'\nover = 'recipe'", "ablations.toml: recipe.start: parameter = 'over'"),
         ("[recipe.start]\nbase = 'recipe'\nepochs = 0", "ablations.toml: recipe.start, on mini: epochs = 0"),
         ("[recipe.'a b']\nbase = 'recipe'", "ablations.toml: recipe.a b: 'a b' cannot name a run"),
-        ("[recipe.x.y]\nbase = 'recipe'", "ablations.toml: recipe.x: base = '': expected a text"),
+        ("[recipe.x.y]\nbase = 'recipe'", "ablations.toml: recipe.x: base is missing"),
     ],
 )
 def test_a_slip_in_ablations_toml_is_refused_by_file_entry_and_key(files, text, said):

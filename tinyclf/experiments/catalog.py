@@ -200,7 +200,7 @@ def overrides(run: str, settings: Settings) -> dict[str, Any]:
         expected = with_seed_of(run, named).settings
         if expected.weights in ("imagenet", "mini") and is_file(settings.weights):
             expected = dataclasses.replace(expected, weights=settings.weights)
-    return differences(settings, expected)
+    return changed_settings(settings, expected)
 
 
 def command(run: str, settings: Settings, imagenet: str = "") -> str:
@@ -224,12 +224,12 @@ def notebook_command(run: str, settings: Settings) -> str:
     """The line for a shell that repeats a run of no experiment: the notebook of recipes, given all that it lacks."""
     defaults = notebook_parameters(NOTEBOOKS / RECIPES_NOTEBOOK) | {"dataset": settings.dataset}
     own = {RUN_NAME: run, "seed": settings.seed, "dataset": settings.dataset}
-    given = own | differences(settings, Settings.from_notebook(defaults))
+    given = own | changed_settings(settings, Settings.from_notebook(defaults))
     words = [word for key, value in given.items() for word in ("-p", key, str(value))]
     return shlex.join(["papermill", f"notebooks/{RECIPES_NOTEBOOK}", "out.ipynb", *words])
 
 
-def differences(settings: Settings, expected: Settings) -> dict[str, Any]:
+def changed_settings(settings: Settings, expected: Settings) -> dict[str, Any]:
     """The settings that are others than expected, but for the seed."""
     before = dataclasses.asdict(expected)
     return {key: value for key, value in dataclasses.asdict(settings).items() if value != before[key] and key != "seed"}

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from tinyclf.data.cache import Packed, load_data
 from tinyclf.experiments import catalog
 from tinyclf.experiments.identity import default_name, identity, identity_differences
-from tinyclf.experiments.initial import checkpoint_of, describe_initial_weights, find_parent
+from tinyclf.experiments.initial import checkpoint_of, describe_initial_weights, find_parent, is_finished
 from tinyclf.experiments.names import check_name, family
 from tinyclf.experiments.parameters import RUN_NAME
 from tinyclf.experiments.recipe import build_recipe, expected_recipe, train_loader, val_loader
@@ -26,7 +26,7 @@ from tinyclf.training.distributed import this_process
 from tinyclf.training.evaluate import Evaluation, evaluate
 from tinyclf.training.guards import enough_memory
 from tinyclf.training.loop import Epoch, Loss, fit, silent
-from tinyclf.training.precision import supported_precision
+from tinyclf.training.precision import refuse_unsupported, supported_precision
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import locked, writable
@@ -97,6 +97,8 @@ class Run:
         busy = f"run {self.name} on {self.data.name} is under way already; wait for it, or give this one another name"
         with locked(self.folder / ".lock", busy) if self.process.is_main_process else nullcontext():
             self._continue_from_checkpoint()  # again, as no other process changes it now
+            if len(self.about["history"]) < self.settings.epochs:
+                refuse_unsupported(self.settings.precision, self.device)  # before a checkpoint is dropped
             if self.fresh and self.process.is_main_process:
                 checkpoint.delete(self.checkpoint)
             self.process.wait_for_everyone()
@@ -154,12 +156,9 @@ class Run:
 
     def is_recorded(self) -> bool:
         """Whether the folder holds the record of this very run, at its end, and it is not to start over."""
-        if self.force or len(self.about["history"]) < self.settings.epochs:
+        if self.force or not is_finished(self.name, self.settings.dataset):
             return False
-        if not (self.folder / "record.json").is_file():
-            return False
-        record = read_record(self.folder / "record.json")  # of this run, and not of one before it that was dropped
-        return all(record[key] == self.about[key] for key in ("settings", "history"))
+        return bool(read_record(self.folder / "record.json")["settings"] == self.about["settings"])
 
     def evaluate(self, input_size: int = 0, *, flip_tta: bool = False) -> Evaluation:
         """The metrics of the trained model on the validation images, in this process alone; call it after `fit`.
