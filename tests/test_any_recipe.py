@@ -141,6 +141,13 @@ def test_a_swapped_recipe_is_never_recorded_under_the_name_of_an_experiment():
             fit(Run(SETTINGS, data(), name), resnet34)
 
 
+def test_a_model_of_other_layers_is_no_experiment_even_with_as_many_parameters():
+    recipe = build_recipe(SETTINGS, data())
+    recipe.model.maxpool = nn.Identity()
+    with pytest.raises(TinyclfError, match=r"model: .* by its settings, .* parameters, of other layers here"):
+        Run(SETTINGS, data(), "baseline-scratch").fit(**vars(recipe))
+
+
 def test_the_objects_of_the_settings_are_those_that_the_notebook_writes_out():
     settings = Settings(epochs=1, batch_size=8, input_size=32, seed=3)
     built = build_recipe(settings, data())

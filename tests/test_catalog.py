@@ -23,6 +23,7 @@ from tinyclf.experiments.catalog import read_experiments, select
 from tinyclf.experiments.names import family
 from tinyclf.experiments.parameters import notebook_parameters, parse_assignment
 from tinyclf.experiments.settings import Settings
+from tinyclf.models.choices import is_file
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS, PROJECT
 
@@ -34,7 +35,7 @@ def test_every_experiment_resolves_on_every_data_set():
             assert experiment.parameters["dataset"] == dataset
             whole = notebook_parameters(experiment.notebook) | experiment.parameters  # as papermill runs it
             assert Settings.from_notebook(whole) == Settings.from_notebook(experiment.parameters)
-        ablations = [name for name in read_experiments(dataset) if catalog.is_ablation(name)]
+        ablations = [name for name in read_experiments(dataset) if catalog.ablation(name)]
         for experiment in select(ablations, dataset):
             assert experiment.parameters["hold_out"] and experiment.parameters["run_name"] == experiment.name
 
@@ -87,7 +88,7 @@ def stand_in_of(record):
     weights, parent = record["settings"]["weights"], record["weights"].get("parent")
     while parent:
         weights, parent = parent["settings"]["weights"], parent["parent"]
-    return weights if catalog.is_file(weights) else ""
+    return weights if is_file(weights) else ""
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: "/".join(path.parts[-3:-1]))

@@ -66,7 +66,7 @@ def test_an_ablation_is_its_base_with_changes_validated_on_held_out_images(files
     assert [each.name for each in select([], "mini")] == ["recipe"]  # ablations only by name
     assert list(read_experiments("mini")) == names
     assert catalog.ablation("recipe.far-seed-3") == catalog.Ablation("recipe", "far", "plain", {"epochs": 5})
-    assert not catalog.is_ablation("recipe") and not catalog.is_ablation("mine.far")
+    assert catalog.ablation("recipe") is None and catalog.ablation("mine.far") is None
     assert catalog.goals("recipe-seed-1") == [catalog.Goal("40 %", 0.4, 3, 0.5)]
     assert catalog.goals("recipe.far") == catalog.goals("mine") == []
 
@@ -93,7 +93,7 @@ GOAL = '{ text = "40 %", accuracy = 0.4 }'
         ("[x]\nnotebook = 3", "experiments.toml: x: notebook = 3: expected a text"),
         ("[x]\ntitle = 't'\nnotebook = 'none.ipynb'", "experiments.toml: x: notebook = 'none.ipynb': /"),
         ("[x]\ntitle = 't'\nnotebook = 'experiments.toml'", "experiments.toml: x: notebook = 'experiments.toml': /"),
-        (f"[x]\n{GOOD}goals = [3]", "experiments.toml: x: goals = [3]: expected a list, of a table each"),
+        (f"[x]\n{GOOD}goals = [3]", "experiments.toml: x: goals = [3]: expected a list, each entry a table"),
         (f"[x]\n{GOOD}goals = 'x'", "experiments.toml: x: goals = 'x'"),
         (f"[x]\n{GOOD}goals = []", "experiments.toml: x: goals = []"),
         (f"[x]\n{GOOD}goals = {GOAL}", "experiments.toml: x: goals = {'text'"),
@@ -113,7 +113,10 @@ GOAL = '{ text = "40 %", accuracy = 0.4 }'
         (f"[x]\n{GOOD}goals = [{GOAL.replace(' }', ', epochs = 2.5 }')}]", "x: goals, number 1: epochs = 2.5"),
         (f"[x]\n{GOOD}goals = [{GOAL.replace(' }', ', compute = 0 }')}]", "x: goals, number 1: compute = 0"),
         (f"[x]\n{GOOD}datasets = 'mini'", "experiments.toml: x: datasets = 'mini': expected a list"),
-        (f"[x]\n{GOOD}datasets = ['tiny']", "x: datasets = ['tiny']: expected a list, of one of mini, tiny-imagenet"),
+        (
+            f"[x]\n{GOOD}datasets = ['tiny']",
+            "x: datasets = ['tiny']: expected a list, each entry one of mini",
+        ),
         (f"[x]\n{GOOD}datasets = [['mini']]", "experiments.toml: x: datasets = [['mini']]"),
         (f"[x]\n{GOOD}datasets = []", "experiments.toml: x: datasets = []"),
         (f"[x]\n{GOOD}mini = 3", "experiments.toml: x: mini = 3: expected a table"),
@@ -160,10 +163,12 @@ def test_a_slip_in_experiments_toml_is_refused_by_file_entry_and_key(files, text
         ("recipe = 3", "ablations.toml: recipe = 3: expected a table"),
         ("[recip.start]\nbase = 'recip'", "ablations.toml: name of a recipe = 'recip': did you mean recipe?"),
         ("[recipe]\nstart = 3", "ablations.toml: recipe.start = 3: expected a table"),
-        ("[recipe.start]", "ablations.toml: recipe.start: base = '': expected a text"),
+        ("[recipe.start]", "ablations.toml: recipe.start: base is missing: expected a text"),
         ("[recipe.start]\nbase = 3", "ablations.toml: recipe.start: base = 3: expected a text"),
         ("[recipe.start]\nbase = ['recipe']", "ablations.toml: recipe.start: base = ['recipe']"),
         ("[recipe.start]\nbase = 'recip'", "ablations.toml: recipe.start: base = 'recip': did you mean recipe?"),
+        ("[recipe.recipe]\nbase = 'recipe'", "ablations.toml: recipe.recipe: expected a label other than the name"),
+        ("[recipe.x]\nbase = 'recipe'\nhold_out = false", "ablations.toml: recipe.x: parameter = 'hold_out'"),
         ("[recipe.start]\nbase = 'start'", "ablations.toml: recipe.start: base goes round in a circle: start"),
         ("[recipe.a]\nbase = 'b'\n[recipe.b]\nbase = 'a'", "ablations.toml: recipe.a: base goes round in a circle"),
         (
@@ -174,7 +179,7 @@ def test_a_slip_in_experiments_toml_is_refused_by_file_entry_and_key(files, text
         ("[recipe.start]\nbase = 'recipe'\nover = 'recipe'", "ablations.toml: recipe.start: parameter = 'over'"),
         ("[recipe.start]\nbase = 'recipe'\nepochs = 0", "ablations.toml: recipe.start, on mini: epochs = 0"),
         ("[recipe.'a b']\nbase = 'recipe'", "ablations.toml: recipe.a b: 'a b' cannot name a run"),
-        ("[recipe.x.y]\nbase = 'recipe'", "ablations.toml: recipe.x: base = '': expected a text"),
+        ("[recipe.x.y]\nbase = 'recipe'", "ablations.toml: recipe.x: base is missing"),
     ],
 )
 def test_a_slip_in_ablations_toml_is_refused_by_file_entry_and_key(files, text, said):

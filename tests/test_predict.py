@@ -44,9 +44,7 @@ def test_the_probabilities_are_the_models_own_for_files_as_for_arrays():
         expected = predictor.model.eval()(images).softmax(1)
     torch.testing.assert_close(predictor.predict_proba(data.val.images[:3]), expected, rtol=1e-3, atol=1e-5)
     classes = predictor.most_probable(np.array(data.val.images[0]))
-    assert [value for value, _, _ in classes] == pytest.approx(
-        expected[0].sort(descending=True)[0][:5].tolist(), 1e-3
-    )
+    assert [value for value, _, _ in classes] == pytest.approx(expected[0].sort(descending=True)[0][:5].tolist(), 1e-3)
     place = int(expected[0].argmax())
     assert classes[0][1:] == (data.classes[place], data.class_names[place])
 

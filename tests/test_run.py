@@ -157,6 +157,14 @@ def test_forced_a_run_leaves_what_was_there_until_it_has_something_better(report
     assert checkpoint.read_bytes() == before
 
 
+def test_a_run_that_the_device_cannot_train_drops_no_checkpoint(reports):
+    finished()
+    before = (reports / "mini/mine/checkpoint.safetensors").read_bytes()
+    with pytest.raises(TinyclfError, match="precision = 'tf32'"):
+        finished(dataclasses.replace(SETTINGS, precision="tf32"), force=True)
+    assert (reports / "mini/mine/checkpoint.safetensors").read_bytes() == before
+
+
 def test_forced_interrupted_and_fitted_again_a_run_goes_on(reports):
     expected = finished(name="whole")["history"]
     finished()

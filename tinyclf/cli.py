@@ -184,7 +184,7 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0, help="of rounds for each measure; training gets twice as many")] = 45,
     only: Annotated[list[str] | None, typer.Option(metavar="MEASURE", help="this measure alone; repeatable")] = None,
 ) -> None:
-    """Measure loader, training, evaluation and memory beside other ways and the limit; print the table of ratios."""
+    """Measure loader, training, evaluation and memory, tinyclf's and other ways'; print the table of ratios."""
     if PROJECT is None or not (PROJECT / "benchmarks" / "bench.py").is_file():
         raise TinyclfError("the benchmark is part of the project's checkout, not of an installed package")
     sys.path.insert(0, str(PROJECT / "benchmarks"))

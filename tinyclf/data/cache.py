@@ -1,6 +1,6 @@
 """The packed cache: every train and val image, decoded once into a memory-mapped array that training reads.
 
-A cache is a folder beside its source, `<folder>.packed/<key>/`: `train_images.npy` and `val_images.npy`, uint8
+A cache is a folder next to its source, `<folder>.packed/<key>/`: `train_images.npy` and `val_images.npy`, uint8
 (N, 64, 64, 3), `train_labels.npy` and `val_labels.npy`, int64 (N,), and `meta.json`. The key is made of the source's
 fingerprint and of FORMAT, so the cache of a source that changed is not used.
 """
@@ -30,7 +30,7 @@ from tinyclf.utils import paths
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import atomic_folder, locked
 
-FORMAT = 1  # to be raised whenever the content of a cache changes
+FORMAT = 1  # raise it when the content of a cache changes
 IMAGE_BYTES = SIDE * SIDE * 3
 BATCH = 500  # images written and hashed at a time
 
@@ -114,7 +114,7 @@ def locate_dataset(name: str) -> tuple[Path, Layout]:
 def pack(path: Path, layout: Layout, name: str) -> Packed:
     """Opens the cache of the data set in `path`, a folder or a zip; writes it first if there is no valid one.
 
-    It is beside `path`, or in the project's `data/` where that is not writable. Several processes may ask at once:
+    It is next to `path`, or in the project's `data/` where that is not writable. Several processes may ask at once:
     one packs, the others wait. Raises TinyclfError for a damaged set and when the disk is full.
     """
     key = hashlib.sha256(f"{FORMAT} {fingerprint(path)}".encode()).hexdigest()[:16]
@@ -164,7 +164,7 @@ def _open(folder: Path, layout: Layout, name: str) -> Packed | None:
 
 
 def _pack(path: Path, layout: Layout, target: Path, name: str) -> Packed:
-    """Writes the cache `target`, whole or not at all; under the lock, so every other folder beside it is outdated."""
+    """Writes the cache `target`, whole or not at all; under the lock, so every other folder next to it is outdated."""
     splits = {split: TinyImageNet(path, split, layout=layout) for split in _counts(layout)}
     TinyImageNet(path, "test", layout=layout)  # not packed, but checked with the rest
     for outdated in target.parent.iterdir():

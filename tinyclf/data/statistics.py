@@ -10,7 +10,7 @@ from tinyclf.data.annotations import SPLITS
 from tinyclf.data.registry import NORMALIZATIONS, TINY_IMAGENET, Layout
 from tinyclf.data.tiny_imagenet import TinyImageNet
 
-# The properties that the published project's README states of Tiny-ImageNet.
+# Tiny-ImageNet's properties by the README of the published project.
 PUBLISHED = {
     "classes": 200,
     "training images a class": 500,

@@ -11,13 +11,14 @@ from tinyclf.data.registry import DATASETS
 from tinyclf.experiments.entries import RECIPES_NOTEBOOK, Ablation, Experiment, Goal, notebook_for, parse_entries
 from tinyclf.experiments.names import family, seed_of, with_seed
 from tinyclf.experiments.parameters import RUN_NAME, accepted_parameters, notebook_parameters
-from tinyclf.experiments.settings import RUN, SEEDS, Settings, parent_of
+from tinyclf.experiments.settings import SEEDS, Settings, parent_of
+from tinyclf.models.choices import RUN, existing_file, is_file
 from tinyclf.utils.checks import in_range, one_of, typed
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS
 from tinyclf.utils.schema import read_text
 
-__all__ = ["Ablation", "Experiment", "Goal", "ablation", "command", "goals", "is_ablation", "overrides", "select"]
+__all__ = ["Ablation", "Experiment", "Goal", "ablation", "command", "goals", "overrides", "select"]
 LAST = {"ablations": 1, "summary": 2}  # made from the records of all others, in this order
 
 
@@ -42,11 +43,6 @@ def ablation(run: str) -> Ablation | None:
     """The ablation that a run is one of, by its name; None if it is of none."""
     experiment = find_experiment(family(run))
     return experiment.ablation if experiment else None
-
-
-def is_ablation(run: str) -> bool:
-    """Whether a run is one of an ablation, by its name."""
-    return ablation(run) is not None
 
 
 def goals(run: str) -> list[Goal]:
@@ -118,9 +114,9 @@ def check_overrides(overrides: Mapping[str, Any], experiments: list[Experiment],
     for key in {"dataset", RUN_NAME} & overrides.keys():
         raise TinyclfError(f"parameter {key}: it is the experiment's own; choose the data set with --dataset")
     notebooks = {experiment.notebook: None for experiment in experiments}  # in order
-    accepted = [key for notebook in notebooks for key in accepted_parameters(notebook_parameters(notebook))]
+    accepted = {key: None for notebook in notebooks for key in accepted_parameters(notebook_parameters(notebook))}
     for key in overrides:
-        one_of("parameter", key, dict.fromkeys(accepted))
+        one_of("parameter", key, [name for name in accepted if name not in ("dataset", RUN_NAME)])
 
 
 def with_overrides(experiment: Experiment, overrides: Mapping[str, Any], imagenet: str) -> Experiment:
@@ -134,18 +130,12 @@ def with_overrides(experiment: Experiment, overrides: Mapping[str, Any], imagene
         if imagenet and values.get("weights") in ("imagenet", "mini"):
             values["weights"] = imagenet
         settings = Settings.from_notebook(values)
-        check_weights_file(settings)
+        if is_file(settings.weights):
+            existing_file(settings.weights)  # refuse it before the first run, not after it
         # The defaults in the notebook's cell are those of its own experiment, on mini, and not of the settings
         given = {key: value for key, value in dataclasses.asdict(settings).items() if own.get(key, value) != value}
         values = {RUN_NAME: experiment.name} | given | values
     return dataclasses.replace(experiment, notebook=notebook, parameters=values)
-
-
-def check_weights_file(settings: Settings) -> None:
-    """Raise TinyclfError where the starting weights are a file that is missing: before the first run, not after it."""
-    path = Path(settings.weights).expanduser()
-    if is_file(settings.weights) and not path.is_file():
-        raise TinyclfError(f"weights: no file {path} (looked for from {Path.cwd()})")
 
 
 def seeded(experiment: Experiment, seeds: list[int]) -> list[Experiment]:
@@ -202,7 +192,7 @@ def needed_parent(name: str, child: Experiment, known: dict[str, Experiment], im
 def overrides(run: str, settings: Settings) -> dict[str, Any]:
     """What a run's settings have other than its experiment's, or than the defaults where it is of none.
 
-    No override is the seed, and a file that stands in for ImageNet weights.
+    The seed is no override, nor is a file that stands in for ImageNet weights.
     """
     expected = Settings(dataset=settings.dataset)
     if experiment := read_experiments(settings.dataset).get(family(run)):
@@ -210,7 +200,7 @@ def overrides(run: str, settings: Settings) -> dict[str, Any]:
         expected = with_seed_of(run, named).settings
         if expected.weights in ("imagenet", "mini") and is_file(settings.weights):
             expected = dataclasses.replace(expected, weights=settings.weights)
-    return differences(settings, expected)
+    return changed_settings(settings, expected)
 
 
 def command(run: str, settings: Settings, imagenet: str = "") -> str:
@@ -234,17 +224,12 @@ def notebook_command(run: str, settings: Settings) -> str:
     """The line for a shell that repeats a run of no experiment: the notebook of recipes, given all that it lacks."""
     defaults = notebook_parameters(NOTEBOOKS / RECIPES_NOTEBOOK) | {"dataset": settings.dataset}
     own = {RUN_NAME: run, "seed": settings.seed, "dataset": settings.dataset}
-    given = own | differences(settings, Settings.from_notebook(defaults))
+    given = own | changed_settings(settings, Settings.from_notebook(defaults))
     words = [word for key, value in given.items() for word in ("-p", key, str(value))]
     return shlex.join(["papermill", f"notebooks/{RECIPES_NOTEBOOK}", "out.ipynb", *words])
 
 
-def differences(settings: Settings, expected: Settings) -> dict[str, Any]:
+def changed_settings(settings: Settings, expected: Settings) -> dict[str, Any]:
     """The settings that are others than expected, but for the seed."""
     before = dataclasses.asdict(expected)
     return {key: value for key, value in dataclasses.asdict(settings).items() if value != before[key] and key != "seed"}
-
-
-def is_file(weights: str) -> bool:
-    """Whether `weights` are the path of a state dict, not a name."""
-    return weights.endswith((".pth", ".safetensors")) and not parent_of(weights)

@@ -20,7 +20,7 @@ RECIPE_SETTINGS = {
     *("model", "stem", "stem_init", "zero_init", "label_smoothing", "ema_decay", "schedule", "warmup", "step_size"),
     *("gamma", "learning_rate", "layer_decay", "momentum", "nesterov", "weight_decay"),
 }
-DATASET: schema.Rule = (f"one of {', '.join(DATASETS)},", lambda value: value in tuple(DATASETS))
+DATASET: schema.Rule = (f"one of {', '.join(DATASETS)}", lambda value: value in tuple(DATASETS))
 EXPERIMENT: dict[str, schema.Rule] = {
     **{"title": schema.TEXT, "notebook": schema.TEXT, "goals": schema.list_of(schema.TABLE)},
     **{"datasets": schema.list_of(DATASET), "parameters": schema.TABLE, **dict.fromkeys(DATASETS, schema.TABLE)},
@@ -58,7 +58,7 @@ class Experiment:
     title: str
     notebook: Path
     parameters: dict[str, Any]  # of the notebook, `dataset` included, and from `select` its `run_name`
-    needed: bool = False  # not asked for, but another one starts from it: to be run unless it has finished
+    needed: bool = False  # another one starts from it, and nobody asked for it: it is run unless it has finished
     goals: tuple[Goal, ...] = ()
     ablation: Ablation | None = None  # None for an entry of experiments.toml
 
@@ -89,7 +89,10 @@ def parse_entries(folder: Path, experiments: str, ablations: str) -> dict[str, d
     for name, labels in variants.items():
         one_of("ablations.toml: name of a recipe", name, tuple(entries))
         for label, ablation in labels.items():
-            check_ablation(f"ablations.toml: {name}.{label}", label, ablation, folder / entries[name]["notebook"])
+            where = f"ablations.toml: {name}.{label}"
+            if label == name:
+                raise TinyclfError(f"{where}: expected a label other than the name of the recipe")
+            check_ablation(where, label, ablation, folder / entries[name]["notebook"])
     return {
         dataset: {
             experiment.name: experiment
@@ -120,9 +123,10 @@ def check_ablation(where: str, label: str, ablation: Any, notebook: Path) -> Non
     if not isinstance(ablation, dict):
         raise TinyclfError(f"{where} = {ablation!r}: expected a table")
     check_label(where, label)
-    changes = {key: value for key, value in ablation.items() if key != "base"}
-    schema.check_table(where, {"base": ablation.get("base", "")}, {"base": schema.TEXT}, ())
-    check_types(where, changes, notebook)
+    changes = dict(ablation)
+    base = {"base": changes.pop("base")} if "base" in changes else {}
+    schema.check_table(where, base, {"base": schema.TEXT}, ("base",))
+    check_types(where, changes, notebook, own=("hold_out",))
 
 
 def check_label(where: str, label: str) -> None:
@@ -133,13 +137,13 @@ def check_label(where: str, label: str) -> None:
         )
 
 
-def check_types(where: str, parameters: dict[str, Any], notebook: Path) -> None:
+def check_types(where: str, parameters: dict[str, Any], notebook: Path, own: tuple[str, ...] = ()) -> None:
     """Raise TinyclfError for a parameter that the notebook does not take, or takes as another type.
 
-    Refuses `dataset` and `run_name` as well: they follow from the data set and the entry.
+    Refuses `dataset` and `run_name` as well, which follow from the data set and the entry, and those in `own`.
     """
     accepted = accepted_parameters(notebook_parameters(notebook))
-    for key in ("dataset", RUN_NAME):
+    for key in ("dataset", RUN_NAME, *own):
         accepted.pop(key, None)
     for key, value in parameters.items():
         one_of(f"{where}: parameter", key, tuple(accepted))

@@ -1,4 +1,4 @@
-"""What a run is: settings, data, initial weights and recipe, and in what a run differs from another one."""
+"""What a run is: settings, data, initial weights and recipe; and the differences between two runs."""
 
 import dataclasses
 import re
@@ -8,6 +8,7 @@ from typing import Any
 from tinyclf.data.cache import Packed
 from tinyclf.experiments import catalog
 from tinyclf.experiments.settings import Settings
+from tinyclf.models.choices import is_file
 from tinyclf.training.describe import differences
 
 MAY_CHANGE = ("epochs", "weights", "adapt", "eval_size", "flip_tta")  # of a run that goes on; weights by their sha256
@@ -42,23 +43,23 @@ def stand_in(weights: dict[str, Any]) -> str:
     origin, parent = "", weights.get("parent")
     while parent:
         origin, parent = parent["settings"]["weights"], parent["parent"]
-    return origin if catalog.is_file(origin) else ""
+    return origin if is_file(origin) else ""
 
 
 def identity_differences(before: dict[str, Any], now: dict[str, Any], settings: Settings) -> list[str]:
-    """In what the run of a checkpoint differs from this one, `now`, so that it cannot go on as this one."""
+    """The differences between the run of a checkpoint and this one, `now`, that keep this one from continuing it."""
     done = len(before["history"])
     old = dataclasses.asdict(Settings()) | before["settings"]  # a setting newer than the run had its default
     new = {name: value for name, value in now["settings"].items() if name not in MAY_CHANGE}
-    found = [f"{name}: {old[name]!r} before, {value!r} now" for name, value in new.items() if value != old[name]]
-    found += [
+    changed = [f"{name}: {old[name]!r} before, {value!r} now" for name, value in new.items() if value != old[name]]
+    changed += [
         f"{part}: {origin(before[part])} before, {origin(now[part])} now"
         for part in ("data", "weights")
         if before[part]["sha256"] != now[part]["sha256"]
     ]
     if done > settings.epochs or (settings.planned and old["epochs"] != settings.epochs):
-        found.append(f"epochs: {old['epochs'] if settings.planned else done} before, {settings.epochs} now")
-    return found or differences(before.get("recipe", {}), now.get("recipe", {}))
+        changed.append(f"epochs: {old['epochs'] if settings.planned else done} before, {settings.epochs} now")
+    return changed or differences(before.get("recipe", {}), now.get("recipe", {}))
 
 
 def origin(part: dict[str, Any]) -> str:

@@ -1,12 +1,12 @@
 """The initial weights of a run: random, from a file, or the model of another run, and whether that model fits."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from tinyclf.experiments import names
+from tinyclf.experiments.record import read_record
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.resnet import head_names
 from tinyclf.models.weights import copy_weights, fingerprint, load_weights, weights_file
@@ -26,8 +26,8 @@ def checkpoint_of(run: str, dataset: str) -> Path:
 def load_initial_weights(model: nn.Module, settings: Settings, classes: list[str]) -> None:
     """Load the weights that a run of `settings` starts from into `model`, which has fresh ones.
 
-    classes: of the data, in order. Of a parent's model (weights = run:NAME), everything is taken over but a stem and a
-    head that `settings.adapt` allows to differ. Raises TinyclfError as `load_weights` and `find_parent` do.
+    classes: of the data, in order. A parent's model (weights = run:NAME) gives all of its tensors, but for a stem and
+    a head that `settings.adapt` allows to differ. Raises TinyclfError as `load_weights` and `find_parent` do.
     """
     parent = find_parent(settings, classes)
     if parent is None:
@@ -58,7 +58,7 @@ def describe_initial_weights(settings: Settings, classes: list[str]) -> dict[str
     return {
         "label": weights_label(settings.weights),
         "file": file.name if file else None,
-        "sha256": fingerprint(file),
+        "sha256": fingerprint(file) if file else None,
     }
 
 
@@ -69,7 +69,7 @@ def weights_label(weights: str) -> str:
 
 
 def trained(run: str, dataset: str) -> Saved:
-    """The newest checkpoint of a run. Raises TinyclfError where it has none of a whole epoch, naming what makes one."""
+    """The newest checkpoint of a run. Raises TinyclfError, with a command that makes one, unless an epoch is whole."""
     path = checkpoint_of(run, dataset)
     saved = checkpoint.newest(path)
     if saved is None or not saved.about["history"]:
@@ -93,7 +93,7 @@ def is_finished(run: str, dataset: str) -> bool:
     if not (record.is_file() and (saved := checkpoint.newest(path))) or progress_of(saved):
         return False
     history = saved.about["history"]
-    return bool(history) and json.loads(record.read_text(encoding="utf-8"))["history"] == history
+    return bool(history) and read_record(record)["history"] == history
 
 
 def find_parent(settings: Settings, classes: list[str]) -> Saved | None:
@@ -120,11 +120,11 @@ def find_parent(settings: Settings, classes: list[str]) -> Saved | None:
 
 
 def refuse_mismatches(saved: Saved, settings: Settings, classes: list[str]) -> None:
-    """Raise TinyclfError where a parent's model does not fit `settings`, with what would make it fit."""
-    name, found = settings.parent, mismatches(saved, settings, classes)
-    if not found:
+    """Raise TinyclfError where a parent's model does not fit `settings`; it says what would make it fit."""
+    name, different = settings.parent, mismatches(saved, settings, classes)
+    if not different:
         return
-    made, wanted = ({what: values[index] for what, *values in found} for index in (0, 1))
+    made, wanted = ({what: values[index] for what, *values in different} for index in (0, 1))
     remedy = " ".join(f"-p {what}={value}" for what, value in made.items())
     if "classes" in made:
         remedy = f"`{command(name, settings.dataset)} --force`, which trains that one on these classes"
@@ -136,15 +136,15 @@ def refuse_mismatches(saved: Saved, settings: Settings, classes: list[str]) -> N
 
 
 def mismatches(saved: Saved, settings: Settings, classes: list[str]) -> list[tuple[str, object, object]]:
-    """In what a parent's model differs from what `settings` want and do not adapt: name, the parent's, this run's."""
+    """What a parent's model has other than `settings`, and `adapt` does not allow: name, the parent's, this run's."""
     before, trained_classes = Settings(**saved.about["settings"]), list(saved.about["classes"])
     pairs: list[tuple[str, object, object]] = [
         (name, getattr(before, name), getattr(settings, name)) for name in ("input_size", "normalization", "stem")
     ]
     pairs.append(("classes", len(trained_classes), len(classes)))
     if len(trained_classes) == len(classes):  # then the first that differs tells
-        different = [pair for pair in zip(trained_classes, classes, strict=True) if pair[0] != pair[1]]
-        pairs += [("classes", *pair) for pair in different[:1]]
+        others = [pair for pair in zip(trained_classes, classes, strict=True) if pair[0] != pair[1]]
+        pairs += [("classes", *pair) for pair in others[:1]]
     return [pair for pair in pairs if pair[1] != pair[2] and pair[0] not in settings.adapts]
 
 

@@ -140,6 +140,8 @@ def launch(request: Request, experiments: list[Experiment]) -> None:
         )
     trained = [run for run in experiments if RUN_NAME in run.parameters and not run.needed]
     names = list(dict.fromkeys(family(run.name) for run in trained))
+    if not names:
+        raise TinyclfError(f"there is nothing to train in {', '.join(run.name for run in experiments)}")
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={request.processes}", "-m", "tinyclf"]
     environment = {
         "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // request.processes)),

@@ -1,4 +1,4 @@
-"""The names of runs: that of a run's folder, which ends in the run's seed where its experiment has another."""
+"""The names of runs, which are those of their folders. A name ends in the seed unless it is the experiment's own."""
 
 import re
 
@@ -10,7 +10,7 @@ RESERVED = re.compile(r"data|ablations|summary|.*\.(html|md|csv|json|ipynb|parti
 
 
 def check_name(name: str, what: str = "run") -> None:
-    """Raise TinyclfError unless `name` can be that of a run's folder, beside the pages and tables of the data set."""
+    """Raise TinyclfError unless `name` can be a run's folder, next to the pages and tables of the data set."""
     if not NAME.fullmatch(name):
         raise TinyclfError(f"{what} = {name!r}: expected the name of a folder, up to 100 letters, digits and -_.=+")
     if RESERVED.fullmatch(name):

@@ -12,6 +12,7 @@ from tinyclf.data.loader import ImageLoader
 from tinyclf.data.registry import DATASETS, SIDE
 from tinyclf.data.tiny_imagenet import TinyImageNet
 from tinyclf.experiments.initial import trained
+from tinyclf.experiments.names import check_name
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.resnet import build_model
 from tinyclf.training.distributed import this_process
@@ -32,7 +33,8 @@ class Predictor:
     """
 
     def __init__(self, run: str, dataset: str) -> None:
-        one_of("dataset", dataset, tuple(DATASETS))
+        one_of("dataset", dataset, DATASETS)
+        check_name(run)
         saved = trained(run, dataset)
         if "model" in saved.about["overrides"] and not saved.about["command"]:
             raise TinyclfError(

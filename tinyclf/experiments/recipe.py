@@ -40,7 +40,7 @@ class Recipe:
 def build_recipe(settings: Settings, data: Packed) -> Recipe:
     """The recipe of `settings` with its initial weights: what `tinyclf train` trains.
 
-    Fresh weights are drawn from the seed. Raises TinyclfError as `build_model` and `load_initial_weights` do.
+    Random weights depend on the seed alone. Raises TinyclfError as `build_model` and `load_initial_weights` do.
     """
     torch.manual_seed(settings.seed)
     model = build_model(settings.model, len(data.classes), stem=settings.stem, zero_init=settings.zero_init)
@@ -48,11 +48,11 @@ def build_recipe(settings: Settings, data: Packed) -> Recipe:
     return recipe_for(model, settings, len(data.train.labels))
 
 
-def expected_recipe(settings: Settings, classes: int, images: int) -> dict[str, str | None]:
-    """The words of the recipe of `settings`, without computing any weights."""
+def expected_recipe(settings: Settings, classes: int, images: int) -> Recipe:
+    """The recipe of `settings` without weights: its model is on torch's `meta` device, which computes none."""
     with torch.device("meta"):
         model = build_model(settings.model, classes, stem=settings.stem, zero_init=settings.zero_init)
-    return recipe_for(model, settings, images).describe()
+    return recipe_for(model, settings, images)
 
 
 def recipe_for(model: nn.Module, settings: Settings, images: int) -> Recipe:

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinyclf.experiments.settings import Settings
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import atomic_write
 from tinyclf.utils.paths import reports_dir
@@ -22,7 +21,7 @@ if TYPE_CHECKING:  # not imported to list or draw records: they take seconds
     from tinyclf.training.loop import Epoch
 
 Record = dict[str, Any]
-VERSION = 2  # to be raised when a key of a record changes
+VERSION = 2  # raise it when a key of a record changes
 ABOUT = ("command", "overrides", "settings", "recipe", "data", "weights", "compute", "environments")
 EPOCH = ("epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 MISTAKES = 100  # kept of a run, the most confident ones
@@ -38,7 +37,7 @@ def write_record(
     other_sizes: dict[int, Evaluation],
     flip_tta: Evaluation | None,
 ) -> Record:
-    """Write record.json and the tables beside it into `folder`; returns the record.
+    """Write record.json and its tables into `folder`; returns the record.
 
     about: what the run is, with its history (see identity.py). ended: when, in seconds since 1970. other_sizes:
     evaluations of the same model at other input sizes, in pixels. flip_tta: one with test-time augmentation.
@@ -63,7 +62,7 @@ def write_record(
 
 
 def write_tables(folder: Path, classes: dict[str, str], history: list[Epoch], evaluation: Evaluation) -> None:
-    """Write the tables beside a record.
+    """Write the tables of a record.
 
     history.csv: the epochs. classes.csv, confusion.csv: accuracy by class, and which class was predicted for which.
     reliability.csv: accuracy by confidence. mistakes.csv: the most confident ones; `image` is the position among the
@@ -111,13 +110,8 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) 
     atomic_write(path, text.getvalue())
 
 
-def settings_of(record: Record) -> Settings:
-    """The settings of a run, or of a parent in a record; those that are newer than the record had their default."""
-    return Settings(**record["settings"])
-
-
 def read_table(record: Record, name: str) -> pd.DataFrame:
-    """A table beside a record, `classes.csv` say. Raises TinyclfError where the run left none, or an older version."""
+    """A table of a record, for example `classes.csv`. Raises TinyclfError where it cannot be read."""
     import pandas as pd
 
     path = reports_dir() / record["settings"]["dataset"] / record["run"] / name

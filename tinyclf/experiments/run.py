@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from tinyclf.data.cache import Packed, load_data
 from tinyclf.experiments import catalog
 from tinyclf.experiments.identity import default_name, identity, identity_differences
-from tinyclf.experiments.initial import checkpoint_of, describe_initial_weights, find_parent
+from tinyclf.experiments.initial import checkpoint_of, describe_initial_weights, find_parent, is_finished
 from tinyclf.experiments.names import check_name, family
 from tinyclf.experiments.parameters import RUN_NAME
 from tinyclf.experiments.recipe import build_recipe, expected_recipe, train_loader, val_loader
@@ -26,7 +26,7 @@ from tinyclf.training.distributed import this_process
 from tinyclf.training.evaluate import Evaluation, evaluate
 from tinyclf.training.guards import enough_memory
 from tinyclf.training.loop import Epoch, Loss, fit, silent
-from tinyclf.training.precision import supported_precision
+from tinyclf.training.precision import refuse_unsupported, supported_precision
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import locked, writable
@@ -52,8 +52,8 @@ class Run:
         self.process = this_process()
         self.device = self.process.device
         self.checkpoint = checkpoint_of(self.name, settings.dataset)
-        with self.process.main_process_first():
-            weights = describe_initial_weights(settings, data.classes)  # the first downloads them, the others find them
+        with self.process.main_process_first():  # which downloads them
+            weights = describe_initial_weights(settings, data.classes)
         self.folder = writable(self.checkpoint.parent)
         self.about = identity(self.name, settings, data, weights)
         self._continue_from_checkpoint()
@@ -61,8 +61,8 @@ class Run:
     def _continue_from_checkpoint(self) -> None:
         """Take over what a checkpoint says of the run. A checkpoint to be dropped stays until training starts."""
         saved = None if self.force else checkpoint.newest(self.checkpoint, report=silent)
-        # Of a run that finished no epoch nothing is lost. But within this process its model is no longer what it was at
-        # the start, which the checkpoint still knows.
+        # A run that finished no epoch loses nothing by a new start. But if it started in this process, its model has
+        # changed since, and the checkpoint still has the initial weights.
         self.fresh = saved is None or not (saved.about["history"] or self.started)
         if saved is None or self.fresh:
             return
@@ -97,6 +97,8 @@ class Run:
         busy = f"run {self.name} on {self.data.name} is under way already; wait for it, or give this one another name"
         with locked(self.folder / ".lock", busy) if self.process.is_main_process else nullcontext():
             self._continue_from_checkpoint()  # again, as no other process changes it now
+            if len(self.about["history"]) < self.settings.epochs:
+                refuse_unsupported(self.settings.precision, self.device)  # before a checkpoint is dropped
             if self.fresh and self.process.is_main_process:
                 checkpoint.delete(self.checkpoint)
             self.process.wait_for_everyone()
@@ -121,8 +123,12 @@ class Run:
 
     def _set_recipe(self, recipe: dict[str, str | None], model: nn.Module) -> None:
         """Note what is trained, and what it costs. A recipe other than that of the settings needs a name of its own."""
-        expected = expected_recipe(self.settings, len(self.data.classes), len(self.data.train.labels))
+        by_settings = expected_recipe(self.settings, len(self.data.classes), len(self.data.train.labels))
+        expected = by_settings.describe()
         swapped = {name: text for name, text in recipe.items() if text != expected[name]}
+        layers, expected_layers = (str(net).replace("(1, 1)", "1") for net in (model, by_settings.model))
+        if layers != expected_layers:  # another pool or stride keeps the class and the number of parameters
+            swapped.setdefault("model", f"{recipe['model']}, of other layers")
         if swapped and not self.has_own_name:
             changes = "; ".join(f"{name}: {expected[name]} by its settings, {swapped[name]} here" for name in swapped)
             raise TinyclfError(
@@ -150,12 +156,9 @@ class Run:
 
     def is_recorded(self) -> bool:
         """Whether the folder holds the record of this very run, at its end, and it is not to start over."""
-        if self.force or len(self.about["history"]) < self.settings.epochs:
+        if self.force or not is_finished(self.name, self.settings.dataset):
             return False
-        if not (self.folder / "record.json").is_file():
-            return False
-        record = read_record(self.folder / "record.json")  # of this run, and not of one before it that was dropped
-        return all(record[key] == self.about[key] for key in ("settings", "history"))
+        return bool(read_record(self.folder / "record.json")["settings"] == self.about["settings"])
 
     def evaluate(self, input_size: int = 0, *, flip_tta: bool = False) -> Evaluation:
         """The metrics of the trained model on the validation images, in this process alone; call it after `fit`.
@@ -187,7 +190,7 @@ class Run:
 def train_experiment(name: str, parameters: dict[str, Any]) -> None:
     """Train an experiment as its notebook does, in this process or as one of several, to the record but no page."""
     if RUN_NAME not in parameters:
-        raise TinyclfError(f"{name}: there is nothing to train; `tinyclf run {name}` makes its page")
+        raise TinyclfError(f"there is nothing to train; `tinyclf run {name}` makes its page")
     settings = Settings.from_notebook(parameters)
     data = load_data(settings.dataset, settings.hold_out)
     run = Run(settings, data, parameters[RUN_NAME], force=parameters.get("force", False))

@@ -8,13 +8,11 @@ from typing import Any
 
 from tinyclf.data.registry import NORMALIZATIONS, dataset_info
 from tinyclf.experiments.names import check_name
-from tinyclf.models.choices import NAMED_WEIGHTS, STEM_INITS, STEMS
+from tinyclf.models.choices import FILE, NAMED_WEIGHTS, RUN, STEM_INITS, STEMS, is_file
 from tinyclf.utils.checks import in_range, one_of, typed
 from tinyclf.utils.errors import TinyclfError
 
-OTHER_WEIGHTS = "or run:NAME, or the path of a .pth or .safetensors file"
 ADAPTABLE = ("input_size", "normalization", "stem", "classes")  # what a model is made for
-RUN = "run:"  # starts the name of weights that are another run's
 SEEDS = (0, 2**31 - 1)
 
 RANGES: dict[str, tuple[float, float]] = {
@@ -101,8 +99,8 @@ class Settings:
     def _check_weights(self) -> None:
         if self.parent:
             check_name(self.parent, "weights = run:NAME, NAME")
-        elif not self.weights.endswith((".pth", ".safetensors")):
-            one_of("weights", self.weights, NAMED_WEIGHTS, OTHER_WEIGHTS)
+        elif not is_file(self.weights):
+            one_of("weights", self.weights, NAMED_WEIGHTS, f"or run:NAME, or {FILE}")
         for name in self.adapts:
             one_of("adapt", name, ADAPTABLE)
         if self.stem_init == "shrunk" and (self.stem == "imagenet" or self.weights == "none"):

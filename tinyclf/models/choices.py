@@ -1,5 +1,24 @@
-"""The names that stems and initial weights can have. Imports nothing, so that settings are checked without torch."""
+"""The names that stems and initial weights can have. Imports no torch, so that settings are checked without it."""
+
+from pathlib import Path
+
+from tinyclf.utils.errors import TinyclfError
 
 STEMS = ("imagenet", "small", "small-pool", "sub-pixel")
 STEM_INITS = ("random", "shrunk")
 NAMED_WEIGHTS = ("none", "imagenet", "mini")
+RUN = "run:"  # starts the name of weights that are another run's
+FILE = "the path of a .pth or .safetensors file"
+
+
+def is_file(weights: str) -> bool:
+    """Whether `weights` are the path of a state dict, not a name."""
+    return weights.endswith((".pth", ".safetensors")) and not weights.startswith(RUN)
+
+
+def existing_file(weights: str) -> Path:
+    """The path of a state dict. Raises TinyclfError where it is missing."""
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise TinyclfError(f"weights: no file {path} (looked for from {Path.cwd()})")
+    return path

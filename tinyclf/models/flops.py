@@ -52,7 +52,7 @@ GROUPED = {torch.ops.aten.convolution_backward: convolution_backward}
 def training_multiply_adds(model: nn.Module, sizes: Sequence[int], images: int) -> int:
     """Multiply-adds of training on so many images an epoch; sizes: the input size of every epoch.
 
-    Evaluation, augmentation and the optimizer's own arithmetic are not counted.
+    Evaluation, augmentation and the steps of the optimizer are not counted.
     """
     by_size = {size: multiply_adds(model, size) for size in set(sizes)}
     return images * sum(by_size[size] for size in sizes)

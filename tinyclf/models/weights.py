@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights  # type: ignore[attr-defined] # it is public
 
 from tinyclf.models import standin
-from tinyclf.models.choices import NAMED_WEIGHTS
+from tinyclf.models.choices import FILE, NAMED_WEIGHTS, existing_file, is_file
 from tinyclf.models.resnet import compose_filters, head_names, shrink_filters, stem_of
 from tinyclf.utils.checks import one_of
 from tinyclf.utils.errors import TinyclfError
@@ -120,12 +120,9 @@ def weights_file(weights: str, model_name: str = "resnet18") -> Path | None:
         if model_name != "resnet18":
             raise TinyclfError(f"weights = 'mini': they are those of a resnet18, and the model is {model_name!r}")
         return standin.weights_file()
-    path = Path(weights).expanduser()
-    if path.suffix not in (".pth", ".safetensors"):
-        one_of("weights", weights, NAMED_WEIGHTS, "or the path of a .pth or .safetensors file")
-    if not path.is_file():
-        raise TinyclfError(f"weights: no file {path} (looked for from {Path.cwd()})")
-    return path
+    if not is_file(weights):
+        one_of("weights", weights, NAMED_WEIGHTS, f"or {FILE}")
+    return existing_file(weights)
 
 
 def imagenet_file(model_name: str) -> Path:
@@ -146,9 +143,7 @@ def imagenet_file(model_name: str) -> Path:
     return path
 
 
-def fingerprint(path: Path | None) -> str | None:
-    """sha256 of a weights file, hexadecimal; None for no file."""
-    if path is None:
-        return None
+def fingerprint(path: Path) -> str:
+    """sha256 of a weights file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

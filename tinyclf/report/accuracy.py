@@ -89,9 +89,9 @@ def goal_status(goal: catalog.Goal, run: dict[str, Any], dataset: str) -> str:
     return "reached" if within and run["accuracy"] >= goal.accuracy else "missed"
 
 
-def markdown_report(dataset: str, project: str = "../..") -> str:
-    """The accuracy tables with what a reader must know of them, in Markdown; project: leads from the page to docs/."""
-    return "\n\n".join([markdown_tables(dataset), *notes(dataset, project)])
+def markdown_report(dataset: str) -> str:
+    """The accuracy tables with what a reader must know of them, in Markdown."""
+    return "\n\n".join([markdown_tables(dataset), *notes(dataset)])
 
 
 def markdown_tables(dataset: str) -> str:
@@ -125,7 +125,7 @@ def what(row: Any) -> str:
 
 
 def published_text(row: Any) -> str:
-    """What was published, with its value at the last epoch of ours where that is another; or the goals of a row."""
+    """What was published, also at our last epoch where that is an earlier one, and the goals of a row."""
     goals = [f"goal: {text}" + (f" ({status})" if status else "") for text, status in row["goals"]]
     texts = [percent(row["published_last"]), *goals]
     if row["epochs"] < row["published_epochs"] and not math.isnan(row["published_then"]):
@@ -134,7 +134,7 @@ def published_text(row: Any) -> str:
 
 
 def ours_text(row: Any, dataset: str) -> str:
-    """Our accuracy, or what is to be run for it."""
+    """Our accuracy, or the command that gives it."""
     if math.isnan(row["accuracy"]):
         return "" if row["size"] else f"not run yet: `tinyclf run {row['experiment']} --dataset {dataset}`"
     text = format_metric("accuracy", row["accuracy"], row["accuracy_std"])
@@ -144,7 +144,7 @@ def ours_text(row: Any, dataset: str) -> str:
 
 
 def epochs_text(row: Any) -> str:
-    """How many epochs were trained, and of how many where that is not all; empty where none was."""
+    """How many epochs were trained, and out of how many if not all; empty for a row without a run."""
     if math.isnan(row["epochs"]):
         return ""
     return f"{row['epochs']:.0f}" + (f" of {row['planned_epochs']}" if row["epochs"] < row["planned_epochs"] else "")
@@ -166,8 +166,8 @@ def order(dataset: str) -> list[str]:
     return [f"{text} Ours: {'the same' if by_ours == by_published else ' > '.join(by_ours)}."]
 
 
-def notes(dataset: str, project: str = "../..") -> list[str]:
-    """What a reader must know of the accuracy tables, in Markdown, a few sentences; project: see `data_notes`."""
+def notes(dataset: str) -> list[str]:
+    """What a reader must know of the accuracy tables, in Markdown, a few sentences."""
     table = accuracy_table(dataset)
     machines = hardware(machine for machines in table["machines"] for machine in machines)
     return [
@@ -176,7 +176,7 @@ def notes(dataset: str, project: str = "../..") -> list[str]:
         "Flip TTA averages the predictions for an image and its mirror image. Training compute is the number of "
         "multiply-adds, forward and backward, of a run and its ancestors, relative to the published baseline of Step "
         "1 on as many images. It does not include the training of ImageNet weights.",
-        *data_notes(dataset, load_runs(dataset)["start"], project),
+        *data_notes(dataset, load_runs(dataset)["start"], "../.."),
     ]
 
 

@@ -30,19 +30,19 @@ class Line(NamedTuple):
 
     label: str
     experiment: str
-    histories: pd.DataFrame  # see `tinyclf.report.runs.history_frame`; of several runs, their mean is drawn
+    histories: pd.DataFrame  # see `tinyclf.report.runs.history_frame`; the line is the mean over its runs
     split: str  # train or val
 
 
 STYLE = Path(__file__).with_name("tinyclf.mplstyle")
 styled = plt.style.context(STYLE, after_reset=True)  # around whatever draws; nothing of the user's own style
-# Okabe and Ito 2008: told apart by colour-blind readers; where colours are gone, by their marks. Of several runs in
-# one figure each has one of these, in this order; of one run, training has the first and validation the second.
+# Okabe and Ito 2008: colour-blind readers can tell them apart; without colours, the marks do. Several runs in one
+# figure have these in this order. In a figure of one run, training has the first and validation the second.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b")
 MARKS = ("^", "o", "s", "D", "v")
 LINES = ("-", "--", "-.")  # of the first five, the next five and so on
-# What a dark page has in place of ink and paper, and of colours too dark for it. The paper is drawn, as a notebook may
-# be dark where its reader's pages are light.
+# What a dark page has for ink, for paper, and for colours that are too dark on it. The paper is part of the figure, as
+# a notebook may be dark where the browser's pages are light.
 DARK = {"#24292f": "#e6e8eb", "#ffffff": "#14181d", "#0072b2": "#56b4e9", "#d55e00": "#ff9142"}
 SPLITS = {"train": "training", "val": "validation"}
 METRICS = {"loss": "log loss (nats)", "accuracy": "accuracy (top-1)"}
@@ -80,7 +80,8 @@ def line_style(number: int) -> dict[str, Any]:
 def experiment_curves(name: str, histories: pd.DataFrame) -> list[Described]:
     """Log loss and accuracy of an experiment's runs by epoch, training and validation: a figure of each.
 
-    Of several seeds, the mean is drawn in a band of one standard deviation on either side. Published curves are dotted.
+    With several seeds, a line is their mean, in a band of one standard deviation on either side. Published curves are
+    dotted.
     """
     seeds = histories["run"].nunique()
     title = f"{name} on {histories['dataset'].iloc[0]}" + (f", {seeds} seeds" if seeds > 1 else "")
@@ -221,6 +222,6 @@ def class_extremes(record: Record, count: int = 10) -> Described:
 
 
 def first_word(words: str) -> str:
-    """The first of a class's words, which are many, cut to what fits beside a figure."""
+    """The first of a class's words, cut to what fits next to a figure."""
     word = words.split(",")[0]
     return word if len(word) <= 24 else word[:23] + "…"

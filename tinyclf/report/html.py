@@ -30,7 +30,7 @@ class Column(NamedTuple):
 
 
 class Table(HTML):
-    """A table in a notebook and on its page; as text where no HTML is shown."""
+    """A table in a notebook and on its page; text where no HTML can be displayed."""
 
     def __init__(self, html: str, texts: pd.DataFrame) -> None:
         super().__init__(html)  # type: ignore[no-untyped-call]  # IPython's
@@ -87,7 +87,7 @@ def picture(svg: str, text: str) -> Markup:
 
 
 def gallery(images: Sequence[np.ndarray], texts: Sequence[str]) -> HTML:
-    """Images, uint8 (H, W, 3), each over its text, as many in a line as there is room for."""
+    """Images, uint8 (H, W, 3), over their texts, as many in a line as fit."""
     return HTML(PIECES.gallery(list(zip(map(png, images), texts, strict=True)), TILE))
 
 

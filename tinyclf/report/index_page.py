@@ -54,7 +54,7 @@ def published_cell(row: Any) -> str:
 
 
 def accuracy_cell(row: Any) -> str:
-    """Our accuracy after the last epoch, over the number of seeds, that of the best epoch and that with flip TTA."""
+    """Our accuracy after the last epoch; in small letters the seeds, the best epoch's and that with flip TTA."""
     if math.isnan(row["accuracy"]):
         return "" if row["size"] else "not run"
     best, tta = (format_metric(key, row[key], row[f"{key}_std"]) for key in ("best_accuracy", "flip_tta"))
@@ -64,7 +64,7 @@ def accuracy_cell(row: Any) -> str:
 
 
 def difference_cell(row: Any) -> str:
-    """The difference to the published accuracy in a colour for its sign; without, if it is no more than read off."""
+    """The difference to the published accuracy, in a colour for its sign unless it is within the reading error."""
     difference = row["difference"]
     if math.isnan(difference):
         return ""
@@ -94,7 +94,7 @@ def show_curves(dataset: str) -> None:
 
 
 def regenerate(dataset: str) -> str:
-    """The lines that repeat the runs of the accuracy tables in a shell, those first that others start from."""
+    """The shell commands that repeat the runs of the accuracy tables, ancestors first."""
     runs = load_runs(dataset).set_index("run", drop=False)
     commands: dict[str, None] = {}
     for names in group_runs(runs.query("split == 'val' and title != ''"))["runs"]:
@@ -108,7 +108,7 @@ def regenerate(dataset: str) -> str:
 
 
 def other_pages(dataset: str) -> HTML:
-    """Links to the pages on `dataset` that are of no single run."""
+    """Links to the pages on `dataset` that are not those of a run."""
     folder = reports_dir() / dataset
     links = []
     for page in sorted(folder.glob("*/index.html")):

@@ -104,7 +104,7 @@ def show_progress() -> None:
 def clean_notebook(path: Path, experiment: Experiment) -> None:
     """Remove paths of this machine, progress lines and widgets from an executed notebook, and set its title."""
     notebook = nbformat.read(path, 4)
-    notebook.metadata.pop("widgets", None)  # their state; no page shows one, as no kernel lies behind it
+    notebook.metadata.pop("widgets", None)  # their state; a page has no kernel, and so no widgets
     notebook.metadata["title"] = f"{experiment.title} ({experiment.parameters['dataset']})"
     if experiment.name != "summary":
         notebook.metadata |= {"front": "../index.html", "dataset": experiment.parameters["dataset"]}

@@ -19,7 +19,7 @@ AVERAGED = ("accuracy", "best_accuracy", "top5", "loss", "calibration_error", "f
 COLUMNS: dict[str, Callable[[Record], Any]] = {
     "run": lambda record: record["run"],
     "experiment": lambda record: family(record["run"]),
-    "is_ablation": lambda record: catalog.is_ablation(record["run"]),
+    "is_ablation": lambda record: catalog.ablation(record["run"]) is not None,
     "split": lambda record: "held-out" if record["settings"]["hold_out"] else "val",  # that it was evaluated on
     "seed": lambda record: record["settings"]["seed"],
     "overrides": lambda record: all_overrides(record),
@@ -55,7 +55,7 @@ def load_runs(dataset: str) -> pd.DataFrame:
     """The runs on `dataset` that have a record, in the order of the experiments.
 
     The columns are those of COLUMNS; `title`, that of the experiment, empty for a run of none; `settings.NAME` for each
-    setting; `recipe.NAME` for each of RECIPE, empty in records that are older than these. Raises TinyclfError for a
+    setting; `recipe.NAME` for each of RECIPE, empty for records that are older. Raises TinyclfError for a
     record that cannot be read.
     """
     experiments = catalog.read_experiments(dataset)
@@ -98,7 +98,7 @@ def group_runs(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def group_seeds(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row for all `runs` that are alike but for their seed, in the order of `runs`: see `summary_row`."""
+    """One row for all `runs` that differ in nothing but their seed, in the order of `runs`: see `summary_row`."""
     columns = [*runs, *(f"{name}_std" for name in AVERAGED), "runs", "commands", "seeds"]
     if runs.empty:
         return pd.DataFrame(columns=columns)
@@ -107,7 +107,7 @@ def group_seeds(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def identity(run: pd.Series) -> str:
-    """What is the same in all runs of a group: everything that decides their numbers but the seed."""
+    """Everything that decides a run's numbers but the seed: what the runs of a group have in common."""
     settings = {name: value for name, value in run.items() if str(name).startswith(("settings.", "recipe."))}
     for name in ("settings.seed", "settings.weights"):  # `start` says what the weights are, without seeds
         del settings[name]
@@ -116,9 +116,9 @@ def identity(run: pd.Series) -> str:
 
 
 def summary_row(runs: pd.DataFrame) -> dict[str, Any]:
-    """The row of runs that are alike but for their seed: the first one's, with means over all of them.
+    """The row of runs that differ in nothing but their seed: the first one's, with means over all of them.
 
-    AVERAGED have their standard deviation in `NAME_std`, NaN of one seed; `runs` and `commands` list all.
+    `NAME_std` is the standard deviation of a column in AVERAGED, NaN for one seed; `runs` and `commands` list all.
     """
     row: dict[str, Any] = runs.iloc[0].to_dict()
     for name in AVERAGED:

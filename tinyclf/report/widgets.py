@@ -21,7 +21,7 @@ AT_ONCE = 12  # images
 
 
 def live() -> bool:
-    """Whether a front end with somebody before it, JupyterLab or VS Code, started this kernel."""
+    """Whether JupyterLab or VS Code started this kernel, so that somebody sits at it."""
     shell = get_ipython()
     return "JPY_SESSION_NAME" in os.environ or "__vsc_ipynb_file__" in getattr(shell, "user_ns", {})
 

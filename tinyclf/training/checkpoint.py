@@ -1,4 +1,4 @@
-"""The state of a run between two epochs: one safetensors file, read without pickles.
+"""The checkpoints of a run: the state between two epochs as one safetensors file, read without pickles.
 
 Its tensors are the state dicts of model, optimizer, scheduler and average (`model.*`, `optimizer.*`, `scheduler.*`,
 `ema.*`). Its metadata holds, as JSON, the rest of those state dicts and what the run is, with its history; a sha256
@@ -44,12 +44,12 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Saved:
-    """What a checkpoint holds, read and found undamaged."""
+    """What an undamaged checkpoint holds."""
 
     path: Path
     about: dict[str, Any]  # what `save` was told about the run
     tensors: dict[str, Tensor]
-    state: dict[str, Any]  # the state dicts, with the name of a tensor in place of each
+    state: dict[str, Any]  # the state dicts, with the names of their tensors for the tensors
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -67,12 +67,12 @@ def previous(path: Path) -> Path:
 
 
 def unfinished(path: Path) -> Path:
-    """Where a checkpoint lies that is written and not yet in its place."""
+    """Where a new checkpoint is until it takes its final name."""
     return path.with_suffix(".new")
 
 
 def save(path: Path, state: TrainingState, about: dict[str, Any]) -> None:
-    """Write `state` and `about`. At every moment a whole checkpoint lies at `path` or before it.
+    """Write `state` and `about`. At every moment `path` or the one before it is a whole checkpoint.
 
     Raises TinyclfError when it cannot be written, with the old ones as they were.
     """

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-# What changes while a scheduler steps, or says how a step is computed and not what
+# Attributes that change while a scheduler steps
 MOVING = {
     *("optimizer", "last_epoch", "_step_count", "_last_lr", "_is_initial", "_get_lr_called_within_step", "base_lrs"),
     *("T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter", "mode_worse"),
 }
+# How a step is computed, and not what
 IMPLEMENTATION = {"foreach", "fused", "capturable", "differentiable"}
 
 
@@ -49,7 +50,7 @@ def describe_object(value: Any, skip: Collection[str] = ()) -> str:
     if isinstance(value, float):
         return f"{value:.12g}"
     if isinstance(value, list | tuple):
-        items = dict.fromkeys(describe_object(item, skip) for item in value)  # one for all groups, say, is told once
+        items = dict.fromkeys(describe_object(item, skip) for item in value)  # equal ones, of all groups, are told once
         return f"[{', '.join(items)}]"
     if value is None or isinstance(value, bool | int | str | dict):
         return str(value)
@@ -86,5 +87,5 @@ def describe_optimizer(optimizer: torch.optim.Optimizer) -> str:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """In what two descriptions differ, as text."""
+    """The differences between two descriptions, as text."""
     return [f"{name}: {before.get(name)} before, {now[name]} now" for name in now if before.get(name) != now[name]]

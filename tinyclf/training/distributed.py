@@ -12,7 +12,7 @@ from torch.distributed import all_reduce
 def this_process() -> PartialState:
     """This process with its device: one of several where `torchrun` started it.
 
-    A GPU where there is one, unless ACCELERATE_USE_CPU says otherwise; else the CPU, which Accelerate wants to be told.
+    The device is a GPU where there is one and ACCELERATE_USE_CPU is not set, else the CPU.
     """
     return PartialState(cpu=not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"))
 
@@ -24,7 +24,7 @@ def accelerate() -> Accelerator:
 
 
 class AllReduceSum(torch.autograd.Function):
-    """The sum of a tensor over all processes, in each of them; so is its gradient."""
+    """The sum of a tensor over all processes, in each of them. Its gradient is the sum over all processes too."""
 
     @staticmethod
     def forward(context: Any, values: Tensor) -> Tensor:

@@ -58,13 +58,13 @@ class Evaluation:
 
     @cached_property
     def predictions(self) -> tuple[Tensor, Tensor]:
-        """Of each image the probability of its most probable class, float32 (N,), and that class, int64 (N,)."""
+        """The probability of each image's most probable class, float32 (N,), and that class, int64 (N,)."""
         confidence, predicted = self.logits.softmax(1).max(1)
         return confidence, predicted
 
     @property
     def reliability(self) -> list[tuple[float, float, int, float, float]]:
-        """Of each of BINS bins of confidence that holds images: lower and upper end, images, confidence, accuracy.
+        """A row for each bin of confidence that holds images: lower and upper end, images, confidence, accuracy.
 
         The last two are means over the images. The calibration error is made of these.
         """
@@ -113,7 +113,7 @@ def evaluate(
     """One pass of `model` over all images of `loader`, each counted once however many processes share them.
 
     flip_tta: take the mean of the logits of each image and of its mirror image (test-time augmentation).
-    epoch: the one that the model was trained for, to be named in the TinyclfError raised if the loss is not finite.
+    epoch: how many the model was trained for; the TinyclfError for a loss that is not finite names it.
     """
     name = f"epoch {epoch} validation"
     logits = predict_logits(model, loader, name, precision, flip_tta=flip_tta)

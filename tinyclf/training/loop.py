@@ -121,12 +121,12 @@ def resume(
     Raises TinyclfError where several processes do not see the same checkpoint.
     """
     saved = checkpoint.newest(save_to, report) if save_to else None
-    accelerator.wait_for_everyone()  # all have looked
+    accelerator.wait_for_everyone()  # before the first one changes files
     history: list[Epoch] = saved.about["history"] if saved else []
     if save_to and saved:
         checkpoint.restore(saved, state)
         if accelerator.is_main_process and saved.path != save_to:
-            save_to.unlink(missing_ok=True)  # damaged, and not to be kept in place of the good one before it
+            save_to.unlink(missing_ok=True)  # it is damaged, and must not replace the good one before it
     elif save_to and accelerator.is_main_process:
         checkpoint.save(save_to, state, about | {"history": []})
     if accelerator.num_processes > 1:
@@ -160,7 +160,7 @@ def train_epoch(
     # small ones, kept between the large ones that come and go, leave the heap in pieces (2.5 MB a step, measured).
     losses = torch.zeros(len(train), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    patience = 1 if device.type == "cpu" else 50  # steps between two looks at the loss, which wait for a GPU
+    check_every = 1 if device.type == "cpu" else 50  # steps, as a check of the loss waits for a GPU
     total_loss, middle_rate = summed(criterion), 0.0
     for step, batch in enumerate(progress(train.epoch(epoch), name, len(train))):
         rate = max(float(group["lr"]) for group in state.optimizer.param_groups)
@@ -178,7 +178,7 @@ def train_epoch(
             state.ema.update_parameters(state.model)
         losses[step] = loss.detach()
         correct += (logits.detach().argmax(1) == batch.labels).sum()
-        if (step + 1) % patience == 0 or step + 1 == len(train):
+        if (step + 1) % check_every == 0 or step + 1 == len(train):
             refuse_non_finite(losses[: step + 1], name, len(train), rate=rate)
     if accelerator is not None and train.parts > 1:
         losses, correct = accelerator.reduce(losses), accelerator.reduce(correct)

@@ -25,15 +25,19 @@ def unsupported_reason(precision: str, device: torch.device) -> str | None:
     return None if BF16_CPUS & cpu_flags() else "this CPU has no instructions for it, and would take many times as long"
 
 
+def refuse_unsupported(precision: str, device: torch.device) -> None:
+    """Raise TinyclfError for tf32 without a CUDA GPU, and for bf16 on a CPU without instructions for it."""
+    if reason := unsupported_reason(precision, device):
+        raise TinyclfError(f"precision = {precision!r}: {reason}; use fp32")
+
+
 @contextmanager
 def autocast(precision: str, device: torch.device) -> Iterator[None]:
     """Compute convolutions and matrix products of this context in `precision`: fp32, tf32 or bf16.
 
-    fp32 is exact also on a GPU, where torch's own default for convolutions is tf32. Raises TinyclfError for tf32
-    without a CUDA GPU, and for bf16 on a CPU without instructions for it.
+    fp32 is exact also on a GPU, where torch's own default for convolutions is tf32. Raises as `refuse_unsupported`.
     """
-    if reason := unsupported_reason(precision, device):
-        raise TinyclfError(f"precision = {precision!r}: {reason}; use fp32")
+    refuse_unsupported(precision, device)
     if device.type != "cuda":
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             yield

@@ -16,7 +16,7 @@ def progress(items: Iterable[Item], name: str, total: int) -> Iterator[Item]:
     """`items`, `total` of them, with a bar on a terminal that disappears when the loop ends.
 
     Elsewhere (in a notebook, by papermill, in a log) it prints a line every half minute, which overwrites the one
-    before and leaves nothing in the end. Of several processes only the first reports.
+    before and leaves nothing in the end. Where there are several processes, the first alone reports.
     """
     if sys.stderr.isatty():
         options = {"file": sys.stderr}

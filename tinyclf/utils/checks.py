@@ -11,6 +11,8 @@ from tinyclf.utils.errors import TinyclfError
 def one_of(name: str, value: str, accepted: Iterable[str], also: str = "") -> None:
     """Raise TinyclfError unless `value` is one of `accepted`; it names the nearest one first. also: ends the list."""
     accepted = list(accepted)
+    if not accepted:
+        raise TinyclfError(f"{name} = {value!r}: there are none to choose from")
     if value not in accepted:
         nearest = difflib.get_close_matches(value, accepted, 1)
         expected = f"did you mean {nearest[0]}? Expected" if nearest else "expected"

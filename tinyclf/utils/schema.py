@@ -1,4 +1,4 @@
-"""TOML files of tables, checked by rules that are written by hand: an error names the file, the table and the key."""
+"""TOML files of tables, checked by rules: an error names the file, the table and the key."""
 
 import tomllib
 from collections.abc import Callable, Mapping
@@ -17,9 +17,12 @@ def is_number(value: Any) -> bool:
 
 
 def list_of(rule: Rule) -> Rule:
-    """The rule for a list, of at least one, of what `rule` is for."""
+    """The rule for a list, not empty, whose entries follow `rule`."""
     text, holds = rule
-    return f"a list, of {text} each", lambda value: isinstance(value, list) and value != [] and all(map(holds, value))
+    return (
+        f"a list, each entry {text}",
+        lambda value: isinstance(value, list) and value != [] and all(map(holds, value)),
+    )
 
 
 TEXT: Rule = ("a text", lambda value: isinstance(value, str) and value != "")
