@@ -194,6 +194,16 @@ def test_recipes_that_plan_their_epochs_are_left_out_where_all_are_run_for_so_ma
     assert named.parameters["epochs"] == 2
 
 
+def test_one_experiment_can_be_run_under_a_name_of_its_own():
+    (run,) = select(["baseline-scratch"], "mini", {"model": "resnet34", "run_name": "mine"})
+    assert run.name == run.parameters["run_name"] == "mine" and run.parameters["model"] == "resnet34"
+    own, other = select(["baseline-scratch"], "mini", {"run_name": "mine"}, seeds=[0, 2])
+    assert (own.name, other.name, other.parameters["run_name"]) == ("mine", "mine-seed-2", "mine-seed-2")
+    for names in ([], ["baseline-scratch", "preprocessing"]):
+        with pytest.raises(TinyclfError, match="parameter run_name: it is for one experiment that trains"):
+            select(names, "mini", {"run_name": "mine"})
+
+
 def test_a_run_that_would_start_from_itself_is_refused():
     with pytest.raises(TinyclfError, match="finetuning from finetuning: a run cannot start from itself"):
         select(["finetuning", "preprocessing"], "mini", {"weights": "run:finetuning"})

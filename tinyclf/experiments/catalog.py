@@ -9,7 +9,7 @@ from typing import Any
 
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments.entries import RECIPES_NOTEBOOK, Ablation, Experiment, Goal, notebook_for, parse_entries
-from tinyclf.experiments.names import family, seed_of, with_seed
+from tinyclf.experiments.names import check_name, family, seed_of, with_seed
 from tinyclf.experiments.parameters import RUN_NAME, accepted_parameters, notebook_parameters
 from tinyclf.experiments.settings import SEEDS, Settings, parent_of
 from tinyclf.models.choices import RUN, existing_file, is_file
@@ -111,12 +111,15 @@ def check_overrides(overrides: Mapping[str, Any], experiments: list[Experiment],
     """Raise TinyclfError for a parameter that none of the experiments takes, or that is not given this way."""
     if seeds and "seed" in overrides:
         raise TinyclfError("parameter seed: given twice, as a parameter and among the seeds")
-    for key in {"dataset", RUN_NAME} & overrides.keys():
-        raise TinyclfError(f"parameter {key}: it is the experiment's own; choose the data set with --dataset")
+    if "dataset" in overrides:
+        raise TinyclfError("parameter dataset: it is the experiment's own; choose the data set with --dataset")
     notebooks = {experiment.notebook: None for experiment in experiments}  # in order
+    training = [run for run in experiments if RUN_NAME in notebook_parameters(run.notebook)]
+    if RUN_NAME in overrides and len(training) != 1:
+        raise TinyclfError(f"parameter {RUN_NAME}: it is for one experiment that trains; name that one alone")
     accepted = {key: None for notebook in notebooks for key in accepted_parameters(notebook_parameters(notebook))}
     for key in overrides:
-        one_of("parameter", key, [name for name in accepted if name not in ("dataset", RUN_NAME)])
+        one_of("parameter", key, [name for name in accepted if name != "dataset"])
 
 
 def with_overrides(experiment: Experiment, overrides: Mapping[str, Any], imagenet: str) -> Experiment:
@@ -135,7 +138,10 @@ def with_overrides(experiment: Experiment, overrides: Mapping[str, Any], imagene
         # The defaults in the notebook's cell are those of its own experiment, on mini, and not of the settings
         given = {key: value for key, value in dataclasses.asdict(settings).items() if own.get(key, value) != value}
         values = {RUN_NAME: experiment.name} | given | values
-    return dataclasses.replace(experiment, notebook=notebook, parameters=values)
+    name = values.get(RUN_NAME, experiment.name)
+    if RUN_NAME in values:
+        check_name(name)
+    return dataclasses.replace(experiment, name=name, notebook=notebook, parameters=values)
 
 
 def seeded(experiment: Experiment, seeds: list[int]) -> list[Experiment]:

@@ -139,9 +139,12 @@ def launch(request: Request, experiments: list[Experiment]) -> None:
             f"processes = {request.processes}: expected 1 to {most}, as many as there are GPUs, else CPU cores"
         )
     trained = [run for run in experiments if RUN_NAME in run.parameters and not run.needed]
-    names = list(dict.fromkeys(family(run.name) for run in trained))
-    if not names:
+    if not trained:
         raise TinyclfError(f"there is nothing to train in {', '.join(run.name for run in experiments)}")
+    families = dict.fromkeys(family(run.name) for run in trained)
+    names = [name for name in request.names if name in families] or list(families)
+    if any(value.startswith(f"{RUN_NAME}=") for value in request.parameter or []):
+        names = request.names[:1]  # the experiment, not the name that its run is given
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={request.processes}", "-m", "tinyclf"]
     environment = {
         "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // request.processes)),

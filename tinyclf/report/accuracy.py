@@ -89,9 +89,9 @@ def goal_status(goal: catalog.Goal, run: dict[str, Any], dataset: str) -> str:
     return "reached" if within and run["accuracy"] >= goal.accuracy else "missed"
 
 
-def markdown_report(dataset: str) -> str:
-    """The accuracy tables with what a reader must know of them, in Markdown."""
-    return "\n\n".join([markdown_tables(dataset), *notes(dataset)])
+def markdown_report(dataset: str, project: str = "../..") -> str:
+    """The accuracy tables with what a reader must know of them, in Markdown; project: see `data_notes`."""
+    return "\n\n".join([markdown_tables(dataset), *notes(dataset, project)])
 
 
 def markdown_tables(dataset: str) -> str:
@@ -166,8 +166,8 @@ def order(dataset: str) -> list[str]:
     return [f"{text} Ours: {'the same' if by_ours == by_published else ' > '.join(by_ours)}."]
 
 
-def notes(dataset: str) -> list[str]:
-    """What a reader must know of the accuracy tables, in Markdown, a few sentences."""
+def notes(dataset: str, project: str = "../..") -> list[str]:
+    """What a reader must know of the accuracy tables, in Markdown, a few sentences; project: see `data_notes`."""
     table = accuracy_table(dataset)
     machines = hardware(machine for machines in table["machines"] for machine in machines)
     return [
@@ -176,7 +176,7 @@ def notes(dataset: str) -> list[str]:
         "Flip TTA averages the predictions for an image and its mirror image. Training compute is the number of "
         "multiply-adds, forward and backward, of a run and its ancestors, relative to the published baseline of Step "
         "1 on as many images. It does not include the training of ImageNet weights.",
-        *data_notes(dataset, load_runs(dataset)["start"], "../.."),
+        *data_notes(dataset, load_runs(dataset)["start"], project),
     ]
 
 
