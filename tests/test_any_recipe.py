@@ -135,6 +135,18 @@ def test_a_checkpoint_of_another_recipe_is_refused_by_what_differs(parts, said):
         fit(Run(SETTINGS, data(), "mine"), changed(**parts))
 
 
+def test_a_checkpoint_of_a_model_with_other_layers_of_the_same_shapes_is_refused():
+    def other_pool():
+        model, *rest = resnet34()
+        model.maxpool = nn.MaxPool2d(3, stride=1, padding=1)
+        return model, *rest
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(Run(SETTINGS, data(), "mine"), resnet34, after=7)
+    with pytest.raises(TinyclfError, match=r"layers: \(maxpool\): .*stride=2.* before, .*stride=1.* now"):
+        fit(Run(SETTINGS, data(), "mine"), other_pool)
+
+
 def test_a_swapped_recipe_is_never_recorded_under_the_name_of_an_experiment():
     for name in ("baseline-scratch", ""):
         with pytest.raises(TinyclfError, match=r"would be recorded as .*optimizer: SGD.* by its settings, AdamW"):

@@ -59,7 +59,10 @@ def identity_differences(before: dict[str, Any], now: dict[str, Any], settings: 
     ]
     if done > settings.epochs or (settings.planned and old["epochs"] != settings.epochs):
         changed.append(f"epochs: {old['epochs'] if settings.planned else done} before, {settings.epochs} now")
-    return changed or differences(before.get("recipe", {}), now.get("recipe", {}))
+    changed = changed or differences(before.get("recipe", {}), now.get("recipe", {}))
+    pairs = zip(before.get("layers", "").splitlines(), now.get("layers", "").splitlines(), strict=False)
+    others = [f"layers: {old.strip()} before, {new.strip()} now" for old, new in pairs if old != new]
+    return changed or others[:1]
 
 
 def origin(part: dict[str, Any]) -> str:

@@ -138,7 +138,7 @@ class Run:
         if swapped:  # no command builds these
             self.about["overrides"] |= swapped
             self.about["command"] = ""
-        self.about |= {"recipe": recipe, "compute": self._compute(model)}
+        self.about |= {"recipe": recipe, "layers": layers, "compute": self._compute(model)}
 
     def _compute(self, model: nn.Module) -> dict[str, int | None]:
         """The multiply-adds of training, forward and backward: this run's, all its ancestors' too, the baseline's."""

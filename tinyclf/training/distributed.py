@@ -42,6 +42,9 @@ class AllReduceSum(torch.autograd.Function):
 class SyncedBatchNorm(nn.BatchNorm2d):
     """Batch norm over the images of all processes, on a CPU too: torch's own SyncBatchNorm needs a GPU."""
 
+    def _get_name(self) -> str:
+        return "BatchNorm2d"  # so that a model prints the same in one process and in several
+
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
