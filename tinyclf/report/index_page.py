@@ -114,7 +114,11 @@ def overview(dataset: str) -> Described | None:
         for _, row in rows[rows["size"] == 0].iterrows()
         if row["runs"]
     ]
-    return curves(lines, "accuracy", f"validation on {dataset}") if lines else None
+    if not lines:
+        return None
+    described = curves(lines, "accuracy", f"validation on {dataset}")
+    described.figure.set_size_inches(7.5, described.figure.get_figheight() + 1)  # as wide as a page of text
+    return described
 
 
 def regenerate(dataset: str) -> str:
