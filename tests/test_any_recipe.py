@@ -187,6 +187,7 @@ def test_a_plateau_scheduler_sees_the_validation_loss_and_a_run_needs_no_schedul
     scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
     Run(SETTINGS, data(), "plateau").fit(model, nn.CrossEntropyLoss(), optimizer, scheduler)
     assert scheduler.num_bad_epochs == 0 and scheduler.last_epoch == 3 and scheduler.best < 10
-    other = optim.SGD(model.parameters(), lr=0.1)
+    fresh = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 4))
+    other = optim.SGD(fresh.parameters(), lr=0.1)
     run = Run(SETTINGS, data(), "plain")
-    assert len(run.fit(model, nn.CrossEntropyLoss(), other)) == 3 and run.finish()["recipe"]["scheduler"] is None
+    assert len(run.fit(fresh, nn.CrossEntropyLoss(), other)) == 3 and run.finish()["recipe"]["scheduler"] is None

@@ -240,7 +240,7 @@ def test_an_interrupted_cell_run_again_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     cells = [cell.source for cell in nbformat.read(NOTEBOOKS / "1_baseline.ipynb", 4).cells if cell.cell_type == "code"]
     place = next(place for place, source in enumerate(cells) if "run.fit(" in source)
-    cells[0] += "\nepochs, input_size, run_name = 3, 32, 'interrupted'"
+    cells[1] += "\nepochs, input_size, run_name = 3, 32, 'interrupted'"
     manager, client = start_new_kernel(kernel_name="python3")
 
     def execute(source, until=None):

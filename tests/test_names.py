@@ -15,7 +15,18 @@ def test_the_name_of_a_folder_is_taken(name):
     "name",
     [
         *("", ".", "..", "../x", "a/b", "a\\b", "-x", ".x", "a b", "é", "a" * 101, "a\n", "a."),
-        *("data", "Data", "ablations", "summary", "index.html", "table.md", "runs.csv", "notebook.partial", "x.lock"),
+        *(
+            "data",
+            "Data",
+            "ablations",
+            "summary",
+            "index.html",
+            "README.md",
+            "curves.svg",
+            "runs.csv",
+            "notebook.partial",
+            "x.lock",
+        ),
     ],
 )
 def test_what_is_no_folder_or_would_be_that_of_a_page_or_a_table_is_refused(name):

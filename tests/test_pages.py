@@ -140,6 +140,18 @@ def test_a_committed_page_opens_whole_from_disk_and_shows_no_image_of_the_data_s
         assert kind not in page and f'"{kind}"' not in notebook and f'src=\\"data:{kind}' not in notebook
 
 
+def test_the_page_of_a_run_opens_with_its_title_and_result(made, browser):
+    path = made / "mini/baseline-scratch"
+    record = json.loads((path / "record.json").read_text())
+    with opened(browser, path / "index.html", 1440) as (page, _):
+        text = page.inner_text("main")
+        assert page.locator("h1").all_inner_texts() == ["Step 1: baseline from scratch, on mini"]
+    result = f"{100 * record['evaluation']['top1']:.2f}\u00a0% top-1"
+    assert text.index("baseline from scratch, on mini") < text.index(result) < text.index("Settings")
+    for for_the_reader in ("expected accuracy", "Your turn", "What to try next", "pip install"):
+        assert for_the_reader not in text
+
+
 def test_no_page_holds_widgets_whoever_asked_for_it(made):
     for path in made.glob("mini/**/notebook.ipynb"):
         assert "jupyter.widget" not in path.read_text()

@@ -1,8 +1,10 @@
 """The parameters of notebooks: read from their cell, given on the command line or by papermill, and checked."""
 
 import json
+import re
 
 import pytest
+import yaml
 from papermill import inspect_notebook
 
 from tinyclf.experiments.parameters import check_parameters, notebook_parameters, parse_assignment
@@ -33,26 +35,77 @@ def test_a_notebook_that_changed_is_read_again(tmp_path):
         assert notebook_parameters(path) == {"x": value}
 
 
+TRAINS, OWN = (
+    "1_baseline.ipynb",
+    "".join(
+        next(
+            cell["source"]
+            for cell in json.loads((NOTEBOOKS / "1_baseline.ipynb").read_text())["cells"]
+            if "parameters" in cell["metadata"].get("tags", [])
+        )
+    ),
+)
+
+
+def check(*cells, notebook=TRAINS):
+    check_parameters({"In": ["", *cells]}, notebook)
+
+
 def test_a_parameter_that_the_notebook_does_not_take_is_refused():
-    own = "epochs = 15  # of them\nname = ''"
-    check_parameters({"In": ["", own, "# Parameters\nepochs = 3\nname = 'x'\n", "x = 1"]})
-    check_parameters({"In": ["", own, "other = 1"]})  # a cell of the user's own
-    check_parameters({"In": ["", "epochs: int = 15", "# Parameters\nepochs = 3\n"]})
-    check_parameters({"In": ["", "%pwd", "# Parameters\nepochs = 3\n"]})  # run in another order, by hand
-    check_parameters({"In": ["", "for number in ():\n    pass", "# Parameters\nepochs = 3\n"]})
-    check_parameters({})
+    check_parameters({}, TRAINS)
+    check(OWN, "epochs = 1", "epoch = 1")  # cells of the user's own
+    check(OWN, "# Parameters\nepochs = 3\nrun_name = 'x'\n", "x = 1")
     with pytest.raises(TinyclfError, match=r"parameter = 'epoch': did you mean epochs\?"):
-        check_parameters({"In": ["", own, "# Parameters\nname = 'x'\nepoch = 9\n"]})
-    with pytest.raises(TinyclfError, match="force = 'false': expected bool, got str"):
-        check_parameters({"In": ["", "force = False", "# Parameters\nforce = 'false'\n"]})
+        check(OWN, "# Parameters\nrun_name = 'x'\nepoch = 9\n")
+    with pytest.raises(TinyclfError, match="parameter = 'weight_decay'"):
+        check("# Parameters\nweight_decay = 0.1\n", notebook="0_data.ipynb")
+
+
+@pytest.mark.parametrize("before", [[], [OWN], [OWN, "epoch = 2"], ["%pwd"], ["for x in ():\n    pass"]])
+def test_whatever_ran_before_it_the_latest_injected_cell_counts(before):
+    good, slip = "# Parameters\nepochs = 1\n", "# Parameters\nepoch = 1\n"
+    check(*before, slip, "settings", good, "settings")
+    check(*before, slip, "settings", OWN, "settings")  # it sets them all again
+    with pytest.raises(TinyclfError, match="parameter = 'epoch'"):
+        check(*before, good, "settings", "x = 3", slip, "settings")
+
+
+def test_a_copy_of_a_notebook_is_judged_by_its_own_cell(tmp_path):
+    cell = {"metadata": {"tags": ["parameters"]}, "source": ["mine = 1"]}
+    (tmp_path / "copy.ipynb").write_text(json.dumps({"cells": [cell]}))
+    check("# Parameters\nmine = 2\n", notebook=str(tmp_path / "copy.ipynb"))
 
 
 def test_a_notebook_that_trains_takes_every_setting():
-    check_parameters({"In": ["", "run_name = ''", "# Parameters\nweight_decay = 0.1\n"]})
-    with pytest.raises(TinyclfError, match="weight_decay = 'much': expected float, got str"):
-        check_parameters({"In": ["", "run_name = ''", "# Parameters\nweight_decay = 'much'\n"]})
-    with pytest.raises(TinyclfError, match="parameter = 'weight_decay'"):
-        check_parameters({"In": ["", "dataset = 'mini'", "# Parameters\nweight_decay = 0.1\n"]})
+    check("# Parameters\nweight_decay = 0.1\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("force = 'true'", "expected bool, got str (papermill's -p reads True and False"),
+        (
+            "run_name = 1",
+            "expected str, got int (papermill's -p reads a number; to give text: -r run_name TEXT, or quo",
+        ),
+        ("learning_rate = '1e-3'", "expected float, got str (YAML reads 1e-3 as text: write 0.001)"),
+        ("learning_rate = '1e-5'", "expected float, got str (YAML reads 1e-5 as text: write 1.0e-05)"),
+        ("weight_decay = 'much'", "expected float, got str"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_what_to_write(given, said):
+    with pytest.raises(TinyclfError, match=re.escape(said)):
+        check(OWN, f"# Parameters\n{given}\n")
+
+
+@pytest.mark.parametrize("text", ["0.001", "1.0e-05", "1.0e+16"])
+def test_what_the_hint_says_to_write_is_a_number_in_yaml(text):
+    assert yaml.safe_load(text) == float(text)
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_every_notebook_checks_its_own_parameters(path):
+    assert f'check_parameters(globals(), \\"{path.name}\\")' in path.read_text()
 
 
 @pytest.mark.parametrize(

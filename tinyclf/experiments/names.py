@@ -6,7 +6,7 @@ from tinyclf.utils.errors import TinyclfError
 
 NAME = re.compile(r"[A-Za-z0-9][\w.=+-]{0,99}", re.ASCII)
 SEED = re.compile(r"-seed-(\d+)$")
-RESERVED = re.compile(r"data|ablations|summary|.*\.(html|md|csv|json|ipynb|partial|lock|)", re.IGNORECASE)
+RESERVED = re.compile(r"data|ablations|summary|.*\.(html|md|svg|csv|json|ipynb|partial|lock|)", re.IGNORECASE)
 
 
 def check_name(name: str, what: str = "run") -> None:

@@ -5,13 +5,14 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tinyclf.experiments.settings import Settings
 from tinyclf.utils.checks import one_of, typed
 from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.paths import NOTEBOOKS
 
 RUN_NAME = "run_name"  # the parameter that only notebooks have that train
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Settings)}
@@ -40,22 +41,31 @@ def accepted_parameters(own: Mapping[str, Any]) -> dict[str, Any]:
     return (DEFAULTS if RUN_NAME in own else {}) | dict(own)
 
 
-def check_parameters(namespace: Mapping[str, Any]) -> None:
+def check_parameters(namespace: Mapping[str, Any], notebook: str) -> None:
     """Raise TinyclfError for a parameter from papermill that the notebook does not take, or has as another type.
 
     namespace: the notebook's `globals()`, where IPython keeps the source of each cell that ran.
+    notebook: its file under notebooks/, whose parameters cell is what counts; a copy elsewhere gives its whole path.
 
     papermill only warns of an unknown one and runs the default, hours of the wrong run for `-p epoch 3`; and its
     `-p force false` is a text, which is as good as True.
     """
-    cells = list(namespace.get("In", []))
-    injected = next((number for number, cell in enumerate(cells) if cell.startswith("# Parameters\n")), 0)
-    if not injected or not (own := assigned(cells[injected - 1])):
-        return
+    own = notebook_parameters(NOTEBOOKS / notebook)
     accepted = accepted_parameters(own)
-    for name, value in assigned(cells[injected]).items():
+    for name, value in latest_injected(namespace.get("In", []), own).items():
         one_of("parameter", name, tuple(accepted))
         typed(name, value, accepted[name])
+
+
+def latest_injected(cells: Iterable[str], own: Iterable[str]) -> dict[str, Any]:
+    """What papermill's last cell of parameters assigned; nothing where the notebook's own one ran after it."""
+    for cell in reversed(list(cells)):
+        values = assigned(cell)
+        if cell.startswith("# Parameters\n"):
+            return values
+        if values.keys() >= set(own):
+            break
+    return {}
 
 
 def assigned(source: str) -> dict[str, Any]:

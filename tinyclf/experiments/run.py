@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from typing import Any
+from weakref import WeakSet
 
 from torch import nn
 from torch.optim import Optimizer
@@ -31,6 +32,8 @@ from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import locked, writable
 
+TRAINED: WeakSet[nn.Module] = WeakSet()  # every model that a run of this process has trained
+
 
 class Run:
     """One training run and its folder, `reports/<dataset>/<name>/`.
@@ -46,6 +49,8 @@ class Run:
         self.has_own_name = bool(name) and family(name) not in catalog.read_experiments(settings.dataset)
         self.name = name or default_name(settings)
         check_name(self.name)
+        if data.name != settings.dataset:
+            raise TinyclfError(f"dataset = {settings.dataset!r}: the data are those of {data.name}, load them again")
         refuse_single_image(settings, len(data.train.labels))
         if settings.parent == self.name:
             raise TinyclfError(f"run {self.name!r} cannot start from itself: give it another name, or other weights")
@@ -90,7 +95,8 @@ class Run:
         `scheduler_interval` says. ema: an average of the weights, updated after each step and evaluated in place of
         the model; any of torch's `AveragedModel`.
         Raises TinyclfError when the checkpoint is of another model, loss, optimizer or scheduler, when a name of the
-        catalog is given to another recipe than its own, and when this run is under way in another process.
+        catalog is given to another recipe than its own, when this run is under way in another process, and when it
+        would start with a model that was trained before in this process.
         """
         self._set_recipe(describe(model, criterion, optimizer, scheduler, scheduler_interval, ema), model)
         self.state = TrainingState(model, optimizer, scheduler, ema)
@@ -99,6 +105,12 @@ class Run:
             self._continue_from_checkpoint()  # again, as no other process changes it now
             if len(self.about["history"]) < self.settings.epochs:
                 refuse_unsupported(self.settings.precision, self.device)  # before a checkpoint is dropped
+            if self.fresh and model in TRAINED:
+                raise TinyclfError(
+                    f"run {self.name!r} would start with a model that is trained already: make model, optimizer and "
+                    "scheduler again (in a notebook: run their cells again)"
+                )
+            TRAINED.add(model)
             if self.fresh and self.process.is_main_process:
                 checkpoint.delete(self.checkpoint)
             self.process.wait_for_everyone()

@@ -9,12 +9,13 @@ from IPython.display import HTML, Markdown, display
 from markupsafe import Markup
 
 from tinyclf.data.registry import DATASETS
-from tinyclf.report.accuracy import READING_ERROR, TITLES, accuracy_table, epochs_text
-from tinyclf.report.figures import experiment_curves, show, svg, thumbnail
+from tinyclf.report.accuracy import READING_ERROR, TITLES, accuracy_table, epochs_text, markdown_report
+from tinyclf.report.figures import Described, Line, curves, experiment_curves, show, svg, thumbnail
 from tinyclf.report.format import assignments, duration, format_metric, hardware, percent, points, share, short_commit
 from tinyclf.report.html import PIECES, Column, Table, link, picture, small_lines, table
 from tinyclf.report.run_page import history_table, run_link
 from tinyclf.report.runs import group_runs, load_histories, load_runs
+from tinyclf.utils.files import atomic_write, writable
 from tinyclf.utils.paths import reports_dir
 
 
@@ -91,6 +92,33 @@ def show_curves(dataset: str) -> None:
         display(Markdown(f"### {row['title']}"))
         show(*experiment_curves(str(name), epochs))
         display(history_table(str(name), epochs))
+
+
+def write_readme(dataset: str) -> None:
+    """Write README.md into the folder of `dataset`, the accuracy tables and curves without HTML, and curves.svg."""
+    folder, parts = writable(reports_dir() / dataset), [f"# Results on {dataset}"]
+    parts.append(
+        "The accuracy of every experiment, from the records of its runs. `index.html` in this folder has more."
+    )
+    if described := overview(dataset):
+        atomic_write(folder / "curves.svg", svg(described.figure))
+        parts.append(f"![{described.text}](curves.svg)")
+    atomic_write(folder / "README.md", "\n\n".join([*parts, markdown_report(dataset).replace("### ", "## ")]) + "\n")
+
+
+def overview(dataset: str) -> Described | None:
+    """The validation accuracy by epoch of all experiments of the accuracy tables that were run; None if none was."""
+    rows, histories = accuracy_table(dataset), load_histories(dataset)
+    lines = [
+        Line(row["title"], row["experiment"], histories[histories["run"].isin(row["runs"])], "val")
+        for _, row in rows[rows["size"] == 0].iterrows()
+        if row["runs"]
+    ]
+    if not lines:
+        return None
+    described = curves(lines, "accuracy", f"validation on {dataset}")
+    described.figure.set_size_inches(7.5, described.figure.get_figheight() + 1)  # as wide as a page of text
+    return described
 
 
 def regenerate(dataset: str) -> str:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments import catalog
 from tinyclf.experiments.catalog import Experiment
+from tinyclf.experiments.identity import default_name
 from tinyclf.experiments.names import family
 from tinyclf.experiments.record import Record, read_records, read_table
 from tinyclf.experiments.settings import Settings
@@ -25,6 +26,7 @@ from tinyclf.utils.paths import NOTEBOOKS, reports_dir
 if TYPE_CHECKING:
     from tinyclf.data.cache import Packed
 
+HEADLINE = "headline"  # identifies the output of a notebook that has title and result
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 EVALUATION = {
     "top-1 accuracy": "top1",
@@ -45,14 +47,19 @@ def run_pages(names: list[str], dataset: str) -> list[Experiment]:
     return [Experiment(name, titles[name], notebook, {"dataset": dataset, "run_name": name}) for name in names]
 
 
-def show_headline(record: Record) -> None:
+def show_title(settings: Settings, run_name: str) -> None:
+    """Display which run a page is of; `show_headline(record, update=True)` puts the result under it later."""
+    title = title_of(run_name or default_name(settings), settings.dataset)
+    display(Markdown(f"# {title}"), display_id=HEADLINE)
+
+
+def show_headline(record: Record, *, update: bool = False) -> None:
     """Display which run it is, and its result in one line, with the interval that so many images allow.
 
-    The interval is that of a binomial share: 1.96 standard errors on either side.
+    The interval is that of a binomial share: 1.96 standard errors on either side. update: in place of what `show_title`
+    displayed.
     """
     name, dataset, result = family(record["run"]), record["settings"]["dataset"], record["evaluation"]["top1"]
-    experiments = catalog.read_experiments(dataset)
-    title = experiments[name].title if name in experiments else record["run"]
     error = 1.96 * (result * (1 - result) / record["data"]["val"]) ** 0.5
     interval = f"{100 * (result - error):.1f} to {100 * (result + error):.1f}"
     row = published(name, dataset)
@@ -63,7 +70,14 @@ def show_headline(record: Record) -> None:
         duration(record["seconds"]),
         f"seed {record['settings']['seed']}",
     ]
-    display(Markdown(f"# {title}, on {dataset}\n\n{' · '.join(facts)}"))
+    text = Markdown(f"# {title_of(record['run'], dataset)}\n\n{' · '.join(facts)}")
+    display(text, display_id=HEADLINE, update=update)
+
+
+def title_of(run: str, dataset: str) -> str:
+    """The heading of a run's page: the title of its experiment, or its own name, and the data set."""
+    experiments, name = catalog.read_experiments(dataset), family(run)
+    return f"{experiments[name].title if name in experiments else run}, on {dataset}"
 
 
 def show_results(record: Record) -> None:

@@ -1,5 +1,6 @@
 """Checks of a value that somebody chose: what is refused is named, with what would be accepted."""
 
+import contextlib
 import difflib
 import math
 from collections.abc import Iterable
@@ -31,6 +32,20 @@ def typed(name: str, value: Any, default: Any) -> Any:
     if wanted is float and type(value) is int:
         return float(value)
     if type(value) is not wanted:
-        hint = " (papermill's -p reads True and False, and takes true and false as text)" if wanted is bool else ""
+        hint = type_hint(name, value, wanted)
         raise TinyclfError(f"{name} = {value!r}: expected {wanted.__name__}, got {type(value).__name__}{hint}")
     return value
+
+
+def type_hint(name: str, value: Any, wanted: type) -> str:
+    """How papermill is given a value of the type that is wanted, in brackets; empty where there is nothing to say."""
+    if wanted is bool:
+        return " (papermill's -p reads True and False, and takes true and false as text)"
+    if wanted is str and isinstance(value, int | float):
+        return f" (papermill's -p reads a number; to give text: -r {name} TEXT, or quotes in a YAML file)"
+    if wanted is float and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            number = repr(float(value))
+            number = number if "." in number else number.replace("e", ".0e")
+            return f" (YAML reads {value} as text: write {number})"
+    return ""
