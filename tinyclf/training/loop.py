@@ -57,6 +57,8 @@ def fit(
     """
     accelerator = accelerate()
     model = prepare(state, accelerator)
+    if isinstance(criterion, nn.Module):
+        criterion.to(accelerator.device)  # it may hold weights of classes
     report = report if accelerator.is_main_process else silent
     history = resume(state, save_to, about or {}, accelerator, report)
     if history:
