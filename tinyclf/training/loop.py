@@ -65,29 +65,43 @@ def fit(
         what = "continuing after" if len(history) < epochs else "nothing to train: this run reached"
         report(f"{what} epoch {len(history)} of {epochs}, as {save_to and save_to.name} holds it")
     for epoch in range(len(history) + 1, epochs + 1):
-        started = time.perf_counter()
-        with enough_memory(train.batch_size):
-            metrics = train_epoch(model, state, criterion, train, epoch, scheduler_interval, precision, accelerator)
-            trained = time.perf_counter()
-            evaluation = evaluate(state.trained_model, val, epoch, precision=precision, accelerator=accelerator)
-        if isinstance(state.scheduler, ReduceLROnPlateau):
-            state.scheduler.step(evaluation.loss)
-        elif state.scheduler and scheduler_interval == "epoch":
-            state.scheduler.step()
-        history.append(
-            {"epoch": epoch}
-            | metrics
-            | {
-                "val_loss": evaluation.loss,
-                "val_accuracy": evaluation.top1,
-                "seconds": time.perf_counter() - started,
-                "images_per_second": len(train.labels) / (trained - started),
-            }
-        )
+        row = one_epoch(model, state, criterion, train, val, epoch, scheduler_interval, precision, accelerator)
+        history.append(row)
         if save_to and accelerator.is_main_process:
             checkpoint.save(save_to, state, (about or {}) | {"history": history})
-        report(line(history[-1], epochs))
+        report(line(row, epochs))
     return history
+
+
+def one_epoch(
+    model: nn.Module,
+    state: TrainingState,
+    criterion: Loss,
+    train: ImageLoader,
+    val: ImageLoader,
+    epoch: int,
+    scheduler_interval: str,
+    precision: str,
+    accelerator: Accelerator,
+) -> Epoch:
+    """Train for an epoch, evaluate, and step a scheduler that steps each epoch; returns the row of the history."""
+    started = time.perf_counter()
+    with enough_memory(train.batch_size):
+        metrics = train_epoch(model, state, criterion, train, epoch, scheduler_interval, precision, accelerator)
+        trained = time.perf_counter()
+        evaluation = evaluate(state.trained_model, val, epoch, precision=precision, accelerator=accelerator)
+    if isinstance(state.scheduler, ReduceLROnPlateau):
+        state.scheduler.step(evaluation.loss)
+    elif state.scheduler and scheduler_interval == "epoch":
+        state.scheduler.step()
+    return {
+        "epoch": epoch,
+        **metrics,
+        "val_loss": evaluation.loss,
+        "val_accuracy": evaluation.top1,
+        "seconds": time.perf_counter() - started,
+        "images_per_second": len(train.labels) / (trained - started),
+    }
 
 
 def prepare(state: TrainingState, accelerator: Accelerator) -> nn.Module:
