@@ -36,7 +36,8 @@ class Predictor:
         one_of("dataset", dataset, DATASETS)
         check_name(run)
         saved = trained(run, dataset)
-        if "model" in saved.about["overrides"] and not saved.about["command"]:
+        built = saved.about["settings"]["model"]
+        if saved.about["overrides"].get("model", built) != built:  # then it is the description of a swapped one
             raise TinyclfError(
                 f"run {run!r} trained a model of its own, {saved.about['recipe']['model']}: build it in Python and "
                 f"load {saved.path}"
