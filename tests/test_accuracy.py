@@ -108,7 +108,7 @@ def test_a_model_at_another_size_has_a_row():
         0.1531,
         0.16,
     )
-    assert row["difference"] == pytest.approx(0.0069) and math.isnan(row["epochs"])
+    assert row["difference"] == pytest.approx(0.0069) and math.isnan(row["epochs"]) and row["machines"] == []
 
 
 def test_a_goal_is_reached_by_the_mean_of_all_seeds_within_its_limits():

@@ -4,6 +4,7 @@ from contextlib import nullcontext
 from typing import Any
 from weakref import WeakSet
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -158,12 +159,12 @@ class Run:
         sizes = [self.settings.size_in(epoch + 1) for epoch in range(self.settings.epochs)]
         parent = find_parent(self.settings, self.data.classes)
         own = training_multiply_adds(model, sizes, images)
+        with torch.device("meta"):  # only counted: no weights are drawn
+            published = build_model(baseline.model, classes)
         return {
             "own": own,
             "total": own + (parent.about["compute"]["total"] if parent else 0),
-            "published_baseline": training_multiply_adds(
-                build_model(baseline.model, classes), [baseline.input_size] * baseline.epochs, images
-            ),
+            "published_baseline": training_multiply_adds(published, [baseline.input_size] * baseline.epochs, images),
         }
 
     def is_recorded(self) -> bool:

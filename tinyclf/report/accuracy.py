@@ -72,6 +72,7 @@ def at_other_size(size: int, run: dict[str, Any], published_row: dict[str, float
         "title": f"the same model, evaluated at {pixels(size)}",
         "size": size,
         "goals": [],
+        "machines": [],  # it was not trained for this row
         "accuracy": accuracy,
         "published_last": last,
         "published_then": last,
