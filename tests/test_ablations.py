@@ -68,9 +68,9 @@ def test_a_gain_is_over_the_base_and_the_figure_has_the_same_numbers():
     rows = with_gain(rows[rows["recipe"] != ""]).set_index("ablation", drop=False)
     assert rows["gain"].tolist()[1:] == pytest.approx([0.15, -0.25]) and math.isnan(rows["gain"].iloc[0])
     text = repr(table(rows, COLUMNS))
-    assert "35.00 ± 7.07\u00a0%" in text and "+15.00" in text and "-25.00" in text
+    assert "35.00 ± 7.07%" in text and "+15.00" in text and "-25.00" in text
     figure, words, data = ablation_bars(rows)
-    expected = "slower 50.0\u00a0%, no-smoothing 35.0\u00a0%, still-slower 25.0\u00a0%."
+    expected = "slower 50.0%, no-smoothing 35.0%, still-slower 25.0%."
     assert words == f"Held-out accuracy of the ablations of fast-scratch: {expected}"
     assert list(data["ablation"]) == ["still-slower", "no-smoothing", "slower"]
     assert len(figure.axes[0].containers) == 3

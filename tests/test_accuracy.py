@@ -66,7 +66,7 @@ def test_the_table_has_the_numbers_of_the_records_and_the_published_one_at_the_s
     assert (row["published_last"], row["published_best"], row["published_then"]) == (0.2594, 0.2594, 0.093)
     assert row["difference"] == pytest.approx(-0.013) and row["overrides"] == {"batch_size": 8}
     line = next(line for title, line in lines_of("tiny-imagenet").items() if "(batch_size = 8)" in title)
-    assert line[1:] == ["25.94\u00a0%; 9.30\u00a0% at epoch 2", "8.00\u00a0%", "2 of 15", "12 s"]
+    assert line[1:] == ["25.94%; 9.30% at epoch 2", "8.00%", "2 of 15", "12 s"]
 
 
 def test_what_was_not_run_says_so_with_its_command():
@@ -128,9 +128,9 @@ def test_a_goal_is_reached_by_the_mean_of_all_seeds_within_its_limits():
 
 
 def test_goals_are_told_with_their_status():
-    row = {"goals": [("30 %", "reached"), ("40 %", "")], "epochs": 2, "published_epochs": math.nan}
+    row = {"goals": [("30%", "reached"), ("40%", "")], "epochs": 2, "published_epochs": math.nan}
     row |= {"published_last": math.nan, "published_then": math.nan}
-    assert published_text(row) == "goal: 30 % (reached); goal: 40 %"
+    assert published_text(row) == "goal: 30% (reached); goal: 40%"
 
 
 def test_the_order_of_the_pretrained_models_is_compared_with_the_published_one():
@@ -186,7 +186,7 @@ def test_the_committed_records_give_the_table_that_they_gave_before(dataset, mon
             "difference": points(row["difference"]),
         }
         assert {key: before[key] for key in texts if key in before} == {
-            key: text.replace("\u00a0", " ") for key, text in texts.items() if text
+            key: text.replace("%", " %") for key, text in texts.items() if text
         }
         if not size:
             assert before["epochs"] == f"{row['epochs']:.0f} of {row['planned_epochs']}"
@@ -194,11 +194,11 @@ def test_the_committed_records_give_the_table_that_they_gave_before(dataset, mon
             assert before["seconds"] == f"{row['seconds']:,.0f}" and before["seeds"] == f"{row['seeds']:.0f}"
         if DATASETS[dataset].comparable:
             for key in ("published_last", "published_best", "published_then"):
-                assert before.get(key, "") == percent(row[key]).replace("\u00a0", " ")
+                assert before.get(key, "") == percent(row[key]).replace("%", " %")
 
 
 def test_numbers_as_text():
-    assert format_metric("val_accuracy", 0.25, 0.0123) == "25.00 ± 1.23\u00a0%"
+    assert format_metric("val_accuracy", 0.25, 0.0123) == "25.00 ± 1.23%"
     assert format_metric("val_loss", 1.23456) == "1.235" and format_metric("loss", math.nan) == ""
     assert [share(value) for value in (0.05, 1.0, 5.71)] == ["1/20.0", "1.0", "5.7"]
     assert [duration(value) for value in (99, 150, 5999, 7200)] == ["99 s", "2 min", "100 min", "2.0 h"]

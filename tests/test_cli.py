@@ -63,11 +63,11 @@ def test_list_has_every_experiment_with_what_has_run(folder):
     done = invoke("list")
     assert done.exit_code == 0, done.output
     lines = {line.split("  ")[0]: line.replace("\u00a0", " ") for line in done.output.splitlines()}
-    assert "3 of 15" in lines["baseline-scratch"] and "25.00 %  50.00 %  Step 1: " in lines["baseline-scratch"]
-    assert "30.00 %  40.00 %" in lines["fast-scratch"] and "(mean of 2 seeds)" in lines["fast-scratch"]
+    assert "3 of 15" in lines["baseline-scratch"] and "25.00%  50.00%  Step 1: " in lines["baseline-scratch"]
+    assert "30.00%  40.00%" in lines["fast-scratch"] and "(mean of 2 seeds)" in lines["fast-scratch"]
     assert "not run yet" in lines["modern-scratch"] and "not run yet" in lines["summary"]
     assert "page made" in lines["data"]
-    assert "2 of 2" in lines["mine"] and "75.00 %" in lines["mine"]  # of no experiment
+    assert "2 of 2" in lines["mine"] and "75.00%" in lines["mine"]  # of no experiment
     folded = [line.split() for line in done.output.splitlines() if line.startswith("  ")]
     assert [words[1:] for words in folded] == [["ablations", "1", "run"], *[["ablations", "0", "run"]] * 2]
     assert "fast-scratch.ema" not in done.output

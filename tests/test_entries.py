@@ -14,7 +14,7 @@ EXPERIMENTS = """
 [recipe]
 title = "Ours"
 notebook = "4_recipes.ipynb"
-goals = [{ text = "40 %", accuracy = 0.4, epochs = 3, compute = 0.5 }]
+goals = [{ text = "40%", accuracy = 0.4, epochs = 3, compute = 0.5 }]
 parameters = { epochs = 3, label_smoothing = 0.1 }
 mini = { batch_size = 20, epochs = 9 }
 """
@@ -67,12 +67,12 @@ def test_an_ablation_is_its_base_with_changes_validated_on_held_out_images(files
     assert list(read_experiments("mini")) == names
     assert catalog.ablation("recipe.far-seed-3") == catalog.Ablation("recipe", "far", "plain", {"epochs": 5})
     assert catalog.ablation("recipe") is None and catalog.ablation("mine.far") is None
-    assert catalog.goals("recipe-seed-1") == [catalog.Goal("40 %", 0.4, 3, 0.5)]
+    assert catalog.goals("recipe-seed-1") == [catalog.Goal("40%", 0.4, 3, 0.5)]
     assert catalog.goals("recipe.far") == catalog.goals("mine") == []
 
 
 GOOD = 'title = "t"\nnotebook = "1_baseline.ipynb"\n'
-GOAL = '{ text = "40 %", accuracy = 0.4 }'
+GOAL = '{ text = "40%", accuracy = 0.4 }'
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ GOAL = '{ text = "40 %", accuracy = 0.4 }'
         (f"[x]\n{GOOD}goals = []", "experiments.toml: x: goals = []"),
         (f"[x]\n{GOOD}goals = {GOAL}", "experiments.toml: x: goals = {'text'"),
         (
-            f"[x]\n{GOOD}goals = [{{ txt = '40 %' }}]",
+            f"[x]\n{GOOD}goals = [{{ txt = '40%' }}]",
             "experiments.toml: x: goals, number 1: key = 'txt': did you mean text?",
         ),
         (f"[x]\n{GOOD}goals = [{GOAL}, {{ text = '1' }}]", "experiments.toml: x: goals, number 2: accuracy is missing"),
@@ -109,7 +109,7 @@ GOAL = '{ text = "40 %", accuracy = 0.4 }'
         (f"[x]\n{GOOD}goals = [{GOAL.replace('0.4', 'nan')}]", "x: goals, number 1: accuracy = nan"),
         (f"[x]\n{GOOD}goals = [{GOAL.replace('0.4', 'true')}]", "x: goals, number 1: accuracy = True"),
         (f"[x]\n{GOOD}goals = [{GOAL.replace('0.4', '[0.4]')}]", "x: goals, number 1: accuracy = [0.4]"),
-        (f"[x]\n{GOOD}goals = [{GOAL.replace('0.4', repr('40 %'))}]", "x: goals, number 1: accuracy = '40 %'"),
+        (f"[x]\n{GOOD}goals = [{GOAL.replace('0.4', repr('40%'))}]", "x: goals, number 1: accuracy = '40%'"),
         (f"[x]\n{GOOD}goals = [{GOAL.replace(' }', ', epochs = 2.5 }')}]", "x: goals, number 1: epochs = 2.5"),
         (f"[x]\n{GOOD}goals = [{GOAL.replace(' }', ', compute = 0 }')}]", "x: goals, number 1: compute = 0"),
         (f"[x]\n{GOOD}datasets = 'mini'", "experiments.toml: x: datasets = 'mini': expected a list"),

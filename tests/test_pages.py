@@ -146,7 +146,7 @@ def test_the_page_of_a_run_opens_with_its_title_and_result(made, browser):
     with opened(browser, path / "index.html", 1440) as (page, _):
         text = page.inner_text("main")
         assert page.locator("h1").all_inner_texts() == ["Step 1: baseline from scratch, on mini"]
-    result = f"{100 * record['evaluation']['top1']:.2f}\u00a0% top-1"
+    result = f"{100 * record['evaluation']['top1']:.2f}% top-1"
     assert text.index("baseline from scratch, on mini") < text.index(result) < text.index("Settings")
     for for_the_reader in ("expected accuracy", "Your turn", "What to try next", "pip install"):
         assert for_the_reader not in text

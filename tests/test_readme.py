@@ -129,7 +129,7 @@ def test_the_results_tell_how_close_every_row_is(committed):
         assert points.index[-1] == PUBLISHED[name]["epochs"] == train.index[-1]
         last[name], epoch = points.iloc[-1], points.abs().idxmax()
         largest[name] = points[epoch]
-        accuracies = "{:.1f} % | {:.1f} %".format(*train.iloc[-1])
+        accuracies = "{:.1f}% | {:.1f}%".format(*train.iloc[-1])
         rows.append(f"| `{name}` | {last[name]:+.2f} | {largest[name]:+.2f} in epoch {epoch} | {accuracies} |")
         training.append(train["accuracy"].iloc[-1] - train["published"].iloc[-1])
     assert "\n".join(rows) in RESULTS
@@ -179,7 +179,7 @@ def test_the_results_tell_of_the_earlier_run_whose_batch_norms_were_measured(com
     assert last_result("baseline-scratch")["settings.precision"] == "fp32"
     assert earlier["settings"]["precision"] == "bf16"
     told = section(RESULTS, "This record is in fp32.")
-    assert f"in bf16 on a CPU, ended at {accuracy.iloc[-1]:.2f} % (commit 8bc7a6d)" in told
+    assert f"in bf16 on a CPU, ended at {accuracy.iloc[-1]:.2f}% (commit 8bc7a6d)" in told
     val, _ = accuracy_curves("baseline-scratch")
     points = (accuracy - val["published"]).dropna()
     assert f"in epochs {listed(points.index[points < -2])}." in told and not (points > 2).any()
@@ -215,9 +215,9 @@ def test_the_results_tell_how_far_preprocessing_and_fine_tuning_are_from_the_pub
     assert (points.loc[2:] < 0).all()
     kept = 100 * last_result("preprocessing")["other_sizes"][64]
     published = 100 * PUBLISHED["preprocessing"]["other_sizes"]["64"]["last"]
-    sentence = f"keeps {kept:.2f} %, where {published:.2f} % was published: {kept - published:.2f} points more"
+    sentence = f"keeps {kept:.2f}%, where {published:.2f}% was published: {kept - published:.2f} points more"
     assert sentence in section(RESULTS, "Evaluated at 64x64, the same ")
-    assert f"keeps {kept:.2f} % at 64x64, where {published:.2f} % was published" in " ".join(WEIGHTS.split())
+    assert f"keeps {kept:.2f}% at 64x64, where {published:.2f}% was published" in " ".join(WEIGHTS.split())
 
     points, (val, _) = differences("finetuning"), accuracy_curves("finetuning")
     told = section(RESULTS, "With the 7x7 stem, ")
@@ -225,7 +225,7 @@ def test_the_results_tell_how_far_preprocessing_and_fine_tuning_are_from_the_pub
     assert f"within {up(points.abs().max())} points of the published curve in every epoch" in told
     best, epoch = val["accuracy"].max(), val["accuracy"].idxmax()
     published_best = 100 * PUBLISHED["finetuning"]["best"]
-    assert f"best epoch, {epoch}, has {best:.2f} %, and the published best is {published_best:.2f} %" in told
+    assert f"best epoch, {epoch}, has {best:.2f}%, and the published best is {published_best:.2f}%" in told
     assert (val.iloc[-1] < [best, published_best]).all() and "After that, both lose accuracy" in told
 
     points, (small, _) = differences("finetuning-small-stem"), accuracy_curves("finetuning-small-stem")
@@ -263,18 +263,18 @@ def test_the_results_tell_how_the_rows_of_every_tenth_class_differ(committed):
 def test_the_pages_tell_what_modern_imagenet_reached(committed):
     run, steps = last_result("modern-imagenet"), last_result("finetuning-small-stem")
     told = section(RESULTS, "`modern-imagenet` reaches ")
-    accuracy, flipped = (f"{100 * run[key]:.2f} %" for key in ("accuracy", "flip_tta"))
+    accuracy, flipped = (f"{100 * run[key]:.2f}%" for key in ("accuracy", "flip_tta"))
     assert told.startswith(f"{accuracy} in {run['epochs']} epochs, with one seed, and {flipped} with flip TTA")
     first, second = (goal["accuracy"] for goal in GOALS["modern-imagenet"])
     limit = GOALS["modern-imagenet"][0]["epochs"]
     assert run["accuracy"] >= first and run["epochs"] <= limit
-    assert f"{100 * first:.1f} % in fewer than {limit + 1} epochs, also without flip TTA" in told
-    assert f"misses its second goal, {100 * second:.0f} %, by {100 * (second - run['accuracy']):.2f} points" in told
+    assert f"{100 * first:.1f}% in fewer than {limit + 1} epochs, also without flip TTA" in told
+    assert f"misses its second goal, {100 * second:.0f}%, by {100 * (second - run['accuracy']):.2f} points" in told
     assert f"{100 * (run['accuracy'] - steps['accuracy']):.2f} points above our fine-tuning with a small stem" in told
     shares = f"{run['share']:.1f} of the baseline's, where preprocessing and fine-tuning take {steps['share']:.1f}"
     assert shares in told
     history = load_histories("tiny-imagenet").query("run == 'modern-imagenet'")
-    assert f"fits {100 * history['train_accuracy'].iloc[-1]:.1f} % of the training images" in told
+    assert f"fits {100 * history['train_accuracy'].iloc[-1]:.1f}% of the training images" in told
     for page in (RECIPES, CHANGELOG):
         assert f"{accuracy}, and {flipped} with flip TTA" in " ".join(page.split())
     assert not {"modern-scratch", "modern-imagenet.sub-pixel"} & set(load_runs("tiny-imagenet")["run"])
@@ -310,10 +310,10 @@ def test_the_recipes_tell_what_the_choice_of_fast_scratch_cost(committed):
         assert f"{accuracy[base] - accuracy[ablation]:.1f} points below `{base}`" in told
     last = load_histories("tiny-imagenet").groupby("run")["val_accuracy"].last() * 100
     seeds = last[["fast-scratch", "fast-scratch-seed-1", "fast-scratch-seed-2"]]
-    assert f"it reaches {seeds.mean():.2f} ± {seeds.std():.2f} % in fp32" in told
+    assert f"it reaches {seeds.mean():.2f} ± {seeds.std():.2f}% in fp32" in told
     records = [record_at("8bd4628", run) for run in seeds.index]
     four = pd.Series([100 * record["history"][-1]["val_accuracy"] for record in records])
-    assert f"reached {four.mean():.2f} ± {four.std():.2f} % with three seeds" in told
+    assert f"reached {four.mean():.2f} ± {four.std():.2f}% with three seeds" in told
     assert f"{round(four.mean(), 2) - round(seeds.mean(), 2):.2f} points less than `four`" in told
     assert seeds.max() < four.min() and "the best of its three seeds is below the worst of `four`" in told
 

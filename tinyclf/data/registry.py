@@ -31,6 +31,7 @@ class DatasetInfo:
     """What depends on the name of a data set."""
 
     name: str
+    title: str  # the name in words, for a heading
     help: str  # what it is, in a few words
     batch_size: int  # by default: as published, and smaller where an epoch would have too few steps
     layout: Layout  # of the files; a subset has the files of its whole
@@ -49,6 +50,7 @@ DATASETS = {
     for info in (
         DatasetInfo(
             "mini",
+            "mini, a small synthetic data set",
             "10 synthetic classes, made on first use",
             batch_size=20,
             layout=MINI,
@@ -59,6 +61,7 @@ DATASETS = {
         ),
         DatasetInfo(
             "tiny-imagenet",
+            "Tiny-ImageNet",
             "200 classes, downloaded on first use",
             batch_size=100,
             layout=TINY_IMAGENET,
@@ -66,6 +69,7 @@ DATASETS = {
         ),
         DatasetInfo(
             "tiny-imagenet-20",
+            "every tenth class of Tiny-ImageNet",
             "every tenth class of tiny-imagenet",
             batch_size=20,
             layout=TINY_IMAGENET,

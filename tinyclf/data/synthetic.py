@@ -18,7 +18,7 @@ from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import atomic_folder, locked
 
 VERSION = 2  # raise it when the pixels change: sets of another version are made again
-GREY_EVERY = 50  # one image in 50 is greyscale; in Tiny-ImageNet 2,178 of 120,000 are (1.8 %)
+GREY_EVERY = 50  # one image in 50 is greyscale; in Tiny-ImageNet 2,178 of 120,000 are (1.8%)
 
 PRETRAIN = Layout("mini-pretrain", classes=20, train=100, val=5, test=1)
 

@@ -17,7 +17,6 @@ from tinyclf.report.runs import group_runs, load_runs
 from tinyclf.utils.paths import PROJECT, reports_dir
 
 TITLES = {"scratch": "From scratch", "imagenet": "From ImageNet weights"}
-READING_ERROR = 0.004  # of an accuracy that was read off a published figure
 
 
 def accuracy_table(dataset: str) -> pd.DataFrame:
@@ -61,6 +60,7 @@ def compare_with_published(name: str, run: dict[str, Any], dataset: str) -> dict
         "published_best": row.get("best", math.nan),
         "published_epochs": row.get("epochs", math.nan),
         "published_then": then,
+        "reading_error": row.get("reading_error", math.nan),
         "difference": run.get("accuracy", math.nan) - then,
     }
 

@@ -11,14 +11,21 @@ def format_metric(key: str, mean: float, std: float = math.nan) -> str:
     """A metric with the standard deviation between seeds: what ends with one of SHARES in per cent, a loss in nats."""
     if math.isnan(mean):
         return ""
-    scale, digits = (100, 2) if key.endswith(SHARES) else (1, 3)
-    text = f"{scale * mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {scale * std:.{digits}f}")
-    return text + "\u00a0%" * (scale == 100)  # a space that does not break
+    if key.endswith(SHARES):
+        return percent(mean, std=std)
+    return f"{mean:.3f}" + ("" if math.isnan(std) else f" ± {std:.3f}")
 
 
-def percent(value: float, digits: int = 2) -> str:
-    """A value in 0..1 in per cent; empty for NaN."""
-    return "" if math.isnan(value) else f"{100 * value:.{digits}f}\u00a0%"
+def percent(value: float, digits: int = 2, std: float = math.nan) -> str:
+    """A value in 0..1 in per cent, `25.94%`, with a standard deviation if there is one; empty for NaN."""
+    if math.isnan(value):
+        return ""
+    return f"{100 * value:.{digits}f}" + ("" if math.isnan(std) else f" ± {100 * std:.{digits}f}") + "%"
+
+
+def percent_range(low: float, high: float) -> str:
+    """Two ends in 0..1 in per cent: `25.1 to 26.8%`."""
+    return f"{100 * low:.1f} to {percent(high, 1)}"
 
 
 def points(difference: float) -> str:

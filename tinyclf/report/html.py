@@ -81,6 +81,11 @@ def small_lines(first: str, *second: str) -> Markup:
     return Markup(PIECES.small_lines(first, list(filter(None, second))))
 
 
+def verdict_mark(kind: str, text: str) -> Markup:
+    """The text of a verdict, with colour and arrow where it is `above` or `below`."""
+    return Markup(PIECES.verdict(kind, text))
+
+
 def picture(svg: str, text: str) -> Markup:
     """An SVG within a cell; `text` is its alternative text."""
     return Markup(PIECES.picture(base64.b64encode(svg.encode()).decode(), text))

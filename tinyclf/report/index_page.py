@@ -9,12 +9,13 @@ from IPython.display import HTML, Markdown, display
 from markupsafe import Markup
 
 from tinyclf.data.registry import DATASETS
-from tinyclf.report.accuracy import READING_ERROR, TITLES, accuracy_table, epochs_text, markdown_report
+from tinyclf.report.accuracy import TITLES, accuracy_table, epochs_text, markdown_report
 from tinyclf.report.figures import Described, Line, curves, experiment_curves, show, svg, thumbnail
 from tinyclf.report.format import assignments, duration, format_metric, hardware, percent, points, share, short_commit
-from tinyclf.report.html import PIECES, Column, Table, link, picture, small_lines, table
+from tinyclf.report.html import PIECES, Column, Table, link, picture, small_lines, table, verdict_mark
 from tinyclf.report.run_page import history_table, run_link
 from tinyclf.report.runs import group_runs, load_histories, load_runs
+from tinyclf.report.verdict import judge
 from tinyclf.utils.files import atomic_write, writable
 from tinyclf.utils.paths import reports_dir
 
@@ -65,14 +66,14 @@ def accuracy_cell(row: Any) -> str:
 
 
 def difference_cell(row: Any) -> str:
-    """The difference to the published accuracy, in a colour for its sign unless it is within the reading error."""
+    """The difference to the published accuracy, in a colour where it is not reproduced."""
     difference = row["difference"]
     if math.isnan(difference):
         return ""
     read_off = not row["size"] and row["epochs"] != row["published_epochs"]
-    text: str = points(difference)
-    if abs(difference) > READING_ERROR * read_off:
-        text = PIECES.signed(text, "below" if difference < 0 else "above")
+    text = points(difference)
+    kind = judge(row["accuracy"], row["published_then"], row["val_images"], row["reading_error"] * read_off)
+    text = verdict_mark(kind, text)
     return small_lines(text, f"to {percent(row['published_then'])}" * read_off)
 
 

@@ -64,7 +64,7 @@ def show_headline(record: Record, *, update: bool = False) -> None:
     interval = f"{100 * (result - error):.1f} to {100 * (result + error):.1f}"
     row = published(name, dataset)
     facts = [
-        f"**{percent(result)} top-1** (95\u00a0% interval {interval})",
+        f"**{percent(result)} top-1** (95% interval {interval})",
         *([f"published {percent(row['last'])}"] if row else []),
         f"{len(record['history'])} epochs",
         duration(record["seconds"]),

@@ -22,5 +22,5 @@ def progress(items: Iterable[Item], name: str, total: int) -> Iterator[Item]:
         options = {"file": sys.stderr}
     else:
         times = {"mininterval": PATIENCE, "maxinterval": 2 * PATIENCE, "delay": PATIENCE}
-        options = {"file": sys.stdout, "bar_format": "{desc}: {percentage:.0f} %, {remaining} left", **times}
+        options = {"file": sys.stdout, "bar_format": "{desc}: {percentage:.0f}%, {remaining} left", **times}
     return iter(tqdm(items, name, total, leave=False, disable=not this_process().is_main_process, **options))
