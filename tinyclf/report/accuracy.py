@@ -14,9 +14,15 @@ from tinyclf.report.format import assignments, duration, format_metric, hardware
 from tinyclf.report.html import Column, markdown
 from tinyclf.report.published import PUBLISHED, published, published_at
 from tinyclf.report.runs import group_runs, load_runs
+from tinyclf.report.verdict import Verdict, judge, verdict
 from tinyclf.utils.paths import PROJECT, reports_dir
 
 TITLES = {"scratch": "From scratch", "imagenet": "From ImageNet weights"}
+
+REPRODUCED = (
+    "*Reproduced* means that the two accuracies differ by at most two standard errors of their difference. Each counts "
+    "as a sample of as many images as it was evaluated on; the seeds of a mean share their images."
+)
 
 
 def accuracy_table(dataset: str) -> pd.DataFrame:
@@ -25,7 +31,7 @@ def accuracy_table(dataset: str) -> pd.DataFrame:
     Columns: those of `group_runs`, NaN where nothing was run; `title`; `table`, one of TITLES; `size`, pixels, in the
     extra row of a model that was evaluated at another size, else 0; `goals`, pairs of text and status;
     `published_last`, `published_best`, `published_epochs`, `published_then`, the published accuracy at the last epoch
-    of the run; `difference`, to that. Accuracies lie in 0..1.
+    of the run; `difference`, to that; `verdict`, see `tinyclf.report.verdict`. Accuracies lie in 0..1.
     """
     groups, rows = group_runs(load_runs(dataset).query("split == 'val'")), []
     for name, experiment in catalog.read_experiments(dataset).items():
@@ -44,14 +50,16 @@ def accuracy_table(dataset: str) -> pd.DataFrame:
             "machines": run.get("machines", []),
         }
         status = [(goal.text, goal_status(goal, run, dataset)) for goal in goals]
-        rows.append(run | about | {"size": 0, "goals": status} | compare_with_published(name, run, dataset))
+        compared = compare_with_published(name, run, dataset)
+        compared["verdict"] = row_verdict(name, dataset, run, experiment.settings.epochs)
+        rows.append(run | about | {"size": 0, "goals": status} | compared)
         for size, row in PUBLISHED.get(name, {}).get("other_sizes", {}).items():
             rows.append(about | at_other_size(int(size), run, row if published(name, dataset) else {}))
     columns = dict.fromkeys([*groups, *(key for row in rows for key in row)])
     return pd.DataFrame(rows, columns=list(columns))
 
 
-def compare_with_published(name: str, run: dict[str, Any], dataset: str) -> dict[str, float]:
+def compare_with_published(name: str, run: dict[str, Any], dataset: str) -> dict[str, Any]:
     """The published side of a row, and how much more accurate `run`, a row of `group_runs`, is at its last epoch."""
     row = published(name, dataset) or {}
     then = published_at(name, dataset, run["epochs"]) if run else math.nan
@@ -60,23 +68,32 @@ def compare_with_published(name: str, run: dict[str, Any], dataset: str) -> dict
         "published_best": row.get("best", math.nan),
         "published_epochs": row.get("epochs", math.nan),
         "published_then": then,
-        "reading_error": row.get("reading_error", math.nan),
         "difference": run.get("accuracy", math.nan) - then,
     }
+
+
+def row_verdict(name: str, dataset: str, run: dict[str, Any], planned: int) -> Verdict:
+    """The verdict on a row of `group_runs`, empty where the experiment was not run."""
+    return verdict(
+        name, dataset, run.get("accuracy", math.nan), run.get("epochs", 0), planned, run.get("val_images", 0)
+    )
 
 
 def at_other_size(size: int, run: dict[str, Any], published_row: dict[str, float]) -> dict[str, Any]:
     """The row of a model that was evaluated at another size than that of its training."""
     accuracy, last = run.get("other_sizes", {}).get(size, math.nan), published_row.get("last", math.nan)
+    kind = judge(accuracy, last, run.get("val_images", 0))
     return {
         "title": f"the same model, evaluated at {pixels(size)}",
         "size": size,
         "goals": [],
         "machines": [],  # it was not trained for this row
         "accuracy": accuracy,
+        "val_images": run.get("val_images", math.nan),
         "published_last": last,
         "published_then": last,
         "difference": accuracy - last,
+        "verdict": Verdict(kind, kind),
     }
 
 
@@ -95,8 +112,53 @@ def markdown_report(dataset: str, project: str = "../..") -> str:
     return "\n\n".join([markdown_tables(dataset), *notes(dataset, project)])
 
 
+def answer(dataset: str) -> list[str]:
+    """What was reproduced and how well, from the records: sentences of text, the answer first."""
+    table = accuracy_table(dataset)
+    trained = table[table["size"] == 0]
+    ran = trained[trained["accuracy"].notna()]
+    if ran.empty:
+        return ["No experiment has run yet.", f"`tinyclf report --dataset {dataset}` runs all of them."]
+    if DATASETS[dataset].comparable:
+        return reproduction(table[table["published_last"].notna()])
+    best = ran.loc[ran["accuracy"].astype(float).idxmax()]
+    highest = f"The highest validation accuracy is {percent(best['accuracy'])}, of “{best['title']}”."
+    return [f"{len(ran)} of {len(trained)} experiments have run.", highest]
+
+
+def reproduction(rows: pd.DataFrame) -> list[str]:
+    """How many of the rows with a published accuracy reproduce it, and what the others do: sentences."""
+    kinds, training = rows["verdict"].map(lambda verdict: verdict.kind), rows["size"] == 0
+    whole = (rows["epochs"] == rows["published_epochs"]) | ~training
+    reproduced, started = rows[training & whole & (kinds == "reproduced")], rows["epochs"].notna()
+    sentences = [f"{len(reproduced)} of {training.sum()} published results reproduced within two standard errors"]
+    if len(reproduced):
+        farthest = reproduced["difference"].astype(float).abs().max()
+        sentences.append(
+            f"The largest difference of {'these' if len(reproduced) > 1 else 'it'} is {100 * farthest:.2f} points"
+        )
+    for (_, row), kind in zip(rows.iterrows(), kinds, strict=True):
+        if kind in ("above", "below") and whole[row.name]:
+            accuracies = f"{percent(row['accuracy'])}, published {percent(row['published_last'])}"
+            sentences.append(f"{kind.capitalize()}: {full_title(row, rows)} ({accuracies})")
+    others = {
+        "not run yet": training & ~started,
+        "with other numbers of epochs than published": training & started & ~whole,
+    }
+    sentences += [
+        f"{number} {words}" for words, number in ((key, rows.sum()) for key, rows in others.items()) if number
+    ]
+    return [f"{sentence}." for sentence in sentences]
+
+
+def full_title(row: Any, rows: pd.DataFrame) -> str:
+    """The title of a row; that of another size says of which model."""
+    own = rows[(rows["experiment"] == row["experiment"]) & (rows["size"] == 0)]["title"].iloc[0]
+    return f"{own}, evaluated at {pixels(row['size'])}" if row["size"] else str(own)
+
+
 def markdown_tables(dataset: str) -> str:
-    """The accuracy tables in Markdown, each under its title: what, published, ours, epochs, time.
+    """The accuracy tables in Markdown, each under its title: what, published, ours, verdict, epochs, time.
 
     One table for what started from scratch and one for what started from ImageNet weights: images of Tiny-ImageNet are
     ImageNet's own, so that a pretrained model may have seen those that it is evaluated on.
@@ -104,8 +166,9 @@ def markdown_tables(dataset: str) -> str:
     table = accuracy_table(dataset)
     columns = [
         Column("what", what, number=False),
-        Column("published", published_text, number=False),
-        Column("ours", lambda row: ours_text(row, dataset), number=False),
+        Column("published", lambda row: percent(row["published_last"])),
+        Column("ours", ours_text),
+        Column("verdict" if DATASETS[dataset].comparable else "", verdict_text, number=False),
         Column("epochs", epochs_text),
         Column("time", lambda row: duration(row["seconds"])),
     ]
@@ -117,27 +180,28 @@ def markdown_tables(dataset: str) -> str:
 
 def what(row: Any) -> str:
     """The title of a row, and in brackets what its runs have other than it says."""
-    more = [assignments(row["overrides"])] if row["overrides"] and not row["size"] else []
-    if "stand-in" in str(row["start"]) and not row["size"]:
-        more.append("stand-in weights")
+    more = differs(row)
     if row["goals"] and row["runs"]:
         more.append(f"{share(row['share'])} of the baseline's training compute")
     return f"{row['title']} ({'; '.join(more)})" if more else str(row["title"])
 
 
-def published_text(row: Any) -> str:
-    """What was published, also at our last epoch where that is an earlier one, and the goals of a row."""
-    goals = [f"goal: {text}" + (f" ({status})" if status else "") for text, status in row["goals"]]
-    texts = [percent(row["published_last"]), *goals]
-    if row["epochs"] < row["published_epochs"] and not math.isnan(row["published_then"]):
-        texts.append(f"{percent(row['published_then'])} at epoch {row['epochs']:.0f}")
-    return "; ".join(filter(None, texts))
+def differs(row: Any) -> list[str]:
+    """What the runs of a row have other than its title says: settings, and weights that are not ImageNet's."""
+    if row["size"]:
+        return []
+    overrides = [assignments(row["overrides"])] if row["overrides"] else []
+    return overrides + ["stand-in weights"] * ("stand-in" in str(row["start"]))
 
 
-def ours_text(row: Any, dataset: str) -> str:
-    """Our accuracy, or the command that gives it."""
-    if math.isnan(row["accuracy"]):
-        return "" if row["size"] else f"not run yet: `tinyclf run {row['experiment']} --dataset {dataset}`"
+def verdict_text(row: Any) -> str:
+    """The verdict on a row, or whether it reached its goals."""
+    goals = [f"goal: {text}" + f" ({status})" * bool(status) for text, status in row["goals"]]
+    return "; ".join(filter(None, [row["verdict"].text, *goals]))
+
+
+def ours_text(row: Any) -> str:
+    """Our accuracy, with its deviation where there are several seeds, and with flip TTA."""
     text = format_metric("accuracy", row["accuracy"], row["accuracy_std"])
     text += f", {row['seeds']:.0f} seeds" if row["seeds"] > 1 else ""
     tta = format_metric("flip_tta", row["flip_tta"], row["flip_tta_std"])
@@ -169,15 +233,20 @@ def order(dataset: str) -> list[str]:
 
 def notes(dataset: str, project: str = "../..") -> list[str]:
     """What a reader must know of the accuracy tables, in Markdown, a few sentences; project: see `data_notes`."""
+    return [*reading_notes(dataset), *data_notes(dataset, load_runs(dataset)["start"], project)]
+
+
+def reading_notes(dataset: str) -> list[str]:
+    """What the words and numbers of the accuracy tables mean, in Markdown."""
     table = accuracy_table(dataset)
     machines = hardware(machine for machines in table["machines"] for machine in machines)
     return [
         "Validation accuracy, top-1, after the last epoch; of several seeds, mean ± standard deviation. The time is "
         "that of training with validation" + (f", on {machines}." if machines else "."),
+        *[REPRODUCED] * DATASETS[dataset].comparable,
         "Flip TTA averages the predictions for an image and its mirror image. Training compute is the number of "
         "multiply-adds, forward and backward, of a run and its ancestors, relative to the published baseline of Step "
         "1 on as many images. It does not include the training of ImageNet weights.",
-        *data_notes(dataset, load_runs(dataset)["start"], project),
     ]
 
 

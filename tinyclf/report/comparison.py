@@ -62,10 +62,12 @@ def result_table(runs: pd.DataFrame) -> Table:
     first = runs.iloc[0]
 
     def column(run: Any) -> Column:
-        return Column(run["run"], lambda row: result_cell(row["result"], run, first), number=False)
+        return Column(run["run"], lambda row: result_cell(row["result"], run, first))
 
     names = Column("result", lambda row: row["result"], number=False)
-    return table(pd.DataFrame({"result": [*ACCURACIES, *ROWS]}), [names, *(column(run) for _, run in runs.iterrows())])
+    return table(
+        pd.DataFrame({"result": [*ACCURACIES, *ROWS]}), [names, *(column(run) for _, run in runs.iterrows())], "wrap"
+    )
 
 
 def result_cell(result: str, run: Any, first: Any) -> str:

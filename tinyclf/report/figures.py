@@ -1,6 +1,7 @@
 """Figures, made from tables of runs and published numbers, each with the same in words for who does not see it."""
 
 import io
+import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,17 +147,25 @@ def draw(axes: Axes, table: pd.DataFrame, style: dict[str, Any], label: str) -> 
 
 
 @styled
-def thumbnail(name: str, histories: pd.DataFrame) -> Described:
-    """The curve of the validation accuracy of an experiment's runs alone, small, without axes."""
-    table = curve_table(Line("validation", name, histories, "val"), "accuracy")
-    figure, axes = plt.subplots(figsize=(1.5, 0.6))
-    draw(axes, table, line_style(1) | {"markersize": 2}, "validation")
-    axes.axis("off")
-    axes.margins(0.05, 0.1)
+def small_multiple(title: str, name: str, histories: pd.DataFrame) -> Described:
+    """The validation accuracy of an experiment's runs by epoch, over the published one, in a small figure.
+
+    Several seeds are a line for their mean, in a band of one standard deviation.
+    """
+    table = curve_table(Line(title, name, histories, "val"), "accuracy")
+    figure, axes = plt.subplots(figsize=(3.1, 2.3))
+    draw(axes, table, line_style(1) | {"markersize": 3}, title)
+    last = [table[key].dropna().tail(1).map(percent).tolist() for key in ("accuracy", "published")]
+    ends = ", ".join(
+        f"{who} {value}" for who, values in zip(("ours", "published"), last, strict=True) for value in values
+    )
+    axes.set_title(f"{textwrap.fill(title, 46)}\n{ends}", fontsize=8.5)
+    axes.locator_params("x", integer=True)
+    axes.yaxis.set_major_formatter(PERCENT)
+    axes.set_xlabel("epoch", fontsize=8.5)
+    axes.tick_params(labelsize=8.5)
     plt.close(figure)
-    values = table["accuracy"].dropna()
-    text = f"validation accuracy of {name} by epoch, from {percent(values.iloc[0])} to {percent(values.iloc[-1])}"
-    return Described(figure, text, table)
+    return Described(figure, f"Validation accuracy by epoch, {title}: at the end {ends}.", table)
 
 
 @styled

@@ -15,6 +15,8 @@ from markupsafe import Markup
 from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
 from PIL import Image
 
+from tinyclf.report.format import percent
+
 TEMPLATES = Path(__file__).with_name("templates")
 ENVIRONMENT = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
 PIECES: Any = ENVIRONMENT.get_template("pieces.html.j2").module
@@ -86,9 +88,23 @@ def verdict_mark(kind: str, text: str) -> Markup:
     return Markup(PIECES.verdict(kind, text))
 
 
-def picture(svg: str, text: str) -> Markup:
-    """An SVG within a cell; `text` is its alternative text."""
-    return Markup(PIECES.picture(base64.b64encode(svg.encode()).decode(), text))
+def sparkline(ours: pd.Series, published: pd.Series, text: str) -> Markup:
+    """A small curve with its last value, and the published one dotted. Both: accuracies in 0..1 by epoch, without NaN.
+
+    text: the same in words.
+    """
+    both = pd.concat([ours, published])
+    first, low = min(both.index), both.min()
+    wide, high = max(max(both.index) - first, 1), max(both.max() - low, 1e-9)
+
+    def points(curve: pd.Series) -> list[tuple[float, float]]:
+        return [
+            (round(100 * (epoch - first) / wide, 1), round(24 * (1 - (accuracy - low) / high), 1))
+            for epoch, accuracy in curve.items()
+        ]
+
+    lines = [" ".join(f"{x},{y}" for x, y in points(curve)) for curve in (ours, published)]
+    return Markup(PIECES.sparkline(*lines, points(ours)[-1], text, percent(ours.iloc[-1], 1)))
 
 
 def gallery(images: Sequence[np.ndarray], texts: Sequence[str]) -> HTML:

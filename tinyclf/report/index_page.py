@@ -7,17 +7,48 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 from markupsafe import Markup
+from nbconvert.filters.markdown import markdown2html
 
 from tinyclf.data.registry import DATASETS
-from tinyclf.report.accuracy import TITLES, accuracy_table, epochs_text, markdown_report
-from tinyclf.report.figures import Described, Line, curves, experiment_curves, show, svg, thumbnail
-from tinyclf.report.format import assignments, duration, format_metric, hardware, percent, points, share, short_commit
-from tinyclf.report.html import PIECES, Column, Table, link, picture, small_lines, table, verdict_mark
-from tinyclf.report.run_page import history_table, run_link
+from tinyclf.report.accuracy import (
+    TITLES,
+    accuracy_table,
+    answer,
+    data_notes,
+    differs,
+    epochs_text,
+    markdown_report,
+    reading_notes,
+)
+from tinyclf.report.figures import Described, Line, curve_table, curves, show, small_multiple, svg
+from tinyclf.report.format import duration, format_metric, hardware, percent, percent_range, share, short_commit
+from tinyclf.report.html import PIECES, Column, Table, details, link, small_lines, sparkline, table, verdict_mark
+from tinyclf.report.published import PUBLISHED
+from tinyclf.report.run_page import run_link
 from tinyclf.report.runs import group_runs, load_histories, load_runs
-from tinyclf.report.verdict import judge
+from tinyclf.report.verdict import interval
 from tinyclf.utils.files import atomic_write, writable
 from tinyclf.utils.paths import reports_dir
+
+
+def show_answer(dataset: str) -> None:
+    """Display what the page is about, the answer in a line, and what a data set is whose numbers do not compare."""
+    info, banner = DATASETS[dataset], ""
+    if not info.comparable:
+        banner = Markup(markdown2html(info.note))
+    first, *others = answer(dataset)
+    display(HTML(PIECES.front(heading(dataset), first, " ".join(others), banner)))
+
+
+def heading(dataset: str) -> str:
+    """The project and the data set in words."""
+    return f"tinyclf: ResNet18 on {DATASETS[dataset].title}"
+
+
+def show_caveats(dataset: str) -> None:
+    """Display which of the weights that the runs started from are not what their titles say."""
+    starts, note = load_runs(dataset)["start"], DATASETS[dataset].note
+    display(Markdown("\n\n".join(text for text in data_notes(dataset, starts, "../..") if text != note)))
 
 
 def front_tables(dataset: str) -> dict[str, Table]:
@@ -25,16 +56,18 @@ def front_tables(dataset: str) -> dict[str, Table]:
     rows, histories = accuracy_table(dataset), load_histories(dataset)
     columns = [
         Column("experiment", lambda row: experiment_cell(row, dataset), number=False),
-        Column("published, last epoch", published_cell),
-        Column("this project, last epoch", accuracy_cell),
-        Column("difference", difference_cell),
+        Column("published", lambda row: percent(row["published_last"])),
+        Column("ours", accuracy_cell),
+        Column("verdict" if DATASETS[dataset].comparable else "", verdict_cell, number=False),
         Column("epochs", epochs_text),
+        Column("compute", lambda row: share(row["share"])),
         Column("time", lambda row: small_lines(duration(row["seconds"]), hardware(row["machines"]))),
-        Column("training compute", lambda row: share(row["share"])),
-        Column("validation accuracy", lambda row: curve_cell(row, histories), number=False),
+        Column("accuracy by epoch", lambda row: curve_cell(row, histories), number=False),
     ]
     if not DATASETS[dataset].comparable:
-        columns = [column for column in columns if column.name not in ("published, last epoch", "difference")]
+        columns.pop(1)
+        if rows["accuracy"].notna().all():
+            columns = [column for column in columns if column.name]
     return {title: table(rows[rows["table"] == key], columns, "glance") for key, title in TITLES.items()}
 
 
@@ -42,57 +75,63 @@ def experiment_cell(row: Any, dataset: str) -> str:
     """The title of a row, with links to the pages of its runs, or where there are none, to their records."""
     if row["size"] or not row["runs"]:
         return str(row["title"])
-    texts = [row["title"], *row["runs"][1:]]
+    texts = [row["title"], *(f"seed {run.rpartition('-')[2]}" for run in row["runs"][1:])]
     links = [run_link(run, dataset, "", text) for run, text in zip(row["runs"], texts, strict=True)]
-    differs = assignments(row["overrides"])
-    return small_lines(Markup(", ").join(links), f"settings that differ: {differs}" * bool(differs), row["start"])
-
-
-def published_cell(row: Any) -> str:
-    """What was published of a row, or its goals."""
-    goals = [f"goal: {text}" + f": {status}" * bool(status) for text, status in row["goals"]]
-    best = percent(row["published_best"])
-    return small_lines(percent(row["published_last"]), f"best {best}" * bool(best), *goals)
+    return small_lines(links[0], *links[1:], "; ".join(differs(row)))
 
 
 def accuracy_cell(row: Any) -> str:
-    """Our accuracy after the last epoch; in small letters the seeds, the best epoch's and that with flip TTA."""
+    """Our accuracy after the last epoch, its interval, the number of seeds, and the accuracy with flip TTA."""
     if math.isnan(row["accuracy"]):
-        return "" if row["size"] else "not run"
-    best, tta = (format_metric(key, row[key], row[f"{key}_std"]) for key in ("best_accuracy", "flip_tta"))
+        return ""
     text = format_metric("accuracy", row["accuracy"], row["accuracy_std"])
     seeds = f"{row['seeds']:.0f} seeds" if row["seeds"] > 1 else ""
-    return small_lines(text, seeds, f"best {best}" * bool(best), f"flip TTA {tta}" * bool(tta))
+    tta = format_metric("flip_tta", row["flip_tta"], row["flip_tta_std"])
+    extent = percent_range(*interval(row["accuracy"], row["val_images"]))
+    return small_lines(text, extent, seeds, f"flip TTA {tta}" * bool(tta))
 
 
-def difference_cell(row: Any) -> str:
-    """The difference to the published accuracy, in a colour where it is not reproduced."""
-    difference = row["difference"]
-    if math.isnan(difference):
-        return ""
-    read_off = not row["size"] and row["epochs"] != row["published_epochs"]
-    text = points(difference)
-    kind = judge(row["accuracy"], row["published_then"], row["val_images"], row["reading_error"] * read_off)
-    text = verdict_mark(kind, text)
-    return small_lines(text, f"to {percent(row['published_then'])}" * read_off)
+def verdict_cell(row: Any) -> str:
+    """The verdict on a row, what runs it, or how many of its goals it reached."""
+    kind, text = row["verdict"]
+    before, _, command = text.partition("`")
+    if command:
+        return small_lines(before.strip(" :"), PIECES.code(command.strip("`")))
+    statuses = [status for _, status in row["goals"] if status]
+    reached = f"{statuses.count('reached')} of {len(statuses)} goals reached" if statuses else ""
+    return verdict_mark(kind, text) if text else reached
 
 
 def curve_cell(row: Any, histories: pd.DataFrame) -> str:
     """The small curve of a row's runs."""
     if row["size"] or not row["runs"]:
         return ""
-    figure, text, _ = thumbnail(row["experiment"], histories[histories["run"].isin(row["runs"])])
-    return picture(svg(figure), text)
+    runs = histories[histories["run"].isin(row["runs"])]
+    curve = curve_table(Line(row["title"], row["experiment"], runs, "val"), "accuracy").set_index("epoch")
+    ours, published = curve["accuracy"].dropna(), curve["published"].dropna()
+    text = f"validation accuracy by epoch, from {percent(ours.iloc[0])} to {percent(ours.iloc[-1])}"
+    return sparkline(ours, published, text)
 
 
 def show_curves(dataset: str) -> None:
-    """Display the curves and the history of every experiment that was run."""
-    groups, histories = group_runs(load_runs(dataset).query("split == 'val' and title != ''")), load_histories(dataset)
-    for name, row in groups.iterrows():
-        epochs = histories[histories["run"].isin(row["runs"])]
-        display(Markdown(f"### {row['title']}"))
-        show(*experiment_curves(str(name), epochs))
-        display(history_table(str(name), epochs))
+    """Display the validation accuracy by epoch of the experiments with a published result that were run."""
+    dotted = ", the published ones dotted" if DATASETS[dataset].comparable else ""
+    text = f"Validation accuracy by epoch. Our curves are solid{dotted}."
+    display(Markdown(f"{text} Of several seeds, the line is their mean, in a band of one standard deviation."))
+    rows, histories = accuracy_table(dataset), load_histories(dataset)
+    for _, row in rows[(rows["size"] == 0) & rows["experiment"].isin(PUBLISHED)].iterrows():
+        if row["runs"]:
+            runs = histories[histories["run"].isin(row["runs"])]
+            show(small_multiple(row["title"], row["experiment"], runs))
+
+
+def goals_table(dataset: str) -> Table:
+    """The goals of the recipes of our own, and whether they were reached."""
+    rows = accuracy_table(dataset)
+    goals = [
+        (row["title"], text, status or "not run yet") for _, row in rows.iterrows() for text, status in row["goals"]
+    ]
+    return table(pd.DataFrame(goals, columns=["experiment", "goal", "status"]))
 
 
 def write_readme(dataset: str) -> None:
@@ -136,6 +175,18 @@ def regenerate(dataset: str) -> str:
     return "\n".join([*commands, f"tinyclf run ablations --dataset {dataset}"])
 
 
+def show_details(dataset: str) -> None:
+    """Display, folded, how to read the page, goals, commands, and the files of all runs."""
+    display(details("How to read this page", HTML(markdown2html("\n\n".join(reading_notes(dataset))))))
+    if DATASETS[dataset].comparable:
+        display(details("Goals of our own recipes", goals_table(dataset)))
+    display(details("Commands that repeat these runs", HTML(PIECES.commands(regenerate(dataset)))))
+    for which, ablations in (("runs and their files", False), ("runs of ablations", True)):
+        runs = runs_table(dataset, of_ablations=ablations)
+        if runs.rows:
+            display(details(f"{runs.rows} {which}", runs))
+
+
 def other_pages(dataset: str) -> HTML:
     """Links to the pages on `dataset` that are not those of a run."""
     folder = reports_dir() / dataset
@@ -143,7 +194,7 @@ def other_pages(dataset: str) -> HTML:
     for page in sorted(folder.glob("*/index.html")):
         if not page.with_name("record.json").is_file():
             title = json.loads(page.with_name("notebook.ipynb").read_text())["metadata"]["title"]
-            links.append(link(title, f"{page.parent.name}/{page.name}"))
+            links.append(link(title.removesuffix(f" ({dataset})"), f"{page.parent.name}/{page.name}"))
     if (folder / "ablations.csv").is_file():
         links.append(link("all ablations as CSV", "ablations.csv"))
     return HTML(PIECES.links(links))

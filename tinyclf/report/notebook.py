@@ -14,6 +14,7 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
+from tinyclf.data.registry import DATASETS
 from tinyclf.experiments.catalog import Experiment
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import atomic_write, locked, writable
@@ -105,9 +106,10 @@ def clean_notebook(path: Path, experiment: Experiment) -> None:
     """Remove paths of this machine, progress lines and widgets from an executed notebook, and set its title."""
     notebook = nbformat.read(path, 4)
     notebook.metadata.pop("widgets", None)  # their state; a page has no kernel, and so no widgets
-    notebook.metadata["title"] = f"{experiment.title} ({experiment.parameters['dataset']})"
+    dataset = experiment.parameters["dataset"]
+    notebook.metadata["title"] = f"{experiment.title} ({dataset})"
     if experiment.name != "summary":
-        notebook.metadata |= {"front": "../index.html", "dataset": experiment.parameters["dataset"]}
+        notebook.metadata |= {"front": "../index.html", "dataset": DATASETS[dataset].title}
     pieces = CoalesceStreamsPreprocessor()  # joins them: papermill leaves one for each time that something was printed
     for cell in notebook.cells:
         pieces.preprocess_cell(cell, {}, 0)

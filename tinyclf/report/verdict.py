@@ -5,11 +5,19 @@ from typing import NamedTuple
 
 from tinyclf.data.registry import TINY_IMAGENET
 from tinyclf.experiments.names import family
+from tinyclf.report.format import percent
 from tinyclf.report.published import published, published_at
 
 Z = 1.96  # standard errors on either side of an estimate that make a 95% interval
 PUBLISHED_IMAGES = TINY_IMAGENET.classes * TINY_IMAGENET.val
 ERRORS = 2  # standard errors of a difference, within which it is "reproduced"
+
+SO_FAR = {
+    "": "",
+    "reproduced": ", as published ({})",
+    "above": ", above the published {}",
+    "below": ", below the published {}",
+}
 
 
 class Verdict(NamedTuple):
@@ -63,14 +71,14 @@ def verdict(name: str, dataset: str, accuracy: float, epochs: float, planned: fl
     planned epochs is judged by the published curve at its epoch.
     """
     if math.isnan(accuracy):
-        return Verdict("", f"not run yet: {command(name, dataset)}")
+        return Verdict("", f"not run yet: `{command(name, dataset)}`")
     row = published(name, dataset) or {}
     whole = epochs == row.get("epochs", math.nan)
     then = published_at(name, dataset, int(epochs))
     kind = judge(accuracy, then, images, 0 if whole else row.get("reading_error", 0))
     if epochs < row.get("epochs", planned):
         text = f"{epochs:.0f} of {row.get('epochs', planned):.0f} epochs so far"
-        return Verdict(kind, f"{text}: {kind} at this epoch" if kind else text)
+        return Verdict(kind, text + SO_FAR[kind].format(percent(then)))
     return Verdict(kind, kind)
 
 
