@@ -5,9 +5,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
-from tinyclf.report.html import Column, details, gallery, link, markdown, picture, small_lines, table
+from tinyclf.report.html import Column, details, gallery, link, markdown, small_lines, sparkline, table, verdict_mark
 
 EVIL = "<script>alert(1)</script> & \"more\" | 'less'"
 
@@ -62,13 +61,28 @@ def test_a_table_has_its_text_where_no_html_is_shown():
     assert "all 1 rows" in details("all 1 rows", table(pd.DataFrame({"a": ["b"]}))).data
 
 
-def test_a_gallery_and_a_picture_describe_their_images_and_escape_it():
+def test_a_gallery_describes_its_images_and_escapes_it():
     images = np.zeros((2, 64, 64, 3), np.uint8)
-    parsed = Tags(gallery(list(images), [EVIL, "plain"]).data + picture("<svg></svg>", EVIL))
+    parsed = Tags(gallery(list(images), [EVIL, "plain"]).data)
     alternatives = [attrs["alt"] for name, attrs in parsed.tags if name == "img"]
-    assert alternatives == [EVIL, "plain", EVIL] and "script" not in dict(parsed.tags)
+    assert alternatives == [EVIL, "plain"] and "script" not in dict(parsed.tags)
     assert all(attrs["src"].startswith("data:image/") for name, attrs in parsed.tags if name == "img")
-    assert isinstance(picture("", ""), Markup)
+
+
+def test_a_sparkline_spans_its_box_and_tells_its_end_and_its_words():
+    ours, published = pd.Series({1: 0.1, 3: 0.3}), pd.Series({1: 0.2, 2: 0.5})
+    parsed = Tags(sparkline(ours, published, EVIL))
+    lines = [attrs["points"] for name, attrs in parsed.tags if name == "polyline"]
+    assert lines == ["0.0,18.0 50.0,0.0", "0.0,24.0 100.0,12.0"] and parsed.text.strip() == "30.0%"
+    assert [attrs["aria-label"] for name, attrs in parsed.tags if name == "svg"] == [EVIL]
+    alone = Tags(sparkline(pd.Series({1: 0.5}), pd.Series(dtype=float), "a single epoch"))
+    assert [name for name, _ in alone.tags].count("polyline") == 1 and alone.text.strip() == "50.0%"
+
+
+def test_a_verdict_has_an_arrow_beside_its_colour():
+    assert verdict_mark("reproduced", "reproduced") == "reproduced" and "&lt;" in verdict_mark("above", "<")
+    assert Tags(verdict_mark("below", "below")).tags == [("span", {"class": "below"})]
+    assert [verdict_mark(kind, "x")[20:].strip('">')[:1] for kind in ("above", "below")] == ["▲", "▼"]
 
 
 def test_markdown_cells_hold_neither_html_nor_the_end_of_a_cell():

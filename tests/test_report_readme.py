@@ -19,7 +19,7 @@ def test_it_has_the_tables_and_the_curves_of_all_runs(tmp_path, monkeypatch):
     leave("baseline-scratch", planned("baseline-scratch", "tiny-imagenet"))
     write_readme("tiny-imagenet")
     text, before = (folder / "README.md").read_text(), (folder / "curves.svg").read_bytes()
-    assert text.startswith("# Results on tiny-imagenet\n") and "25.94%" in text
+    assert text.startswith("# tinyclf: ResNet18 on Tiny-ImageNet\n\n**0 of 5 published") and "25.94%" in text
     assert re.search(r"!\[accuracy .*Step 1: baseline from scratch from 10\.00% to 20\.00%.*\]\(curves\.svg\)", text)
     assert markdown_tables("tiny-imagenet").replace("### ", "## ") in text
     write_readme("tiny-imagenet")

@@ -3,7 +3,6 @@
 import csv
 
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from records import leave, planned, started_from
@@ -12,7 +11,6 @@ from tinyclf.experiments.settings import Settings
 from tinyclf.report import run_page
 from tinyclf.report.comparison import chosen_runs, comparison, result_table, settings_that_differ
 from tinyclf.report.figures import experiment_curves, reliability, run_curves, svg
-from tinyclf.report.index_page import front_tables, runs_table
 from tinyclf.report.run_page import evaluation_table, history_table, provenance, settings_table
 from tinyclf.report.runs import history_frame, load_histories
 from tinyclf.utils.errors import TinyclfError
@@ -160,33 +158,3 @@ def test_a_comparison_has_a_column_for_each_run_and_differences_to_the_first():
     for names, message in ((["one"], "nothing to compare"), (["one", "three"], "run on mini = 'three'")):
         with pytest.raises(TinyclfError, match=message):
             chosen_runs(names, "mini")
-
-
-def test_the_front_page_links_every_run_and_shows_its_curve(reports):
-    leave("baseline-scratch", planned("baseline-scratch", "tiny-imagenet", epochs=2), (0.05, 0.09))
-    leave("baseline-scratch-seed-1", planned("baseline-scratch", "tiny-imagenet", epochs=2, seed=1), (0.05, 0.11))
-    scratch, imagenet = front_tables("tiny-imagenet").values()
-    for run in ("baseline-scratch", "baseline-scratch-seed-1"):
-        assert f'href="{run}/record.json"' in scratch.data
-    row = scratch.texts.iloc[0]
-    assert row["difference"].startswith("+0.70") and "to 9.30%" in row["difference"]
-    assert row["epochs"] == "2 of 15" and " best 10.00 ± 1.41%" in row["this project, last epoch"]
-    assert "2 seeds" in row["this project, last epoch"] and 'class="above"' in scratch.data
-    assert scratch.data.count("<img ") == 1 and "validation accuracy of baseline-scratch by epoch" in scratch.data
-    assert imagenet.texts["this project, last epoch"].tolist()[0] == "not run"
-
-
-def test_a_difference_that_could_be_misread_has_no_colour():
-    leave("baseline-scratch", planned("baseline-scratch", "tiny-imagenet", epochs=2), (0.05, 0.0965))
-    scratch, _ = front_tables("tiny-imagenet").values()
-    assert scratch.texts["difference"][0].startswith("+0.35") and 'class="above"' not in scratch.data
-
-
-def test_runs_are_listed_with_their_files_and_ablations_apart(reports):
-    leave("mine", Settings(epochs=2))
-    leave("fast-scratch.slower", planned("fast-scratch.slower"))
-    (reports / "mine" / "history.csv").touch()
-    plain, ablations = runs_table("mini"), runs_table("mini", of_ablations=True)
-    assert plain.texts.to_numpy().tolist() == [["mine", "record, history", "2", "2026-11-25 10:00:00", "0123456789"]]
-    assert ablations.texts["run"].tolist() == ["fast-scratch.slower"] and ablations.rows == 1
-    assert isinstance(plain.texts, pd.DataFrame)

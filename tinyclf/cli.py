@@ -195,10 +195,10 @@ def bench(
 
 @app.command()
 def table(dataset: Dataset = "mini") -> None:
-    """Print the accuracy tables of the runs recorded so far, in Markdown."""
+    """Print what was reproduced, and the accuracy tables of the runs recorded so far, in Markdown."""
     from tinyclf.report import accuracy
 
-    print(accuracy.markdown_report(dataset))
+    print(f"{accuracy.answer_in_markdown(dataset)}\n\n{accuracy.markdown_report(dataset)}")
 
 
 def run_notebooks(request: Request, experiments: list[Experiment]) -> None:

@@ -29,7 +29,7 @@ def accuracy_table(dataset: str) -> pd.DataFrame:
     """The experiments that reproduce a published number or have a goal, a row each, run or not. Numbers.
 
     Columns: those of `group_runs`, NaN where nothing was run; `title`; `table`, one of TITLES; `size`, pixels, in the
-    extra row of a model that was evaluated at another size, else 0; `goals`, pairs of text and status;
+    extra row of a model that was evaluated at another size, else 0; `goals`, pairs of text and status, where they compare;
     `published_last`, `published_best`, `published_epochs`, `published_then`, the published accuracy at the last epoch
     of the run; `difference`, to that; `verdict`, see `tinyclf.report.verdict`. Accuracies lie in 0..1.
     """
@@ -49,7 +49,7 @@ def accuracy_table(dataset: str) -> pd.DataFrame:
             "overrides": run.get("overrides", {}),
             "machines": run.get("machines", []),
         }
-        status = [(goal.text, goal_status(goal, run, dataset)) for goal in goals]
+        status = [(goal.text, goal_status(goal, run, dataset)) for goal in goals if DATASETS[dataset].comparable]
         compared = compare_with_published(name, run, dataset)
         compared["verdict"] = row_verdict(name, dataset, run, experiment.settings.epochs)
         rows.append(run | about | {"size": 0, "goals": status} | compared)
@@ -107,6 +107,12 @@ def goal_status(goal: catalog.Goal, run: dict[str, Any], dataset: str) -> str:
     return "reached" if within and run["accuracy"] >= goal.accuracy else "missed"
 
 
+def answer_in_markdown(dataset: str) -> str:
+    """The sentences of `answer`, the first one bold."""
+    first, *others = answer(dataset)
+    return " ".join([f"**{first}**", *others])
+
+
 def markdown_report(dataset: str, project: str = "../..") -> str:
     """The accuracy tables with what a reader must know of them, in Markdown; project: see `data_notes`."""
     return "\n\n".join([markdown_tables(dataset), *notes(dataset, project)])
@@ -140,7 +146,7 @@ def reproduction(rows: pd.DataFrame) -> list[str]:
     for (_, row), kind in zip(rows.iterrows(), kinds, strict=True):
         if kind in ("above", "below") and whole[row.name]:
             accuracies = f"{percent(row['accuracy'])}, published {percent(row['published_last'])}"
-            sentences.append(f"{kind.capitalize()}: {full_title(row, rows)} ({accuracies})")
+            sentences.append(f"“{full_title(row, rows)}” is {kind}: {accuracies}")
     others = {
         "not run yet": training & ~started,
         "with other numbers of epochs than published": training & started & ~whole,

@@ -14,6 +14,7 @@ from tinyclf.report.accuracy import (
     TITLES,
     accuracy_table,
     answer,
+    answer_in_markdown,
     data_notes,
     differs,
     epochs_text,
@@ -56,7 +57,7 @@ def front_tables(dataset: str) -> dict[str, Table]:
     rows, histories = accuracy_table(dataset), load_histories(dataset)
     columns = [
         Column("experiment", lambda row: experiment_cell(row, dataset), number=False),
-        Column("published", lambda row: percent(row["published_last"])),
+        Column("published", published_cell),
         Column("ours", accuracy_cell),
         Column("verdict" if DATASETS[dataset].comparable else "", verdict_cell, number=False),
         Column("epochs", epochs_text),
@@ -80,6 +81,16 @@ def experiment_cell(row: Any, dataset: str) -> str:
     return small_lines(links[0], *links[1:], "; ".join(differs(row)))
 
 
+def published_cell(row: Any) -> str:
+    """The published accuracy after the last epoch; in small letters that of the best epoch, if it is another."""
+    return small_lines(percent(row["published_last"]), best_epoch(row, row["published_best"]))
+
+
+def best_epoch(row: Any, accuracy: float) -> str:
+    """An accuracy of the best epoch, for rows of which the published README quotes that one."""
+    return f"best epoch {percent(accuracy)}" if row["published_best"] != row["published_last"] and accuracy > 0 else ""
+
+
 def accuracy_cell(row: Any) -> str:
     """Our accuracy after the last epoch, its interval, the number of seeds, and the accuracy with flip TTA."""
     if math.isnan(row["accuracy"]):
@@ -88,7 +99,8 @@ def accuracy_cell(row: Any) -> str:
     seeds = f"{row['seeds']:.0f} seeds" if row["seeds"] > 1 else ""
     tta = format_metric("flip_tta", row["flip_tta"], row["flip_tta_std"])
     extent = percent_range(*interval(row["accuracy"], row["val_images"]))
-    return small_lines(text, extent, seeds, f"flip TTA {tta}" * bool(tta))
+    best = best_epoch(row, row["best_accuracy"]) if row["published_best"] > 0 else ""
+    return small_lines(text, extent, seeds, best, f"flip TTA {tta}" * bool(tta))
 
 
 def verdict_cell(row: Any) -> str:
@@ -136,10 +148,9 @@ def goals_table(dataset: str) -> Table:
 
 def write_readme(dataset: str) -> None:
     """Write README.md into the folder of `dataset`, the accuracy tables and curves without HTML, and curves.svg."""
-    folder, parts = writable(reports_dir() / dataset), [f"# Results on {dataset}"]
-    parts.append(
-        "The accuracy of every experiment, from the records of its runs. `index.html` in this folder has more."
-    )
+    folder = writable(reports_dir() / dataset)
+    parts = [f"# {heading(dataset)}", answer_in_markdown(dataset)]
+    parts.append("All numbers come from the records of the runs. `index.html` in this folder has more.")
     if described := overview(dataset):
         atomic_write(folder / "curves.svg", svg(described.figure))
         parts.append(f"![{described.text}](curves.svg)")

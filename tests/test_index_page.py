@@ -1,0 +1,113 @@
+"""The front page of a data set: the answer, a row for each experiment with its verdict, and what leads on."""
+
+import pandas as pd
+import pytest
+from IPython.display import HTML
+from records import leave, planned
+
+from tinyclf.data.registry import DATASETS
+from tinyclf.experiments.settings import Settings
+from tinyclf.report import index_page
+from tinyclf.report.accuracy import answer
+from tinyclf.report.index_page import front_tables, goals_table, runs_table, show_answer, show_curves, show_details
+from tinyclf.report.published import PUBLISHED
+
+WHOLE = {"name": "tiny-imagenet", "classes": 200, "train": 100_000, "val": 10_000, "sha256": "abc"}
+
+
+@pytest.fixture(autouse=True)
+def reports(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
+    return tmp_path / "mini"
+
+
+def ran(name, accuracies, **more):
+    """The record of a run on all of Tiny-ImageNet, with as many validation images."""
+    settings = planned(name, "tiny-imagenet", weights="none")
+    return leave(name, settings, accuracies, data=WHOLE, **more)
+
+
+def whole(name, last):
+    """Accuracies of all epochs of a published row, that end at `last`."""
+    return [*PUBLISHED[name]["val_accuracy"][:1], *[0.2] * (PUBLISHED[name]["epochs"] - 2), last]
+
+
+def test_the_answer_counts_what_was_reproduced_and_names_what_was_not():
+    assert answer("tiny-imagenet")[0] == "No experiment has run yet."
+    ran("baseline-scratch", whole("baseline-scratch", 0.2694))  # 1.00 points more: less than two standard errors
+    ran("baseline-imagenet", whole("baseline-imagenet", 0.55))  # 1.61 points less: more than two
+    ran("preprocessing", [0.57, 0.66], other_sizes={"64": {"top1": 0.153}})
+    first, *others = answer("tiny-imagenet")
+    assert first == "1 of 5 published results reproduced within two standard errors."
+    assert others == [
+        "The largest difference of it is 1.00 points.",
+        "“Step 1: baseline with ImageNet weights” is below: 55.00%, published 56.61%.",
+        "2 not run yet.",
+        "1 with other numbers of epochs than published.",
+    ]
+
+
+def test_the_answer_where_nothing_compares_tells_how_much_has_run():
+    leave("baseline-scratch", planned("baseline-scratch"), (0.2, 0.4))
+    first, second = answer("mini")
+    assert first == "1 of 8 experiments have run." and "40.00%" in second and "published" not in first + second
+
+
+def test_a_row_links_its_runs_and_has_interval_verdict_and_curve():
+    seeds = {"baseline-scratch": (0.05, 0.09), "baseline-scratch-seed-1": (0.05, 0.13)}
+    for seed, (run, accuracies) in enumerate(seeds.items()):
+        leave(run, planned("baseline-scratch", "tiny-imagenet", epochs=2, seed=seed), accuracies, data=WHOLE)
+    scratch, imagenet = front_tables("tiny-imagenet").values()
+    assert all(f'href="{run}/record.json"' in scratch.data for run in seeds)
+    row = scratch.texts.iloc[0]
+    assert (row["published"], row["epochs"]) == ("25.94%", "2 of 15")
+    assert row["ours"] == "11.00 ± 2.83% 10.4 to 11.6% 2 seeds"
+    assert (
+        row["verdict"] == "▲\u00a02 of 15 epochs so far, above the published 9.30%" and 'class="above"' in scratch.data
+    )
+    assert scratch.data.count("<svg ") == 1 and "from 5.00% to 11.00%" in scratch.data and "11.0%" in scratch.data
+    assert imagenet.texts["verdict"][0] == "not run yet tinyclf run baseline-imagenet --dataset tiny-imagenet"
+
+
+def test_only_what_is_not_reproduced_has_a_colour():
+    ran("baseline-scratch", whole("baseline-scratch", 0.2694))
+    scratch, _ = front_tables("tiny-imagenet").values()
+    assert scratch.texts["verdict"][0] == "reproduced" and not {"above", "below"} & set(scratch.data.split('"'))
+
+
+@pytest.mark.parametrize("dataset", ["mini", "tiny-imagenet-20"])
+def test_where_nothing_compares_a_banner_says_so_and_nothing_published_is_shown(dataset, monkeypatch):
+    outputs = []
+    monkeypatch.setattr(index_page, "display", outputs.append)
+    monkeypatch.setattr(index_page, "show", lambda figure: outputs.append(HTML(figure.text)))
+    leave("baseline-scratch", planned("baseline-scratch", dataset))
+    show_answer(dataset)
+    show_curves(dataset)
+    show_details(dataset)
+    front = "".join(table.data for table in front_tables(dataset).values())
+    shown = "".join(output.data for output in outputs)
+    assert 'class="banner"' in shown and DATASETS[dataset].note.split("`")[2][:40] in shown
+    for number in ("25.94", "56.61", "73.05"):
+        assert number not in front + shown
+    assert ">published<" not in front and 'class="published"' not in front and "dotted" not in shown
+    others = {"mini", "tiny-imagenet", "tiny-imagenet-20"} - {dataset}
+    commands = [words.split("<")[0] for words in (front + shown).split("--dataset ")[1:]]
+    assert commands and not others & {words.split()[0].rstrip("`\\n") for words in commands}
+
+
+def test_goals_are_listed_with_their_status():
+    ran("fast-scratch", [0.3])
+    rows = goals_table("tiny-imagenet").texts
+    assert set(rows["experiment"]) == {"Fast from scratch", "The best from scratch", "The best from ImageNet weights"}
+    assert rows.set_index("experiment")["status"]["The best from scratch"].tolist() == ["not run yet"] * 3
+    assert rows["status"][0] == "reached"
+
+
+def test_runs_are_listed_with_their_files_and_ablations_apart(reports):
+    leave("mine", Settings(epochs=2))
+    leave("fast-scratch.slower", planned("fast-scratch.slower"))
+    (reports / "mine" / "history.csv").touch()
+    plain, ablations = runs_table("mini"), runs_table("mini", of_ablations=True)
+    assert plain.texts.to_numpy().tolist() == [["mine", "record, history", "2", "2026-11-25 10:00:00", "0123456789"]]
+    assert ablations.texts["run"].tolist() == ["fast-scratch.slower"] and ablations.rows == 1
+    assert isinstance(plain.texts, pd.DataFrame)
