@@ -18,6 +18,7 @@ from tinyclf import cli
 from tinyclf.experiments.catalog import Experiment, select
 from tinyclf.experiments.run import train_experiment
 from tinyclf.report import notebook
+from tinyclf.report.accuracy import answer
 from tinyclf.report.comparison import comparison
 from tinyclf.utils.paths import PROJECT
 
@@ -39,6 +40,34 @@ CUT_OFF = """() => [...document.querySelectorAll("body *")].filter(each => {
     const box = each.getBoundingClientRect(), scrolls = each.closest(".table, .rendered_html, pre, .code");
     return box.width && !scrolls && (box.right > innerWidth + 1 || box.left < -1);
 }).map(each => each.outerHTML.slice(0, 200))"""
+
+# Texts, whatever is folded open, whose colour has less than this contrast with what is behind them (WCAG AA).
+CONTRAST = 4.5
+TOO_FAINT = """least => {
+    document.querySelectorAll("details").forEach(each => each.open = true);
+    const parts = colour => colour.match(/[\\d.]+/g).map(Number);
+    const light = ([red, green, blue]) => [red, green, blue].map(value => value / 255)
+        .map(value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, value, channel) => sum + value * [0.2126, 0.7152, 0.0722][channel], 0);
+    const behind = element => {
+        for (let one = element; one; one = one.parentElement) {
+            const colour = parts(getComputedStyle(one).backgroundColor);
+            if (colour.length < 4 || colour[3] === 1) return colour;
+        }
+    };
+    return [...document.body.querySelectorAll("*")].filter(each =>
+        each.getClientRects().length && [...each.childNodes].some(node => node.nodeType === 3 && node.data.trim())
+    ).map(each => {
+        const levels = [light(parts(getComputedStyle(each).color)), light(behind(each))].sort((a, b) => a - b);
+        const opacity = Number(getComputedStyle(each).opacity);
+        return [(levels[1] + 0.05) / (levels[0] + 0.05) * opacity, each.outerHTML.slice(0, 120)];
+    }).filter(([ratio]) => ratio < least);
+}"""
+ALIGNMENTS = """() => [...document.querySelectorAll(".table table")].flatMap(table => {
+    const names = [...table.tHead.rows[0].cells].map(cell => cell.innerText);
+    return [...table.querySelectorAll("th, td")].map(cell => [names[cell.cellIndex], getComputedStyle(cell).textAlign]);
+})"""
+TALLEST = 6000  # pixels of a front page on a phone, 390 wide
 
 
 @pytest.fixture(scope="session")
@@ -107,7 +136,7 @@ class References(HTMLParser):
 
 def check(browser, path):
     html = path.read_text()
-    assert len(html.encode()) < LARGEST
+    assert len(html.encode()) < LARGEST and "&lt;p" not in html
     found = References(html)
     assert all(found.images), "every picture is described"
     for target in found.targets:
@@ -150,6 +179,53 @@ def test_the_page_of_a_run_opens_with_its_title_and_result(made, browser):
     assert text.index("baseline from scratch, on mini") < text.index(result) < text.index("Settings")
     for for_the_reader in ("expected accuracy", "Your turn", "What to try next", "pip install"):
         assert for_the_reader not in text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("page", PAGES)
+def test_all_text_of_a_page_can_be_read_in_light_and_dark(made, browser, page, scheme):
+    with opened(browser, made / "mini" / f"{page}.html", 1440, scheme) as (shown, _):
+        assert shown.evaluate(TOO_FAINT, CONTRAST) == []
+
+
+def test_the_front_page_opens_with_the_answer_of_the_records(made, browser, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(made))
+    record = json.loads((made / "mini/baseline-scratch/record.json").read_text())
+    with opened(browser, made / "mini/index.html", 390) as (page, _):
+        assert page.title() == "tinyclf: ResNet18 on mini, a small synthetic data set"
+        assert page.locator("h1").all_inner_texts() == [page.title()]
+        assert page.locator(".answer").inner_text().split() == " ".join(answer("mini")).split()
+        assert page.locator(".answer").bounding_box()["y"] < 300 and page.locator(".banner").count() == 1
+        row = page.locator("table.glance").first.locator("tr", has_text="baseline from scratch")
+        accuracies = [record["evaluation"]["top1"], *other_seeds(made)]
+        assert f"{100 * np.mean(accuracies):.2f}" in row.inner_text() and row.locator("svg").count() == 1
+        assert page.evaluate("document.documentElement.scrollHeight") < TALLEST
+        assert page.evaluate("document.querySelector('.table').scrollWidth > 390"), "a table scrolls within its box"
+        for for_a_notebook in ("Expect", "Takes", "What to try next"):
+            assert for_a_notebook not in page.inner_text("main")
+
+
+def other_seeds(made):
+    record = json.loads((made / "mini/baseline-scratch-seed-1/record.json").read_text())
+    return [record["evaluation"]["top1"]]
+
+
+def test_numbers_stand_under_their_heading_to_the_right(made, browser):
+    with opened(browser, made / "mini/index.html", 1440) as (page, _):
+        sides = page.evaluate(ALIGNMENTS)
+    assert {side for column, side in sides if column in ("ours", "epochs", "compute", "time")} == {"right"}
+    assert {side for column, side in sides if column in ("experiment", "run", "commit")} == {"left", "start"} & {
+        side for _, side in sides
+    }
+
+
+def test_on_paper_a_page_is_black_on_white_without_code(made, browser):
+    with opened(browser, made / "mini/index.html", 800, "dark") as (page, _):
+        page.emulate_media(media="print", color_scheme="dark")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+        assert not any(code.is_visible() for code in page.locator("details.code").all())
+        assert page.locator(".answer").is_visible() and page.pdf().startswith(b"%PDF")
 
 
 def test_no_page_holds_widgets_whoever_asked_for_it(made):

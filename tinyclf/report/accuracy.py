@@ -29,7 +29,7 @@ def accuracy_table(dataset: str) -> pd.DataFrame:
     """The experiments that reproduce a published number or have a goal, a row each, run or not. Numbers.
 
     Columns: those of `group_runs`, NaN where nothing was run; `title`; `table`, one of TITLES; `size`, pixels, in the
-    extra row of a model that was evaluated at another size, else 0; `goals`, pairs of text and status, where they compare;
+    extra row of a model that was evaluated at another size, else 0; `goals`, pairs of text and status, if they compare;
     `published_last`, `published_best`, `published_epochs`, `published_then`, the published accuracy at the last epoch
     of the run; `difference`, to that; `verdict`, see `tinyclf.report.verdict`. Accuracies lie in 0..1.
     """

@@ -88,7 +88,7 @@ def published_cell(row: Any) -> str:
 
 def best_epoch(row: Any, accuracy: float) -> str:
     """An accuracy of the best epoch, for rows of which the published README quotes that one."""
-    return f"best epoch {percent(accuracy)}" if row["published_best"] != row["published_last"] and accuracy > 0 else ""
+    return f"best {percent(accuracy)}" if row["published_best"] != row["published_last"] and accuracy > 0 else ""
 
 
 def accuracy_cell(row: Any) -> str:
