@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tinyclf.data.registry import DATASETS
+
 SHARES = ("accuracy", "top1", "top5", "calibration_error", "flip_tta")  # ends of keys whose values lie in 0..1
 
 
@@ -67,6 +69,11 @@ def hardware(machines: Iterable[Mapping[str, Any]]) -> str:
         processes = f" in {machine['processes']} processes" if machine.get("processes", 1) > 1 else ""
         names.append(f"{machine['name']}{threads}{processes}")
     return "; ".join(dict.fromkeys(names))
+
+
+def heading(dataset: str) -> str:
+    """Of a data set's front page: the project and the data set in words."""
+    return f"tinyclf: ResNet18 on {DATASETS[dataset].title}"
 
 
 def short_commit(commit: str | None) -> str:

@@ -22,7 +22,16 @@ from tinyclf.report.accuracy import (
     reading_notes,
 )
 from tinyclf.report.figures import Described, Line, curve_table, curves, show, small_multiple, svg
-from tinyclf.report.format import duration, format_metric, hardware, percent, percent_range, share, short_commit
+from tinyclf.report.format import (
+    duration,
+    format_metric,
+    hardware,
+    heading,
+    percent,
+    percent_range,
+    share,
+    short_commit,
+)
 from tinyclf.report.html import PIECES, Column, Table, details, link, small_lines, sparkline, table, verdict_mark
 from tinyclf.report.published import PUBLISHED
 from tinyclf.report.run_page import run_link
@@ -39,11 +48,6 @@ def show_answer(dataset: str) -> None:
         banner = Markup(markdown2html(info.note))
     first, *others = answer(dataset)
     display(HTML(PIECES.front(heading(dataset), first, " ".join(others), banner)))
-
-
-def heading(dataset: str) -> str:
-    """The project and the data set in words."""
-    return f"tinyclf: ResNet18 on {DATASETS[dataset].title}"
 
 
 def show_caveats(dataset: str) -> None:

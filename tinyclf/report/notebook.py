@@ -16,6 +16,7 @@ from traitlets.config import Config
 
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments.catalog import Experiment
+from tinyclf.report.format import heading
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import atomic_write, locked, writable
 
@@ -108,7 +109,9 @@ def clean_notebook(path: Path, experiment: Experiment) -> None:
     notebook.metadata.pop("widgets", None)  # their state; a page has no kernel, and so no widgets
     dataset = experiment.parameters["dataset"]
     notebook.metadata["title"] = f"{experiment.title} ({dataset})"
-    if experiment.name != "summary":
+    if experiment.name == "summary":
+        notebook.metadata["title"] = heading(dataset)
+    else:
         notebook.metadata |= {"front": "../index.html", "dataset": DATASETS[dataset].title}
     pieces = CoalesceStreamsPreprocessor()  # joins them: papermill leaves one for each time that something was printed
     for cell in notebook.cells:
