@@ -110,11 +110,17 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) 
     atomic_write(path, text.getvalue())
 
 
+def table_path(record: Record, name: str) -> Path:
+    """Where a table of a record is. Not every record has all of them: a copied one may lie alone."""
+    folder: Path = reports_dir() / record["settings"]["dataset"] / record["run"]
+    return folder / name
+
+
 def read_table(record: Record, name: str) -> pd.DataFrame:
     """A table of a record, for example `classes.csv`. Raises TinyclfError where it cannot be read."""
     import pandas as pd
 
-    path = reports_dir() / record["settings"]["dataset"] / record["run"] / name
+    path = table_path(record, name)
     try:
         return pd.read_csv(path, keep_default_na=False, na_values={"accuracy": ["nan"]})  # "null" may be a word
     except (OSError, ValueError) as error:

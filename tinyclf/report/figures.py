@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from tinyclf.experiments.record import Record, read_table
 from tinyclf.report.format import format_metric, percent
 from tinyclf.report.published import published_curve
 
@@ -50,13 +48,17 @@ SPLITS = {"train": "training", "val": "validation"}
 METRICS = {"loss": "log loss (nats)", "accuracy": "accuracy (top-1)"}
 
 
-def show(*described: Described) -> None:
-    """Display figures in a notebook as SVG. Their page has the text as well, and offers the numbers as CSV."""
+def show(*described: Described, display_id: str | None = None) -> None:
+    """Display figures in a notebook as SVG. Their page has the text as well, and offers the numbers as CSV.
+
+    display_id: of an earlier output, in whose place the figure comes.
+    """
     for figure, text, data in described:
         bundle = {"image/svg+xml": svg(figure), "text/plain": text}
         if data is not None:
             bundle["text/csv"] = data.to_csv(index=False)
-        display(bundle, raw=True, metadata={"image/svg+xml": {"alt": text}})
+        metadata = {"image/svg+xml": {"alt": text}}
+        display(bundle, raw=True, metadata=metadata, display_id=display_id, update=display_id is not None)
 
 
 @styled
@@ -166,69 +168,6 @@ def small_multiple(title: str, name: str, histories: pd.DataFrame) -> Described:
     axes.tick_params(labelsize=8.5)
     plt.close(figure)
     return Described(figure, f"Validation accuracy by epoch, {title}: at the end {ends}.", table)
-
-
-@styled
-def ablation_bars(table: pd.DataFrame) -> Described:
-    """The accuracies of a recipe's ablations, the best on top; bases of others in another colour and mark."""
-    table = table.sort_values("accuracy")
-    figure, axes = plt.subplots(figsize=(6.5, 0.8 + 0.25 * len(table)))
-    for _, row in table.iterrows():
-        base = row["ablation"] in set(table["base"])
-        deviation = 0 if pd.isna(row["deviation"]) else row["deviation"]
-        axes.errorbar(row["accuracy"], row["ablation"], xerr=deviation, color=COLOURS[base], marker=MARKS[base])
-    axes.set(xlabel="accuracy on held-out training images")
-    axes.xaxis.set_major_formatter(PERCENT)
-    plt.close(figure)
-    named = ", ".join(f"{row['ablation']} {percent(row['accuracy'], 1)}" for _, row in table[::-1].iterrows())
-    text = f"Held-out accuracy of the ablations of {table['recipe'].iloc[0]}: {named}."
-    return Described(figure, text, table[["ablation", "base", "accuracy", "deviation"]])
-
-
-@styled
-def reliability(record: Record) -> Described:
-    """Accuracy by confidence of a run's model on the validation images, and how many images have each confidence."""
-    table = read_table(record, "reliability.csv")
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(4.5, 3.8), sharex=True, height_ratios=(3, 1))
-    bins = {"x": table["from"], "width": table["to"] - table["from"], "align": "edge", "edgecolor": "#24292f"}
-    top.bar(height=table["accuracy"], color=COLOURS[1], alpha=0.6, linewidth=0.6, **bins)
-    top.plot([0, 1], [0, 1], "--", color="#24292f", linewidth=1, label="confidence = accuracy")
-    top.plot(table["confidence"], table["accuracy"], "o", color=COLOURS[1], label="mean of each bin")
-    error = f"expected calibration error {percent(record['evaluation']['calibration_error'])}"
-    top.set(ylabel="accuracy", ylim=(0, 1), title=error)
-    bottom.bar(height=table["images"] / table["images"].sum(), color="#888888", linewidth=0.6, **bins)
-    bottom.set(xlabel="confidence", ylabel="images", xlim=(0, 1))
-    for axis in (top.yaxis, bottom.yaxis, bottom.xaxis):
-        axis.set_major_formatter(PERCENT)
-    figure.legend(loc="outside lower center", ncols=2)
-    plt.close(figure)
-    pairs = ", ".join(
-        f"{percent(row['confidence'], 0)} to {percent(row['accuracy'], 0)}" for _, row in table.iterrows()
-    )
-    return Described(figure, f"Reliability diagram, {error}: confidence to accuracy by bin: {pairs}.", table)
-
-
-@styled
-def class_extremes(record: Record, count: int = 10) -> Described:
-    """Accuracy by class: the `count` best and the `count` worst, with their words."""
-    table = read_table(record, "classes.csv").sort_values("accuracy", ascending=False, kind="stable")
-    groups = [table] if len(table) <= 2 * count else [table[:count], table[-count:]]
-    figure, axes = plt.subplots(figsize=(4.5, 0.7 + 0.19 * (sum(map(len, groups)) + len(groups) - 1)))
-    heights = np.concatenate([np.arange(len(group)) + number * (count + 1.0) for number, group in enumerate(groups)])
-    selected = pd.concat(groups)
-    axes.barh(heights, selected["accuracy"], color=COLOURS[1], height=0.75)
-    axes.set_yticks(heights, [first_word(words) for words in selected["words"]], fontsize=8)
-    axes.invert_yaxis()
-    title = "by class" if len(groups) == 1 else f"the {count} best and the {count} worst classes"
-    axes.set(xlabel="accuracy", xlim=(0, 1), title=title)
-    axes.xaxis.set_major_formatter(PERCENT)
-    axes.grid(visible=False, axis="y")
-    plt.close(figure)
-    named = [
-        ", ".join(f"{first_word(row['words'])} {percent(row['accuracy'], 0)}" for _, row in group.iterrows())
-        for group in groups
-    ]
-    return Described(figure, f"Accuracy by class, {'; the worst: '.join(named)}.", selected)
 
 
 def first_word(words: str) -> str:

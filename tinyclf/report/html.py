@@ -39,7 +39,7 @@ class Table(HTML):
         self.texts, self.rows = texts, len(texts)
 
     def __repr__(self) -> str:
-        return self.texts.to_string(index=False)
+        return self.texts.to_string(index=False, max_rows=40)  # a terminal shows it too
 
 
 def table(frame: pd.DataFrame, columns: Sequence[Column] = (), kind: str = "") -> Table:

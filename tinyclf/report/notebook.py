@@ -12,11 +12,12 @@ from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
 
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments.catalog import Experiment
 from tinyclf.report.format import heading
+from tinyclf.report.navigation import connect
+from tinyclf.report.sections import arrange
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import atomic_write, locked, writable
 
@@ -57,7 +58,7 @@ def execute(experiment: Experiment, folder: Path) -> None:
         failure = error.evalue if error.ename == "TinyclfError" else f"{error.ename}: {error.evalue}"
     except DeadKernelError:
         failure = "the kernel died: killed, or out of memory (then try a smaller batch_size)"
-        append_note(partial, f"**The run ended here: {failure}.**")
+        append_note(partial, f"## The run ended here: {failure}")
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise TinyclfError(f"cannot write {partial}: {error.strerror}") from error
@@ -84,7 +85,10 @@ def publish(executed: Path, experiment: Experiment, notebook: str, page: str) ->
     """Turn an executed notebook, as far as it ran, into its two pages, each written whole or not at all."""
     try:
         clean_notebook(executed, experiment)
-        atomic_write(executed.with_name(page), render(executed, experiment.title))
+        html, dataset_folder = render(executed, experiment.title), experiment.page_folder.parent
+        with locked(dataset_folder / ".pages.lock"):  # as the pages of neighbours are written too
+            atomic_write(executed.with_name(page), html)
+            connect(dataset_folder, experiment.name)
         os.replace(executed, executed.with_name(notebook))
     except OSError as error:
         raise TinyclfError(f"cannot write the page of {experiment.name}: {error}") from error
@@ -126,11 +130,9 @@ def clean_notebook(path: Path, experiment: Experiment) -> None:
 
 
 def render(path: Path, title: str) -> str:
-    """A notebook as one self-contained HTML page: no request leaves it, code is folded, some cells are left out."""
-    exporter = HTMLExporter(
-        template_name="templates",
-        extra_template_basedirs=[str(Path(__file__).parent)],
-        config=Config(TagRemovePreprocessor={"enabled": True, "remove_cell_tags": ["notebook-only"]}),
-    )
-    page, _ = exporter.from_filename(str(path), resources={"metadata": {"name": title}})
+    """A notebook as one self-contained HTML page: no request leaves it, code is folded, and some cells are left out."""
+    exporter = HTMLExporter(template_name="templates", extra_template_basedirs=[str(Path(__file__).parent)])
+    notebook = nbformat.read(path, 4)
+    arrange(notebook, left_out="notebook-only")
+    page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
     return page

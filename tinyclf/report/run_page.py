@@ -1,4 +1,4 @@
-"""The page of one run, made from its record: results, evaluation, confusions, and where the numbers come from."""
+"""The page of one run, made from its record: result, curves, confusions, and where the numbers come from."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -11,23 +11,28 @@ from tinyclf.data.registry import DATASETS
 from tinyclf.experiments import catalog
 from tinyclf.experiments.catalog import Experiment
 from tinyclf.experiments.identity import default_name
-from tinyclf.experiments.names import family
-from tinyclf.experiments.record import Record, read_records, read_table
+from tinyclf.experiments.record import Record, read_records, table_path
 from tinyclf.experiments.settings import Settings
+from tinyclf.report import widgets
 from tinyclf.report.accuracy import data_notes
-from tinyclf.report.figures import class_extremes, experiment_curves, reliability, show
-from tinyclf.report.format import assignments, duration, format_metric, hardware, percent, pixels
+from tinyclf.report.evaluation import class_table, commonest, heat_map, reliability
+from tinyclf.report.figures import experiment_curves, show
+from tinyclf.report.format import assignments, duration, format_metric, hardware, percent, percent_range, pixels
 from tinyclf.report.html import Column, Table, details, link, small_lines, table
+from tinyclf.report.navigation import run_title
 from tinyclf.report.published import published, published_curve
 from tinyclf.report.runs import RECIPE, history_frame, start_of
+from tinyclf.report.verdict import interval, verdict
 from tinyclf.utils.checks import one_of
+from tinyclf.utils.environment import public_origin
 from tinyclf.utils.paths import NOTEBOOKS, reports_dir
 
 if TYPE_CHECKING:
     from tinyclf.data.cache import Packed
 
 HEADLINE = "headline"  # identifies the output of a notebook that has title and result
-CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
+CURVES = ("curve-loss", "curve-accuracy")  # ... and those that have the curves
+METRICS = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 EVALUATION = {
     "top-1 accuracy": "top1",
     "top-5 accuracy": "top5",
@@ -42,73 +47,111 @@ def run_pages(names: list[str], dataset: str) -> list[Experiment]:
     records, experiments = read_records(dataset), catalog.read_experiments(dataset)
     for name in names:
         one_of(f"run on {dataset}", name, records)
-    titles = {name: experiments[family(name)].title if family(name) in experiments else name for name in names}
     notebook = NOTEBOOKS / "7_run.ipynb"
-    return [Experiment(name, titles[name], notebook, {"dataset": dataset, "run_name": name}) for name in names]
+    return [
+        Experiment(name, run_title(name, experiments), notebook, {"dataset": dataset, "run_name": name})
+        for name in names
+    ]
 
 
 def show_title(settings: Settings, run_name: str) -> None:
-    """Display which run a page is of; `show_headline(record, update=True)` puts the result under it later."""
+    """Display which run a page is of; `show_headline(record, update=True)` puts result and curves under it later."""
     title = title_of(run_name or default_name(settings), settings.dataset)
     display(Markdown(f"# {title}"), display_id=HEADLINE)
+    for name in CURVES:
+        display(HTML(""), display_id=name)
 
 
 def show_headline(record: Record, *, update: bool = False) -> None:
-    """Display which run it is, and its result in one line, with the interval that so many images allow.
+    """Display which run it is, its result in one line, and its curves.
 
-    The interval is that of a binomial share: 1.96 standard errors on either side. update: in place of what `show_title`
-    displayed.
+    update: in place of what `show_title` displayed. With a live kernel, they are displayed here as well, where its
+    user is.
     """
-    name, dataset, result = family(record["run"]), record["settings"]["dataset"], record["evaluation"]["top1"]
-    error = 1.96 * (result * (1 - result) / record["data"]["val"]) ** 0.5
-    interval = f"{100 * (result - error):.1f} to {100 * (result + error):.1f}"
-    row = published(name, dataset)
+    headline = Markdown("\n\n".join([f"# {title_of(record['run'], dataset_of(record))}", *headline_parts(record)]))
+    curves = experiment_curves(record["run"], history_frame(record))
+    if update:
+        display(headline, display_id=HEADLINE, update=True)
+        for name, curve in zip(CURVES, curves, strict=True):
+            show(curve, display_id=name)
+    if not update or widgets.live():
+        display(headline)
+        show(*curves)
+
+
+def headline_parts(record: Record) -> list[str]:
+    """The result of a run in one line, with the interval that so many images allow; then what its data set is."""
+    dataset, settings, result = dataset_of(record), record["settings"], record["evaluation"]["top1"]
+    images, epochs = record["data"]["val"], len(record["history"])
+    row = published(record["run"], dataset)
+    judged = verdict(record["run"], dataset, result, epochs, settings["epochs"], images)
     facts = [
-        f"**{percent(result)} top-1** (95% interval {interval})",
+        f"**{percent(result)} top-1**{' on held-out images' * settings['hold_out']} "
+        f"(95% interval {percent_range(*interval(result, images))})",
         *([f"published {percent(row['last'])}"] if row else []),
-        f"{len(record['history'])} epochs",
+        *([f"**{judged.text}**"] if judged.text else []),
+        *([] if "epochs" in judged.text else [f"{epochs} epoch{'s' * (epochs != 1)}"]),
         duration(record["seconds"]),
-        f"seed {record['settings']['seed']}",
     ]
-    text = Markdown(f"# {title_of(record['run'], dataset)}\n\n{' · '.join(facts)}")
-    display(text, display_id=HEADLINE, update=update)
+    note = DATASETS[dataset].note
+    return [" · ".join(facts), *([f"> {note}"] if note else [])]
+
+
+def dataset_of(record: Record) -> str:
+    """The name of the data set of a run."""
+    return str(record["settings"]["dataset"])
 
 
 def title_of(run: str, dataset: str) -> str:
-    """The heading of a run's page: the title of its experiment, or its own name, and the data set."""
-    experiments, name = catalog.read_experiments(dataset), family(run)
-    return f"{experiments[name].title if name in experiments else run}, on {dataset}"
+    """The heading of a run's page: the title of its experiment, with its seed, or its own name, and the data set."""
+    return f"{run_title(run, catalog.read_experiments(dataset))}, on {dataset}"
 
 
-def show_results(record: Record) -> None:
-    """Display the last and the best epoch of a run, its curves and its history."""
-    histories = history_frame(record)
-    display(result_table(record))
-    show(*experiment_curves(record["run"], histories))
-    display(history_table(record["run"], histories))
+def show_confusions(record: Record) -> None:
+    """Display the confusion matrix and the commonest confusions, where the run has a table of them."""
+    if table_path(record, "confusion.csv").is_file():
+        show(heat_map(record))
+        display(commonest(record))
+
+
+def show_classes(record: Record) -> None:
+    """Display the accuracy of every class, where the run has a table of it."""
+    if table_path(record, "classes.csv").is_file():
+        display(class_table(record))
 
 
 def show_evaluation(record: Record) -> None:
-    """Display what the model of the last epoch reaches on the validation images, and the accuracy by class."""
+    """Display what the model of the last epoch reaches on the validation images, and how far to trust it."""
     display(evaluation_table(record))
-    show(reliability(record), class_extremes(record))
+    if table_path(record, "reliability.csv").is_file():
+        show(reliability(record))
 
 
 def show_mistakes(record: Record, data: "Packed", samples: bool = False) -> None:
-    """Display the most confident mistakes: as images where these may be shown, or where `samples` asks for it."""
-    from tinyclf.report import images, widgets
+    """Display the most confident mistakes as images, where these may be shown, or where `samples` asks for it."""
+    from tinyclf.report import images
 
-    if samples or DATASETS[record["settings"]["dataset"]].synthetic:
+    if samples or DATASETS[dataset_of(record)].synthetic:
         display(images.mistakes(record, data))
-    else:
-        print("not shown, as images of Tiny-ImageNet are not ours to pass on; mistakes.csv lists them")
     widgets.mistakes(record, data)
 
 
+def show_history(record: Record) -> None:
+    """Display the epochs of a run, and which was the best."""
+    display(history_table(record["run"], history_frame(record)))
+    best = record["result"]["best"]
+    if best["epoch"] != len(record["history"]):
+        accuracy = format_metric("val_accuracy", best["val_accuracy"])
+        text = f"The best epoch is epoch {best['epoch']} with {accuracy}. It is chosen on the very images that it is "
+        display(Markdown(f"{text}reported on, so it flatters."))
+
+
 def show_provenance(record: Record) -> None:
-    """Display where a run's numbers come from, and what a reader must know of its data and weights."""
+    """Display where a run's numbers come from, and what a reader must know of its weights."""
     display(provenance(record, "../"))
-    if notes := data_notes(record["settings"]["dataset"], [start_of(record)], "../../.."):
+    dataset = dataset_of(record)
+    notes = [n for n in data_notes(dataset, [start_of(record)], "../../..") if n != DATASETS[dataset].note]
+    if notes:
         display(Markdown("\n\n".join(notes)))
 
 
@@ -120,16 +163,6 @@ def settings_table(settings: Settings) -> HTML:
     rows, differs = rows.rename_axis("setting"), rows["value"] != rows["published recipe"]
     first = table(rows[differs]).data if differs.any() else Markup("<p>All as in the published recipe.</p>")
     return HTML(first + details(f"all {len(rows)} settings", table(rows)).data)
-
-
-def result_table(record: Record) -> Table:
-    """The last and the best epoch of a run."""
-    rows = pd.DataFrame.from_dict({name: record["result"][name] for name in ("last", "best")}, "index")
-    metrics = [metric_column(key) for key in CURVES]
-    return table(
-        rows.rename_axis("which").reset_index(),
-        [Column("", lambda row: row["which"], number=False), Column("epoch", lambda row: str(row["epoch"])), *metrics],
-    )
 
 
 def metric_column(key: str) -> Column:
@@ -145,41 +178,29 @@ def metric_column(key: str) -> Column:
 
 def history_table(name: str, histories: pd.DataFrame) -> Table:
     """The epochs of an experiment's runs over the published ones; of several seeds, mean and standard deviation."""
-    epochs, dataset = histories.groupby("epoch")[list(CURVES)], histories["dataset"].iloc[0]
+    epochs, dataset = histories.groupby("epoch")[list(METRICS)], histories["dataset"].iloc[0]
     rows = epochs.mean().join(epochs.std().add_suffix("_std"))
-    for key in CURVES:
+    for key in METRICS:
         rows[f"{key}_published"] = published_curve(name, dataset, key)
-    return table(rows, [Column("epoch", lambda row: f"{row['epoch']:.0f}"), *map(metric_column, CURVES)])
+    return table(rows, [Column("epoch", lambda row: f"{row['epoch']:.0f}"), *map(metric_column, METRICS)])
 
 
 def evaluation_table(record: Record) -> Table:
-    """The metrics of the model of the last epoch: at the size of its training, with flip TTA, at other sizes."""
+    """The metrics of the model of the last epoch: at the size of its training, with flip TTA, at other sizes.
+
+    The accuracy at one size alone is that of the headline, and left out.
+    """
     own = pixels(record["settings"]["input_size"])
     results = {own: record["evaluation"]} | ({f"{own}, flip TTA": record["flip_tta"]} if record["flip_tta"] else {})
     results |= {pixels(size): result for size, result in record["other_sizes"].items()}
-    rows = pd.DataFrame([{"metric": metric, "key": key} for metric, key in EVALUATION.items()])
+    metrics = EVALUATION if len(results) > 1 else {name: key for name, key in EVALUATION.items() if key != "top1"}
+    rows = pd.DataFrame([{"metric": metric, "key": key} for metric, key in metrics.items()])
 
     def column(name: str, result: dict[str, float]) -> Column:
         return Column(f"validation, {name}", lambda row: format_metric(row["key"], result[row["key"]]))
 
     first = Column("", lambda row: row["metric"], number=False)
     return table(rows, [first, *(column(name, result) for name, result in results.items())])
-
-
-def confusions(record: Record, count: int = 10) -> Table:
-    """The commonest confusions of a run's model on the validation images, in words."""
-    classes = read_table(record, "classes.csv").set_index("wnid")
-    rows = read_table(record, "confusion.csv").sort_values("images", ascending=False, kind="stable")[:count]
-    rows["share"] = rows["images"] / rows["wnid"].map(classes["images"])
-    return table(
-        rows,
-        [
-            Column("class", lambda row: classes["words"][row["wnid"]], number=False),
-            Column("predicted", lambda row: classes["words"][row["predicted"]], number=False),
-            Column("images", lambda row: str(row["images"])),
-            Column("of the class", lambda row: percent(row["share"], 0)),
-        ],
-    )
 
 
 def provenance(record: Record, runs: str) -> Table:
@@ -195,14 +216,26 @@ def provenance(record: Record, runs: str) -> Table:
         whose = run_link(parent["run"], record["settings"]["dataset"], runs)
         facts["weights of"] = Markup("{} after epoch {}, sha256 {}").format(whose, parent["epochs"], weights["sha256"])
     facts |= {"seed": str(record["settings"]["seed"]), "images a second": f"{record['images_per_second']:.0f}"}
+    facts["training compute"] = (
+        f"{record['compute']['total']:.3e} multiply-adds, ancestors included; the published baseline takes "
+        f"{record['compute']['published_baseline']:.3e}"
+    )
     facts |= {"time": duration(record["seconds"]), "finished": record["finished"]}
     for number, environment in enumerate(record["environments"]):  # several, if it was continued elsewhere
         suffix = ", continued" * (number > 0)
-        facts[f"commit{suffix}"] = environment["commit"] or "not a git checkout"
+        facts[f"commit{suffix}"] = commit_link(environment["commit"])
         facts[f"versions{suffix}"] = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
         machine = environment["hardware"]
         facts[f"hardware{suffix}"] = f"{machine['device']}: {hardware([machine])}"
     return table(pd.DataFrame([fact for fact in facts.items() if fact[1]], columns=["run", record["run"]]))
+
+
+def commit_link(commit: str | None) -> str:
+    """A commit in full, linked to the forge that this checkout comes from, where that is known."""
+    if commit is None:
+        return "not a git checkout"
+    origin = public_origin()
+    return link(commit, f"{origin}/commit/{commit.removesuffix('-dirty')}") if origin else commit
 
 
 def run_link(run: str, dataset: str, runs: str, text: str = "") -> Markup:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,7 @@ from tinyclf.utils.paths import PROJECT
 if TYPE_CHECKING:
     import torch
 
+FORGES = ("github.com", "gitlab.com", "codeberg.org")  # public ones, with commits at OWNER/NAME/commit/SHA
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "pillow")
 
 
@@ -58,6 +60,22 @@ def commit(*folders: str) -> str | None:
         return head + ("-dirty" if subprocess.run(changed, capture_output=True, check=True).stdout else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def public_origin() -> str:
+    """The address of the repository that this checkout comes from, without user or token; empty if not on a FORGES.
+
+    Only of those: a page is passed on, and the address of anybody's own server is not for everybody.
+    """
+    if PROJECT is None or not (PROJECT / ".git").exists():
+        return ""
+    git = ["git", "-C", str(PROJECT), "remote", "get-url", "origin"]
+    try:
+        remote = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    found = re.fullmatch(r"(?:(?:https|ssh)://)?(?:[^@/]+@)?([^:/]+)[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?", remote)
+    return f"https://{found[1]}/{found[2]}" if found and found[1] in FORGES else ""
 
 
 def cpu_name() -> str:

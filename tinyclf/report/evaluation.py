@@ -1,0 +1,145 @@
+"""What the evaluation of a run's model says: which classes it confuses, the accuracy of all classes, calibration."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+
+from tinyclf.experiments.record import Record, read_table
+from tinyclf.report.figures import COLOURS, PERCENT, Described, first_word, styled
+from tinyclf.report.format import percent
+from tinyclf.report.html import Column, Table, table
+
+# One colour of growing opacity, so that the page's own paper shows through, light or dark.
+SHADES = LinearSegmentedColormap.from_list("shades", ["#d55e0000", "#d55e00ff"], N=24)
+FULL = 0.25  # a share that has the full colour
+NAMED = 25  # class names that fit beside the heat map
+
+
+def confusion_shares(record: Record) -> pd.DataFrame:
+    """The share of each class's validation images that was predicted as each class, 0..1: rows true, by wnid."""
+    classes = read_table(record, "classes.csv").set_index("wnid")
+    counts = read_table(record, "confusion.csv").pivot(index="wnid", columns="predicted", values="images")
+    counts = counts.reindex(index=classes.index, columns=classes.index).fillna(0.0)
+    values = counts.to_numpy(float, copy=True)
+    np.fill_diagonal(values, classes["correct"])
+    return pd.DataFrame(values, classes.index, classes.index).div(classes["images"], axis=0).fillna(0.0)
+
+
+def block_order(shares: np.ndarray) -> list[int]:
+    """An order of the classes in which those that are confused with each other are neighbours.
+
+    Spectral: the classes are split in two by the sign of the Fiedler vector of the graph whose edges are confusions,
+    and both halves again. shares: (classes, classes).
+    """
+    weights = shares + shares.T + 1e-6  # connected, whatever was confused
+    np.fill_diagonal(weights, 0)
+
+    def split(members: list[int]) -> list[int]:
+        if len(members) < 3:
+            return members
+        graph = weights[np.ix_(members, members)]
+        scale = 1 / np.sqrt(graph.sum(0))
+        _, vectors = np.linalg.eigh(np.eye(len(members)) - scale[:, None] * graph * scale)
+        fiedler = vectors[:, 1] * scale
+        fiedler *= 1 if fiedler[0] < 0 else -1  # LAPACK leaves the sign open: the first class comes first
+        low = [member for member, value in zip(members, fiedler, strict=True) if value < 0]
+        high = [member for member in members if member not in low]
+        return split(low) + split(high) if low and high else members
+
+    return split(list(range(len(shares))))
+
+
+@styled
+def heat_map(record: Record) -> Described:
+    """The confusion matrix in shares of the true class, ordered so that classes that are confused form blocks."""
+    shares, words = confusion_shares(record), class_words(record)
+    order = shares.index[block_order(shares.to_numpy())]
+    shares = shares.loc[order, order]
+    figure, axes = plt.subplots(figsize=(6.5, 6))
+    norm = PowerNorm(0.5, 0, FULL, clip=True)  # by the square root, or only the diagonal would show
+    image = axes.imshow(shares, cmap=SHADES, norm=norm, interpolation="none")
+    bar = figure.colorbar(image, shrink=0.6, label="share of the class's images", ticks=[0, 0.02, 0.1, FULL])
+    bar.ax.set_yticklabels(["0%", "2%", "10%", f"{percent(FULL, 0)} or more"])
+    name_classes(axes, [words[wnid] for wnid in order])
+    axes.set(xlabel="predicted", ylabel="class")
+    plt.close(figure)
+    cells = shares.rename_axis(index="wnid", columns="predicted").stack().rename("share").reset_index()
+    worst = cells[cells["wnid"] != cells["predicted"]].sort_values("share", ascending=False, kind="stable")[:3]
+    most = "; ".join(
+        f"{words[row['wnid']]} as {words[row['predicted']]}, {percent(row['share'], 0)}" for _, row in worst.iterrows()
+    )
+    text = f"Confusion matrix of {len(order)} classes, those that are confused side by side. The most: {most}."
+    return Described(figure, text, cells[cells["share"] > 0])
+
+
+def name_classes(axes: Axes, words: list[str]) -> None:
+    """Name the rows and columns of a heat map, as many as fit."""
+    places = range(0, len(words), -(-len(words) // NAMED))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(list(places), [words[place] for place in places], fontsize=6.5)
+    axes.tick_params(axis="x", rotation=90)
+    axes.grid(visible=False)
+
+
+def class_words(record: Record) -> dict[str, str]:
+    """The first of the words of each class, by wnid."""
+    classes = read_table(record, "classes.csv")
+    return {wnid: first_word(words) for wnid, words in zip(classes["wnid"], classes["words"], strict=True)}
+
+
+def commonest(record: Record, count: int = 10) -> Table:
+    """The commonest confusions of a run's model on the validation images."""
+    words, shares = class_words(record), confusion_shares(record)
+    rows = read_table(record, "confusion.csv").sort_values("images", ascending=False, kind="stable")[:count]
+    columns = [
+        Column("class", lambda row: words[row["wnid"]], number=False),
+        Column("taken for", lambda row: words[row["predicted"]], number=False),
+        Column("images", lambda row: str(row["images"])),
+        Column("of the class", lambda row: percent(shares.loc[row["wnid"], row["predicted"]], 0)),
+    ]
+    return table(rows, columns)
+
+
+def class_table(record: Record) -> Table:
+    """All classes with their accuracy, the worst first; in a browser they can be sorted and searched."""
+    words, shares = class_words(record), confusion_shares(record)
+    rows = read_table(record, "classes.csv").sort_values("accuracy", kind="stable")
+
+    def taken_for(row: Any) -> str:
+        others = shares.loc[row["wnid"]].drop(row["wnid"])
+        return f"{words[others.idxmax()]}, {percent(others.max(), 0)}" if others.max() > 0 else ""
+
+    columns = [
+        Column("class", lambda row: words[row["wnid"]], number=False),
+        Column("accuracy", lambda row: percent(row["accuracy"], 0)),
+        Column("correct", lambda row: str(row["correct"])),
+        Column("images", lambda row: str(row["images"])),
+        Column("most often taken for", taken_for, number=False),
+        Column("WordNet id", lambda row: row["wnid"], number=False),
+    ]
+    return table(rows, columns, "sortable")
+
+
+@styled
+def reliability(record: Record) -> Described:
+    """Accuracy by confidence of a run's model on the validation images, and how many images have each confidence."""
+    bins = read_table(record, "reliability.csv")
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(4.5, 3.8), sharex=True, height_ratios=(3, 1))
+    bars = {"x": bins["from"], "width": bins["to"] - bins["from"], "align": "edge", "edgecolor": "#24292f"}
+    top.bar(height=bins["accuracy"], color=COLOURS[1], alpha=0.6, linewidth=0.6, **bars)
+    top.plot([0, 1], [0, 1], "--", color="#24292f", linewidth=1, label="confidence = accuracy")
+    top.plot(bins["confidence"], bins["accuracy"], "o", color=COLOURS[1], label="mean of each bin")
+    error = f"expected calibration error {percent(record['evaluation']['calibration_error'])}"
+    top.set(ylabel="accuracy", ylim=(0, 1), title=error)
+    bottom.bar(height=bins["images"] / bins["images"].sum(), color="#888888", linewidth=0.6, **bars)
+    bottom.set(xlabel="confidence", ylabel="images", xlim=(0, 1))
+    for axis in (top.yaxis, bottom.yaxis, bottom.xaxis):
+        axis.set_major_formatter(PERCENT)
+    figure.legend(loc="outside lower center", ncols=2)
+    plt.close(figure)
+    pairs = ", ".join(f"{percent(row['confidence'], 0)} to {percent(row['accuracy'], 0)}" for _, row in bins.iterrows())
+    return Described(figure, f"Reliability diagram, {error}: confidence to accuracy by bin: {pairs}.", bins)
