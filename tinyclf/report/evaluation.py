@@ -59,10 +59,10 @@ def heat_map(record: Record) -> Described:
     shares, words = confusion_shares(record), class_words(record)
     order = shares.index[block_order(shares.to_numpy())]
     shares = shares.loc[order, order]
-    figure, axes = plt.subplots(figsize=(6.5, 6))
+    figure, axes = plt.subplots(figsize=(5.9, 5))
     norm = PowerNorm(0.5, 0, FULL, clip=True)  # by the square root, or only the diagonal would show
     image = axes.imshow(shares, cmap=SHADES, norm=norm, interpolation="none")
-    bar = figure.colorbar(image, shrink=0.6, label="share of the class's images", ticks=[0, 0.02, 0.1, FULL])
+    bar = figure.colorbar(image, shrink=0.5, label="share of the class's images", ticks=[0, 0.02, 0.1, FULL])
     bar.ax.set_yticklabels(["0%", "2%", "10%", f"{percent(FULL, 0)} or more"])
     name_classes(axes, [words[wnid] for wnid in order])
     axes.set(xlabel="predicted", ylabel="class")
@@ -98,8 +98,7 @@ def commonest(record: Record, count: int = 10) -> Table:
     columns = [
         Column("class", lambda row: words[row["wnid"]], number=False),
         Column("taken for", lambda row: words[row["predicted"]], number=False),
-        Column("images", lambda row: str(row["images"])),
-        Column("of the class", lambda row: percent(shares.loc[row["wnid"], row["predicted"]], 0)),
+        Column("images", lambda row: percent(shares.loc[row["wnid"], row["predicted"]], 0)),
     ]
     return table(rows, columns)
 

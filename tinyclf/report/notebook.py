@@ -20,6 +20,7 @@ from tinyclf.report.navigation import connect
 from tinyclf.report.sections import arrange
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import atomic_write, locked, writable
+from tinyclf.utils.paths import reports_dir
 
 OVERWRITTEN = re.compile(r"[^\n\r]*\r(?!\n)")  # by what comes after it, as on a terminal
 FAILED = ("failed.ipynb", "failed.html")  # what a run that failed leaves; not committed
@@ -85,7 +86,7 @@ def publish(executed: Path, experiment: Experiment, notebook: str, page: str) ->
     """Turn an executed notebook, as far as it ran, into its two pages, each written whole or not at all."""
     try:
         clean_notebook(executed, experiment)
-        html, dataset_folder = render(executed, experiment.title), experiment.page_folder.parent
+        html, dataset_folder = render(executed, experiment.title), reports_dir() / experiment.parameters["dataset"]
         with locked(dataset_folder / ".pages.lock"):  # as the pages of neighbours are written too
             atomic_write(executed.with_name(page), html)
             connect(dataset_folder, experiment.name)

@@ -18,7 +18,7 @@ from tinyclf.report.accuracy import data_notes
 from tinyclf.report.evaluation import class_table, commonest, heat_map, reliability
 from tinyclf.report.figures import experiment_curves, show
 from tinyclf.report.format import assignments, duration, format_metric, hardware, percent, percent_range, pixels
-from tinyclf.report.html import Column, Table, details, link, small_lines, table
+from tinyclf.report.html import Column, Table, details, link, small_lines, table, verdict_mark
 from tinyclf.report.navigation import run_title
 from tinyclf.report.published import published, published_curve
 from tinyclf.report.runs import RECIPE, history_frame, start_of
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tinyclf.data.cache import Packed
 
 HEADLINE = "headline"  # identifies the output of a notebook that has title and result
-CURVES = ("curve-loss", "curve-accuracy")  # ... and those that have the curves
+CURVES = ("curve-accuracy", "curve-loss")  # ... and those that have the curves
 METRICS = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 EVALUATION = {
     "top-1 accuracy": "top1",
@@ -68,33 +68,35 @@ def show_headline(record: Record, *, update: bool = False) -> None:
     update: in place of what `show_title` displayed. With a live kernel, they are displayed here as well, where its
     user is.
     """
-    headline = Markdown("\n\n".join([f"# {title_of(record['run'], dataset_of(record))}", *headline_parts(record)]))
-    curves = experiment_curves(record["run"], history_frame(record))
+    text = Markdown(f"# {title_of(record['run'], dataset_of(record))}\n\n{headline(record)}")
+    accuracy_first = experiment_curves(record["run"], history_frame(record))[::-1]
     if update:
-        display(headline, display_id=HEADLINE, update=True)
-        for name, curve in zip(CURVES, curves, strict=True):
+        display(text, display_id=HEADLINE, update=True)
+        for name, curve in zip(CURVES, accuracy_first, strict=True):
             show(curve, display_id=name)
     if not update or widgets.live():
-        display(headline)
-        show(*curves)
+        display(text)
+        show(*accuracy_first)
 
 
-def headline_parts(record: Record) -> list[str]:
+def headline(record: Record) -> str:
     """The result of a run in one line, with the interval that so many images allow; then what its data set is."""
     dataset, settings, result = dataset_of(record), record["settings"], record["evaluation"]["top1"]
     images, epochs = record["data"]["val"], len(record["history"])
     row = published(record["run"], dataset)
     judged = verdict(record["run"], dataset, result, epochs, settings["epochs"], images)
     facts = [
-        f"**{percent(result)} top-1**{' on held-out images' * settings['hold_out']} "
-        f"(95% interval {percent_range(*interval(result, images))})",
-        *([f"published {percent(row['last'])}"] if row else []),
-        *([f"**{judged.text}**"] if judged.text else []),
-        *([] if "epochs" in judged.text else [f"{epochs} epoch{'s' * (epochs != 1)}"]),
+        Markup("<strong>{} top-1</strong>{} (95% interval {})").format(
+            percent(result), " on held-out images" * settings["hold_out"], percent_range(*interval(result, images))
+        ),
+        f"published {percent(row['last'])}" if row else "",
+        Markup("<strong>{}</strong>").format(verdict_mark(*judged)) if judged.text else "",
+        "" if "epochs" in judged.text else f"{epochs} epoch{'s' * (epochs != 1)}",
         duration(record["seconds"]),
     ]
+    line = Markup('<p class="answer">{}</p>').format(Markup(" · ").join(filter(None, facts)))
     note = DATASETS[dataset].note
-    return [" · ".join(facts), *([f"> {note}"] if note else [])]
+    return f'{line}\n\n<div class="banner">\n\n{note}\n\n</div>' if note else line
 
 
 def dataset_of(record: Record) -> str:
