@@ -10,8 +10,7 @@ from records import BASELINE, leave, planned
 
 from tinyclf.experiments.catalog import ablation
 from tinyclf.experiments.settings import Settings
-from tinyclf.report.ablations import COLUMNS, ablation_table, standard_error, with_gain
-from tinyclf.report.figures import ablation_bars
+from tinyclf.report.ablations import COLUMNS, ablation_table, compare, compute_figure, precision, summary
 from tinyclf.report.html import table
 from tinyclf.utils.paths import PROJECT
 
@@ -62,34 +61,63 @@ def test_what_was_changed_for_a_run_is_told():
     assert row["changed"].endswith("momentum = 0.8") and "-p momentum=0.8" in row["command"]
 
 
-def test_a_gain_is_over_the_base_and_the_figure_has_the_same_numbers():
+def compared(dataset="mini"):
+    rows = ablation_table(dataset)
+    return compare(rows[rows["recipe"] != ""], dataset).set_index("ablation", drop=False)
+
+
+def test_a_gain_is_over_the_base_and_those_of_equal_compute_are_ranked():
     leave_all()
-    rows = ablation_table("mini")
-    rows = with_gain(rows[rows["recipe"] != ""]).set_index("ablation", drop=False)
-    assert rows["gain"].tolist()[1:] == pytest.approx([0.15, -0.25]) and math.isnan(rows["gain"].iloc[0])
-    text = repr(table(rows, COLUMNS))
-    assert "35.00 ± 7.07%" in text and "+15.00" in text and "-25.00" in text
-    figure, words, data = ablation_bars(rows)
-    expected = "slower 50.0%, no-smoothing 35.0%, still-slower 25.0%."
-    assert words == f"Held-out accuracy of the ablations of fast-scratch: {expected}"
-    assert list(data["ablation"]) == ["still-slower", "no-smoothing", "slower"]
-    assert len(figure.axes[0].containers) == 3
+    rows = compared()
+    assert rows.index.tolist() == ["slower", "no-smoothing", "still-slower"]  # of equal compute, the best first
+    assert rows["gain"].tolist() == pytest.approx([0.15, math.nan, -0.25], nan_ok=True)
+    assert rows["behind"].tolist() == pytest.approx([0, 0.15, 0.25]) and set(rows["group_size"]) == {3}
+    texts = table(rows, COLUMNS).texts
+    assert texts["at equal compute"].tolist() == ["best of 3", "-15.00", "-25.00"]
+    assert texts["over its base"].tolist() == ["+15.00", "", "▼\u00a0-25.00"]  # 40 images: 2 errors are 22 points
+    assert "35.00 ± 7.07%" in repr(table(rows, COLUMNS)) and "The best of 3, **slower** has 50.00%" in summary(rows)
+
+
+def test_a_gain_at_other_compute_says_so_and_has_no_colour():
+    leave("fast-scratch.slower", planned("fast-scratch.slower"), (0.1, 0.2))
+    leave("fast-scratch.still-slower", planned("fast-scratch.still-slower"), (0.1, 0.2, 0.9))
+    rows = compared()
+    assert rows["group_size"].tolist() == [1, 1] and rows["times"].iloc[1] == 1.5
+    told = table(rows, COLUMNS)
+    assert told.texts["over its base"][1] == "+70.00 at 1.50x the compute" and 'class="above"' not in told.data
+
+
+def test_compute_within_two_per_cent_is_equal_and_no_chain_of_it():
+    leave("fast-scratch.slower", planned("fast-scratch.slower"))
+    (row,) = ablation_table("mini").to_dict("records")
+    shares = [1.0, 1.015, 1.03, 1.04, 1.06]
+    rows = compare(pd.DataFrame([row | {"ablation": str(share), "share": share} for share in shares]), "mini")
+    assert rows["group_size"].tolist() == [2, 2, 2, 2, 1]
+
+
+def test_the_figure_has_compute_accuracy_and_error_and_marks_the_chosen_one():
+    for name in ("fast-scratch.four", "fast-scratch.four-from-16"):
+        leave(name, planned(name, "tiny-imagenet"), (0.1, 0.5))
+    rows = compared("tiny-imagenet")
+    assert rows["chosen"].to_dict() == {"four": False, "four-from-16": True}
+    figure, words, data = compute_figure(rows)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["ablation, ± 1 standard error", "chosen as the recipe, ± 1 standard error"]
+    assert "four-from-16 50.0% at 13.3%" in words and data["error"].tolist() == pytest.approx([0.25 / 10**0.5] * 2)
+    assert "chosen as the recipe" in table(rows, COLUMNS).data
 
 
 def test_the_standard_error_is_that_of_other_samples_of_images():
     leave_all()
-    rows = ablation_table("mini")
-    rows = rows[rows["recipe"] != ""]  # 40 images each; the accuracy of 0.5 has the largest error
+    rows = compared()  # 40 images each; the accuracy of 0.5 has the largest error
     samples = np.random.default_rng(0).binomial(40, 0.5, (2, 200_000)) / 40
     one, two = 100 * samples[0].std(), 100 * (samples[0] - samples[1]).std()
-    assert "40 images were held out" in standard_error(rows)
-    assert f"of an accuracy is up to {one:.1f} points, and that of a gain up to {two:.1f} points" in standard_error(
-        rows
-    )
+    assert "40 images were held out" in precision(rows)
+    assert f"of an accuracy is up to {one:.1f} points, and that of a difference up to {two:.1f}" in precision(rows)
 
 
 def test_without_a_run_there_is_no_row():
-    assert ablation_table("mini").empty and with_gain(ablation_table("mini")).empty
+    assert ablation_table("mini").empty and compare(ablation_table("mini"), "mini").empty
 
 
 @pytest.mark.parametrize("dataset", ["tiny-imagenet", "tiny-imagenet-20"])

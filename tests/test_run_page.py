@@ -1,18 +1,23 @@
 """A run's page: curves, results and provenance are those of its record."""
 
 import csv
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 from matplotlib import pyplot as plt
 from records import leave, planned, started_from
 
 from tinyclf.experiments.settings import Settings
-from tinyclf.report import run_page
 from tinyclf.report.comparison import chosen_runs, comparison, result_table, settings_that_differ
-from tinyclf.report.figures import experiment_curves, reliability, run_curves, svg
-from tinyclf.report.run_page import evaluation_table, history_table, provenance, settings_table
+from tinyclf.report.evaluation import block_order, class_table, commonest, confusion_shares, heat_map, reliability
+from tinyclf.report.figures import experiment_curves, run_curves, svg
+from tinyclf.report.run_page import commit_link, evaluation_table, headline, history_table, provenance, settings_table
 from tinyclf.report.runs import history_frame, load_histories
+from tinyclf.utils.environment import public_origin
 from tinyclf.utils.errors import TinyclfError
 
 
@@ -82,6 +87,7 @@ def test_several_runs_share_a_figure():
 def test_the_evaluation_has_a_column_for_each_way_to_evaluate():
     plain = leave("preprocessing", planned("preprocessing"))
     assert list(evaluation_table(plain).texts) == ["", "validation, 128x128"]
+    assert "top-1 accuracy" not in repr(evaluation_table(plain)), "the headline has it"
     result = {"top1": 0.3, "top5": 0.6, "loss": 3.0, "calibration_error": 0.01}
     record = leave("preprocessing", planned("preprocessing"), flip_tta=result, other_sizes={"64": result})
     texts = evaluation_table(record).texts
@@ -123,17 +129,59 @@ def write(path, *rows):
         csv.writer(file).writerows(rows)
 
 
-def test_confusions_are_told_in_words_the_commonest_first(reports):
+def leave_tables(reports, classes, confusions):
     record = leave("mine", Settings(epochs=2))
-    write(
-        reports / "mine/classes.csv",
-        ("wnid", "words", "images", "correct", "accuracy"),
-        ("a", "ant, emmet", 10, 5, 0.5),
-        ("b", "bee", 10, 9, 0.9),
+    write(reports / "mine/classes.csv", ("wnid", "words", "images", "correct", "accuracy"), *classes)
+    write(reports / "mine/confusion.csv", ("wnid", "predicted", "images"), *confusions)
+    return record
+
+
+def test_confusions_are_told_in_one_word_a_class_the_commonest_first(reports):
+    classes = ("a", "ant, emmet", 10, 5, 0.5), ("b", "bee", 10, 9, 0.9), ("c", "cat", 10, 10, 1.0)
+    record = leave_tables(reports, classes, [("b", "a", 1), ("a", "b", 4), ("a", "c", 1)])
+    assert commonest(record).texts.to_numpy().tolist()[:2] == [["ant", "bee", "40%"], ["bee", "ant", "10%"]]
+    rows = class_table(record)
+    assert rows.texts["class"].tolist() == ["ant", "bee", "cat"] and 'class="sortable"' in rows.data
+    assert rows.texts["most often taken for"].tolist() == ["bee, 40%", "ant, 10%", ""]
+    assert confusion_shares(record).to_numpy().tolist() == [[0.5, 0.4, 0.1], [0.1, 0.9, 0.0], [0.0, 0.0, 1.0]]
+    figure, text, data = heat_map(record)
+    assert "3 classes" in text and "ant as bee, 40%" in text and len(data) == 6
+    assert sorted(label.get_text() for label in figure.axes[0].get_yticklabels()) == ["ant", "bee", "cat"]
+
+
+def test_classes_that_are_confused_become_blocks():
+    rng = np.random.default_rng(0)
+    groups = rng.permutation(np.arange(24) % 4)
+    shares = np.where(groups[:, None] == groups, 0.1, 0.001) * rng.uniform(0.5, 1, (24, 24))
+    order = block_order(shares)
+    assert sorted(order) == list(range(24))
+    assert (np.diff(groups[order]) != 0).sum() == 3, "each group in one piece"
+    assert sorted(block_order(np.eye(5))) == [0, 1, 2, 3, 4]  # nothing is confused
+
+
+def test_the_headline_has_result_interval_published_verdict_epochs_and_time():
+    record = leave("baseline-scratch", planned("baseline-scratch", "tiny-imagenet"), (0.1,) * 14 + (0.259,))
+    record["data"]["val"] = 10_000
+    told = headline(record)
+    assert Markup(told).striptags() == (
+        "25.90% top-1 (95% interval 25.1 to 26.8%) · published 25.94% · reproduced · 15 epochs · 93 s"
     )
-    write(reports / "mine/confusion.csv", ("wnid", "predicted", "images"), ("b", "a", 1), ("a", "b", 5))
-    rows = run_page.confusions(record).texts.to_numpy().tolist()
-    assert rows == [["ant, emmet", "bee", "5", "50%"], ["bee", "ant, emmet", "1", "10%"]]
+    record = leave("baseline-scratch", planned("baseline-scratch", "tiny-imagenet"), (0.05, 0.2))
+    record["data"]["val"] = 10_000
+    assert 'class="above"' in headline(record) and "2 of 15 epochs so far" in headline(record)
+
+
+def test_on_a_data_set_that_does_not_compare_the_headline_tells_what_it_is_and_nothing_published():
+    told = headline(leave("baseline-scratch", planned("baseline-scratch")))
+    assert "published 2" not in told and "reproduced" not in told and "synthetic data set" in told
+
+
+def test_a_commit_is_linked_to_the_public_repository_that_the_checkout_comes_from(monkeypatch):
+    assert commit_link(None) == "not a git checkout"
+    monkeypatch.setattr("tinyclf.report.run_page.public_origin", lambda: "")
+    assert commit_link("abc-dirty") == "abc-dirty"
+    monkeypatch.setattr("tinyclf.report.run_page.public_origin", lambda: "https://github.com/some/one")
+    assert commit_link("abc-dirty") == '<a href="https://github.com/some/one/commit/abc">abc-dirty</a>'
 
 
 def test_reliability_is_in_per_cent(reports):
@@ -158,3 +206,44 @@ def test_a_comparison_has_a_column_for_each_run_and_differences_to_the_first():
     for names, message in ((["one"], "nothing to compare"), (["one", "three"], "run on mini = 'three'")):
         with pytest.raises(TinyclfError, match=message):
             chosen_runs(names, "mini")
+
+
+@pytest.mark.parametrize(
+    ("remote", "address"),
+    [
+        ("https://someone:secret@github.com/some/one.git", "https://github.com/some/one"),
+        ("git@github.com:some/one.git", "https://github.com/some/one"),
+        ("ssh://git@codeberg.org/some/one", "https://codeberg.org/some/one"),
+        ("https://git.example.org/some/one.git", ""),
+        ("/somewhere/here", ""),
+    ],
+)
+def test_the_origin_is_told_without_secrets_and_only_where_it_is_public(tmp_path, monkeypatch, remote, address):
+    for command in (["init", "-q"], ["remote", "add", "origin", remote]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    monkeypatch.setattr("tinyclf.utils.environment.PROJECT", tmp_path)
+    assert public_origin() == address
+
+
+def test_figures_do_not_take_the_users_matplotlibrc(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 30\n")
+    code = """
+import matplotlib.pyplot as plt
+import pandas as pd
+from tinyclf.report.figures import experiment_curves, svg
+assert plt.rcParams["text.usetex"]
+epochs = {"run": "mine", "dataset": "mini", "epoch": [1, 2], "train_loss": 1.0, "val_loss": 1.0}
+histories = pd.DataFrame(epochs | {"train_accuracy": 0.1, "val_accuracy": [0.2, 0.3]})
+print(hash("".join(svg(one.figure) for one in experiment_curves("mine", histories))))
+"""
+    both = [
+        subprocess.run(
+            [sys.executable, "-c", code.replace("assert", "assert" if rc else "assert not")],
+            env=os.environ | {"PYTHONHASHSEED": "0"} | ({"MATPLOTLIBRC": str(tmp_path)} if rc else {}),
+            capture_output=True,
+            text=True,
+        )
+        for rc in (False, True)
+    ]
+    assert [one.returncode for one in both] == [0, 0], both[1].stderr
+    assert both[0].stdout == both[1].stdout

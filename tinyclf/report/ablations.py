@@ -70,8 +70,8 @@ def compare(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
     groups = table.groupby("group")["accuracy"]
     bases = table.drop_duplicates("ablation", keep=False).set_index("ablation")  # no two of a name
     table = table.assign(
-        group_size=groups.transform("size"),
-        behind=groups.transform("max") - table["accuracy"],
+        group_size=table["group"].map(groups.size()),
+        behind=table["group"].map(groups.max()) - table["accuracy"],
         gain=table["accuracy"] - table["base"].map(bases["accuracy"]),
         times=table["share"] / table["base"].map(bases["share"]),
         chosen=table["ablation"] == (catalog.chosen(table["recipe"].iloc[0], dataset) if len(table) else ""),

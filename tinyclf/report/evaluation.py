@@ -98,7 +98,7 @@ def commonest(record: Record, count: int = 10) -> Table:
     columns = [
         Column("class", lambda row: words[row["wnid"]], number=False),
         Column("taken for", lambda row: words[row["predicted"]], number=False),
-        Column("images", lambda row: percent(shares.loc[row["wnid"], row["predicted"]], 0)),
+        Column("share", lambda row: percent(shares.loc[row["wnid"], row["predicted"]], 0)),
     ]
     return table(rows, columns)
 

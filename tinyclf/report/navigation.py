@@ -6,6 +6,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from tinyclf.data.registry import DATASETS
 from tinyclf.experiments import catalog
 from tinyclf.experiments.catalog import Experiment
 from tinyclf.experiments.names import family
@@ -41,7 +42,7 @@ def connect(dataset_folder: Path, run: str) -> None:
     place = runs.index(run)
     for number in range(max(0, place - 1), min(len(runs), place + 2)):
         page = dataset_folder / runs[number] / "index.html"
-        nav = PIECES.nav(dataset, *(run_anchor(runs, number + step, experiments) for step in (-1, 1)))
+        nav = PIECES.nav(DATASETS[dataset].title, *(run_anchor(runs, number + step, experiments) for step in (-1, 1)))
         atomic_write(page, NAV.sub(nav.replace("\\", r"\\"), page.read_text(encoding="utf-8"), count=1))
 
 

@@ -106,7 +106,7 @@ def dataset_of(record: Record) -> str:
 
 def title_of(run: str, dataset: str) -> str:
     """The heading of a run's page: the title of its experiment, with its seed, or its own name, and the data set."""
-    return f"{run_title(run, catalog.read_experiments(dataset))}, on {dataset}"
+    return f"{run_title(run, catalog.read_experiments(dataset))}, on {DATASETS[dataset].title}"
 
 
 def show_confusions(record: Record) -> None:
