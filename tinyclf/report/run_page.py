@@ -94,7 +94,7 @@ def headline(record: Record) -> str:
         "" if "epochs" in judged.text else f"{epochs} epoch{'s' * (epochs != 1)}",
         duration(record["seconds"]),
     ]
-    line = Markup('<p class="answer">{}</p>').format(Markup(" · ").join(filter(None, facts)))
+    line = Markup('<p class="answer result">{}</p>').format(Markup(" · ").join(filter(None, facts)))
     note = DATASETS[dataset].note
     return f'{line}\n\n<div class="banner">\n\n{note}\n\n</div>' if note else line
 
