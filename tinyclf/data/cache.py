@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -28,9 +29,12 @@ from tinyclf.data.synthetic import make_dataset
 from tinyclf.data.tiny_imagenet import TinyImageNet, locate_or_download, refuse_images
 from tinyclf.utils import paths
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import atomic_folder, locked
+from tinyclf.utils.files import atomic_folder
+from tinyclf.utils.locks import locked
 
 FORMAT = 1  # raise it when the content of a cache changes
+MARKER = ".tinyclf"  # says that a folder is a cache of ours; FILES are the others in it
+FILES = re.compile(r"meta\.json|(train|val)_(images|labels)\.npy")
 IMAGE_BYTES = SIDE * SIDE * 3
 BATCH = 500  # images written and hashed at a time
 
@@ -178,7 +182,7 @@ def _pack(path: Path, layout: Layout, target: Path, name: str) -> Packed:
     classes, class_names = splits["train"].classes, splits["train"].class_names
     digest = hashlib.sha256(json.dumps(classes).encode())
     faults: list[str] = []
-    with atomic_folder(target) as folder:
+    with atomic_folder(target, MARKER, FILES) as folder:
         with tqdm(total=total, desc="packing", unit=" images", disable=None) as bar:
             for split, images in splits.items():
                 _write_split(images, folder / split, digest, faults, bar)

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import locked
+from tinyclf.utils.locks import locked
 
 # Address, size and md5 of the official archive, from the data set's authors at Stanford (CS231n).
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"

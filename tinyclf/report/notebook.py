@@ -16,7 +16,8 @@ from traitlets.config import Config
 
 from tinyclf.experiments.catalog import Experiment
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import atomic_write, locked, writable
+from tinyclf.utils.files import atomic_write, writable
+from tinyclf.utils.locks import locked
 
 OVERWRITTEN = re.compile(r"[^\n\r]*\r(?!\n)")  # by what comes after it, as on a terminal
 FAILED = ("failed.ipynb", "failed.html")  # what a run that failed leaves; not committed
