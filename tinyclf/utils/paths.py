@@ -56,9 +56,10 @@ def can_be_written(folder: Path) -> bool:
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
-def tiny_imagenet_source() -> Path:
-    """Where Tiny-ImageNet is expected: `TINYCLF_DATA` (a folder or a zip), else `data/`."""
-    return user_path(os.environ.get("TINYCLF_DATA") or data_dir())
+def tiny_imagenet_sources() -> list[Path]:
+    """Where Tiny-ImageNet may be: where `TINYCLF_DATA` points (a folder or a zip), else in one of `data_dirs`."""
+    chosen = os.environ.get("TINYCLF_DATA")
+    return [user_path(chosen)] if chosen else data_dirs()
 
 
 def reports_dir() -> Path:
