@@ -13,6 +13,7 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 from tinyclf.data.registry import URL
 from tinyclf.utils.errors import TinyclfError
@@ -136,10 +137,21 @@ class ZipSource:
 Source = FolderSource | ZipSource
 
 
+_OPEN: WeakValueDictionary[tuple[Path, int, int], ZipSource] = WeakValueDictionary()
+
+
 def open_source(path: Path) -> Source:
-    """Opens the data set in `path`, a folder with `wnids.txt` in it or a zip with one such folder in it."""
+    """Opens the data set in `path`, a folder with `wnids.txt` in it or a zip with one such folder in it.
+
+    The splits of a zip share one source: its directory of 120,000 files takes a second or more to read.
+    """
     path = Path(path).absolute()
-    return FolderSource(path) if path.is_dir() else ZipSource(path)
+    if path.is_dir():
+        return FolderSource(path)
+    key = (path, path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (path, 0, 0)
+    if (source := _OPEN.get(key)) is None:
+        _OPEN[key] = source = ZipSource(path)
+    return source
 
 
 def looks_like(folder: Path) -> str:

@@ -118,7 +118,7 @@ def clean_notebook(path: Path, experiment: Experiment) -> None:
     for key in ("input_path", "output_path"):
         notebook.metadata.get("papermill", {}).pop(key, None)
     weights, text = experiment.parameters.get("weights", ""), nbformat.writes(notebook)
-    path.write_text(text.replace(weights, os.path.basename(weights)) if os.sep in weights else text)
+    path.write_text(text.replace(weights, os.path.basename(weights)) if os.sep in weights else text, "utf-8")
 
 
 def render(path: Path, title: str) -> str:
