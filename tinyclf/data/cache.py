@@ -32,7 +32,7 @@ from tinyclf.data.registry import SIDE, Layout, dataset_info
 from tinyclf.data.tiny_imagenet import TinyImageNet, refuse_images
 from tinyclf.utils import paths
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import atomic_folder, refuse_foreign, remove_own, writable
+from tinyclf.utils.files import atomic_folder, refuse_foreign, remove_own, remove_partial, writable
 from tinyclf.utils.locks import locked
 
 FORMAT = 2  # raise it when the content of a cache changes
@@ -266,9 +266,12 @@ def _write_split(split: TinyImageNet, stem: Path, digest: "hashlib._Hash", fault
 def _remove_outdated(source: Path, target: Path) -> None:
     """Removes the caches of what `source` was before, but those in use, and any folder that is not a cache of ours."""
     for folder in target.parent.iterdir():
-        if not re.fullmatch("[0-9a-f]{16}", folder.name) or folder == target:
+        if not re.fullmatch(r"[0-9a-f]{16}(\.partial)?", folder.name) or folder == target:
             continue
         with suppress(OSError, ValueError, TinyclfError, AttributeError):
+            if folder.suffix:  # nobody else is packing: a killed process left it
+                remove_partial(folder.with_suffix(""), MARKER, FILES)
+                continue
             refuse_foreign(folder, MARKER, FILES)
             meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
             if meta.get("source") == str(source):

@@ -62,10 +62,8 @@ def atomic_folder(path: Path, marker: str, ours: re.Pattern[str]) -> Iterator[Pa
     the folder, of all files that it may have. What is in the way and is not ours raises TinyclfError, and stays.
     To be used by one process at a time: under a lock.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    within = re.compile(f"((new|old)/)?({re.escape(marker)}|{ours.pattern})")
     refuse_foreign(path, marker, ours)
-    remove_own(partial, marker, within)  # a killed process may have left one
+    partial = remove_partial(path, marker, ours)
     try:
         for folder in (partial, partial / "new"):
             folder.mkdir(parents=True)
@@ -76,6 +74,13 @@ def atomic_folder(path: Path, marker: str, ours: re.Pattern[str]) -> Iterator[Pa
         (partial / "new").rename(path)
     finally:
         _remove(partial, marker)
+
+
+def remove_partial(path: Path, marker: str, ours: re.Pattern[str]) -> Path:
+    """Remove what a killed process left of `atomic_folder(path, ...)`, if there is any; returns its path."""
+    partial = path.with_name(f"{path.name}.partial")
+    remove_own(partial, marker, re.compile(f"((new|old)/)?({re.escape(marker)}|{ours.pattern})"))
+    return partial
 
 
 def remove_own(folder: Path, marker: str, ours: re.Pattern[str]) -> None:
