@@ -27,7 +27,7 @@ def cleaned_cell(cell: dict[str, Any]) -> dict[str, Any]:
 
 def fault(path: Path) -> str:
     """What is not clean in a notebook, and what to do about it; empty where all is."""
-    notebook = json.loads(path.read_text())
+    notebook = json.loads(path.read_text("utf-8"))
     cells = [str(number) for number, cell in enumerate(notebook["cells"], 1) if cell != cleaned_cell(cell)]
     found = [f"outputs, execution counts or metadata in cells {' '.join(cells)}"] if cells else []
     if notebook["metadata"] != METADATA:
@@ -38,8 +38,8 @@ def fault(path: Path) -> str:
 
 def clean(path: Path) -> None:
     """Clean a notebook in place, in the format that Jupyter writes."""
-    notebook = cleaned(json.loads(path.read_text()))
-    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    notebook = cleaned(json.loads(path.read_text("utf-8")))
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from measure import Row, peak_memory, rounds
 from results import AGAINST, MEMORY, page, plot
 from sample import Data, open_data, write_sample
 
-from tinyclf.data.annotations import locate
+from tinyclf.data.locate import locate
 from tinyclf.data.registry import TINY_IMAGENET
 from tinyclf.report.figures import svg
 from tinyclf.utils import environment, files, paths
@@ -40,7 +40,9 @@ def main(dataset: str = "", seconds: float = 45, only: list[str] | None = None) 
     """
     for measure in only or []:
         one_of("only", measure, MEASURES)
-    dataset = dataset or ("tiny-imagenet" if locate(paths.tiny_imagenet_source(), TINY_IMAGENET) else "mini")
+    dataset = dataset or (
+        "tiny-imagenet" if any(locate(root, TINY_IMAGENET) for root in paths.tiny_imagenet_sources()) else "mini"
+    )
     if str(EXTRA) not in sys.path:
         sys.path.append(str(EXTRA))  # last, so that nothing of it stands before what tinyclf uses
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

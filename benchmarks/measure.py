@@ -112,7 +112,7 @@ def rounds(
 def others_seconds() -> float:
     """CPU seconds, since the machine started, of all but this process and its former children; 0 if not on Linux."""
     with suppress(OSError):
-        user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split()[1:9])
+        user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text("utf-8").split()[1:9])
         return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
     return 0.0
 
@@ -147,11 +147,11 @@ def measured(pipe: Any, job: Callable[..., None], arguments: tuple) -> None:
 def proportional(pid: int | None) -> float:
     """MiB of a process and its children now, memory that they share counted once; 0 where the system does not say."""
     with suppress(OSError):
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()
         return kilobytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") / 1024 + sum(proportional(int(c)) for c in children)
     return 0.0
 
 
 def kilobytes(file: Path, key: str) -> int:
     """The number that a file of /proc gives in kB; 0 where it has no such line, as of a process that ended."""
-    return next((int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(key)), 0)
+    return next((int(line.split()[1]) for line in file.read_text("utf-8").splitlines() if line.startswith(key)), 0)

@@ -37,7 +37,7 @@ def markdown_table(frame: pd.DataFrame) -> str:
 
 def replace_table(page: Path, name: str, table: str) -> None:
     """Write a table into `page` in place of the one of that name."""
-    before, mark, rest = page.read_text().partition(f"<!-- {name} -->\n")
+    before, mark, rest = page.read_text("utf-8").partition(f"<!-- {name} -->\n")
     files.atomic_write(page, before + mark + table + END + rest.partition(END)[2])
 
 

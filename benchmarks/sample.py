@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyclf.data.cache import PackedSplit, load_data, locate_dataset
+from tinyclf.data.cache import PackedSplit, load_data
+from tinyclf.data.locate import locate_dataset
 from tinyclf.data.tiny_imagenet import TinyImageNet
 
 SPLITS = ("train", "val")

@@ -103,7 +103,7 @@ def main(
     about = describe(torch.device("cpu"))
     hardware, memory = about["hardware"], os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     machine = f"{hardware['name']}, {hardware['threads']} threads, {memory:.0f} GB of memory"
-    with TABLE.open("w", newline="") as file:
+    with TABLE.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["measure", "images a second", "memory, GB", "machine"], lineterminator="\n")
         writer.writeheader()
         writer.writerows(row | {"machine": machine} for row in rows)

@@ -68,6 +68,6 @@ def page(text: str, datasets: list[str], project: str) -> str:
 
 
 if __name__ == "__main__":
-    FIGURE.write_text(figure())
+    FIGURE.write_text(figure(), "utf-8")
     for path, (datasets, project) in PAGES.items():
-        path.write_text(page(path.read_text(), datasets, project))
+        path.write_text(page(path.read_text("utf-8"), datasets, project), "utf-8")

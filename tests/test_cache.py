@@ -18,8 +18,9 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from tinyclf.data import cache, registry
+from tinyclf.data import cache, packing, registry
 from tinyclf.data.cache import Packed, PackedSplit
+from tinyclf.data.loader import ImageLoader
 from tinyclf.utils.errors import TinyclfError
 
 fork = multiprocessing.get_context("fork")
@@ -28,7 +29,7 @@ fork = multiprocessing.get_context("fork")
 @pytest.fixture(autouse=True)
 def own_data_dir(tmp_path, monkeypatch) -> Path:
     """No test may write to the project's `data/`."""
-    monkeypatch.setattr(cache.paths, "data_dir", lambda: tmp_path / "data")
+    monkeypatch.setattr(cache.paths, "data_dirs", lambda: [tmp_path / "data"])
     return tmp_path / "data"
 
 
@@ -76,14 +77,59 @@ def test_a_cache_is_written_once(small, monkeypatch):
     assert again.fingerprint == first.fingerprint and np.array_equal(again.val.images, first.val.images)
 
 
-def test_a_stale_cache_is_replaced(small):
+def test_a_stale_cache_is_replaced_but_not_under_one_that_uses_it(small):
     before = pack(small.folder, small)
+    old = before.train.images.copy()
     changed = small.folder / "train/n01/images/n01_0.JPEG"
     Image.new("RGB", (64, 64), "red").save(changed, "JPEG")
     after = pack(small.folder, small)
     assert np.array_equal(after.train.images[0], Image.open(changed)) and after.fingerprint != before.fingerprint
-    assert len(folders(cache_of(small.folder))) == 1
-    assert not np.array_equal(before.train.images[0], after.train.images[0])  # who has the old one open keeps it
+    assert len(folders(cache_of(small.folder))) == 2
+    batch = next(ImageLoader(before.val.images, before.val.labels, 12).epoch()).images  # opens its file only now
+    assert np.array_equal(before.train.images, old) and batch.shape == (12, 3, 64, 64)
+    del before, batch
+    os.utime(changed)
+    packed = pack(small.folder, small)  # `after` is held, and the one before it no more
+    assert len(folders(cache_of(small.folder))) == 2 and packed.fingerprint == after.fingerprint
+
+
+def test_folder_and_zip_side_by_side_do_not_pack_in_turn(small, monkeypatch):
+    shutil.copy(small.zip, small.folder.parent)
+    both = [small.folder, small.folder.parent / "small.zip"]
+    packed = [pack(path, small) for path in both]
+    monkeypatch.delattr(cache, "_pack")
+    for _ in range(2):
+        assert [pack(path, small).fingerprint for path in both] == [packed[0].fingerprint] * 2
+    del packed
+
+
+def test_no_folder_of_the_users_is_removed(small):
+    """Whatever its name, and behind a link as well."""
+    disk = small.zip.parent / "disk"
+    cache_of(small.zip).symlink_to(disk)
+    kept = [disk / name for name in ("photos", "0123456789abcdef", "fedcba9876543210")]
+    for folder in kept:
+        folder.mkdir(parents=True)
+        (folder / "x").write_text("precious")
+    meta = json.dumps({"source": str(small.zip)})
+    (kept[1] / "meta.json").write_text(meta)
+    (kept[2] / "meta.json").write_text(meta)
+    (kept[2] / cache.MARKER).write_text("tinyclf\n")
+    packed = pack(small.zip, small)
+    os.utime(small.zip)
+    assert pack(small.zip, small).fingerprint == packed.fingerprint
+    assert all((folder / "x").read_text() == "precious" for folder in kept)
+
+
+def test_what_is_in_the_place_of_a_cache_is_named_and_stays(small):
+    pack(small.zip, small)
+    [key] = folders(cache_of(small.zip))
+    shutil.rmtree(cache_of(small.zip) / key)
+    (cache_of(small.zip) / key).mkdir()
+    (cache_of(small.zip) / key / "x").write_text("precious")
+    with pytest.raises(TinyclfError, match=rf"{key} was not made by tinyclf.*move it away"):
+        pack(small.zip, small)
+    assert (cache_of(small.zip) / key / "x").read_text() == "precious"
 
 
 def test_a_cache_of_another_format_is_replaced(small, monkeypatch):
@@ -94,22 +140,87 @@ def test_a_cache_of_another_format_is_replaced(small, monkeypatch):
     assert len(folders(cache_of(small.zip))) == 1 and folders(cache_of(small.zip)) != old
 
 
-@pytest.mark.parametrize("name", ["train_images.npy", "val_labels.npy", "meta.json"])
-@pytest.mark.parametrize("kept", [0, 100])
-def test_a_damaged_cache_is_replaced(small, name, kept):
-    expected = pack(small.zip, small).train.images.copy()
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def edit_meta(**changed: object) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        meta = json.loads((folder / "meta.json").read_text())
+        (folder / "meta.json").write_text(json.dumps(meta | changed))
+
+    return edit
+
+
+def with_labels(labels: np.ndarray) -> Callable[[Path], None]:
+    """Labels that even have the right digests."""
+
+    def edit(folder: Path) -> None:
+        meta = json.loads((folder / "meta.json").read_text())
+        np.save(folder / "train_labels.npy", labels)
+        digest = hashlib.sha256(json.dumps(meta["classes"]).encode())
+        for name in ("train_images", "train_labels", "val_images", "val_labels"):
+            digest.update(np.load(folder / f"{name}.npy").tobytes())
+        del meta["sha256"]
+        meta["fingerprint"] = digest.hexdigest()
+        (folder / "meta.json").write_text(json.dumps(meta | {"sha256": cache._digest_of(meta)}))
+
+    return edit
+
+
+def other_pixels(folder: Path) -> None:
+    np.save(folder / "val_images.npy", np.load(folder / "val_images.npy")[::-1])
+
+
+DAMAGES = {
+    "cut": lambda folder: os.truncate(folder / "train_images.npy", 100),
+    "empty": lambda folder: os.truncate(folder / "val_labels.npy", 0),
+    "one label less": lambda folder: np.save(folder / "val_labels.npy", np.zeros(11, np.int64)),
+    "a flipped label": lambda folder: flip(folder / "train_labels.npy", -8),
+    "a flipped pixel": lambda folder: flip(folder / "train_images.npy", -1),
+    "a flipped header": lambda folder: flip(folder / "train_images.npy", 20),
+    "other pixels": other_pixels,
+    "float labels": with_labels(np.zeros(48)),
+    "a label too high": with_labels(np.full(48, 259)),
+    "a negative label": with_labels(np.full(48, -1)),
+    "meta cut": lambda folder: os.truncate(folder / "meta.json", 100),
+    "meta of another kind": lambda folder: (folder / "meta.json").write_text("[]"),
+    "meta of bytes": lambda folder: (folder / "meta.json").write_bytes(b"\xff\xfe{"),
+    "meta deep": lambda folder: (folder / "meta.json").write_text("[" * 100_000),
+    "other words": edit_meta(class_names=["a", "b", "c", "d"]),
+    "another fingerprint": edit_meta(fingerprint="0" * 64),
+    "a file missing": lambda folder: (folder / "val_images.npy").unlink(),
+    "a file is a folder": lambda folder: ((folder / "meta.json").unlink(), (folder / "meta.json").mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_cache_is_named_and_packed_again(small, damage, capsys):
+    before = pack(small.zip, small)
+    expected, fingerprint, labels = before.train.images.copy(), before.fingerprint, before.train.labels
     [key] = folders(cache_of(small.zip))
-    os.truncate(cache_of(small.zip) / key / name, kept)
+    damage(cache_of(small.zip) / key)
+    capsys.readouterr()
     packed = pack(small.zip, small)
-    assert np.array_equal(packed.train.images, expected) and len(packed.val.labels) == 12
+    assert np.array_equal(packed.train.images, expected) and np.array_equal(packed.train.labels, labels)
+    assert packed.fingerprint == fingerprint and packed.class_names == before.class_names
+    errors = capsys.readouterr().err
+    assert errors.count(f"{cache_of(small.zip) / key} cannot be used") == 1 and errors.count("packing 60 images") == 1
+    assert len(folders(cache_of(small.zip))) == 1
 
 
-def test_a_cache_with_other_numbers_is_replaced(small):
+@pytest.mark.parametrize("name", ["train_images", "train_labels", "val_images", "val_labels"])
+def test_no_byte_of_a_header_goes_unseen(small, name):
     pack(small.zip, small)
     [key] = folders(cache_of(small.zip))
-    path = cache_of(small.zip) / key / "train_images.npy"
-    np.save(path, np.load(path)[1:])
-    assert len(pack(small.zip, small).train.images) == 48
+    path = cache_of(small.zip) / key / f"{name}.npy"
+    for position in range(128):
+        flip(path, position)
+        assert cache._open(path.parent, small.layout, "small", report=False) is None
+        flip(path, position)
+    assert cache._open(path.parent, small.layout, "small") is not None
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
@@ -148,21 +259,69 @@ def test_a_disk_known_to_be_too_small_is_not_written_to(small, monkeypatch):
     assert os.listdir(small.zip.parent) == ["small.zip"]
 
 
-def test_beside_a_read_only_source_the_data_folder_is_used(small, own_data_dir, monkeypatch):
-    """Root may write anywhere, so the refusal is made up; on a mount that is read-only it is the same error."""
-    lock = cache._lock
+def test_beside_a_read_only_source_the_data_folder_is_used(small, own_data_dir, monkeypatch, capsys):
+    """Root may write anywhere, so the refusal is made up."""
+    probe = cache.writable
 
-    def refuse(folder: Path):
-        if folder == cache_of(small.zip):
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        return lock(folder)
+    def refuse(folder: Path) -> Path:
+        if folder == small.zip.parent:
+            raise TinyclfError("Read-only file system")
+        return probe(folder)
 
-    monkeypatch.setattr(cache, "_lock", refuse)
+    monkeypatch.setattr(cache, "writable", refuse)
     packed = pack(small.zip, small)
     assert Path(packed.train.images.filename).is_relative_to(own_data_dir / "small.packed")
+    assert f"into {own_data_dir / 'small.packed'}" in capsys.readouterr().err
     assert os.listdir(small.zip.parent) == ["small.zip"]
     monkeypatch.delattr(cache, "_pack")
     assert pack(small.zip, small).fingerprint == packed.fingerprint
+
+
+def test_where_nothing_can_be_written_every_place_is_named(small, own_data_dir, monkeypatch):
+    def refuse(folder: Path) -> Path:
+        raise TinyclfError("Read-only file system")
+
+    monkeypatch.setattr(cache, "writable", refuse)
+    with pytest.raises(TinyclfError, match=rf"{small.zip.parent}, {own_data_dir}: make one writable"):
+        pack(small.zip, small)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_several_processes_decode_what_one_decodes(small, monkeypatch, kind):
+    expected = pack(getattr(small, kind), small)
+    shutil.rmtree(cache_of(getattr(small, kind)))
+    monkeypatch.setattr(packing, "ENOUGH", 10)
+    monkeypatch.setattr(packing, "BATCH", 5)
+    monkeypatch.setattr(packing, "_processes", lambda: 3)
+    packed = pack(getattr(small, kind), small)
+    assert packed.fingerprint == expected.fingerprint
+    assert np.array_equal(packed.train.images, expected.train.images)
+    assert np.array_equal(packed.val.images, expected.val.images)
+
+
+@pytest.mark.parametrize("fault", ["a damaged image", "a full disk", "no memory"])
+def test_what_stops_one_of_several_processes_is_told(small, monkeypatch, fault):
+    """Here by the process of images 5 to 9 and 20 to 24."""
+    decode, parent = packing._decode_batches, os.getpid()
+
+    def stop(path: Path, start: int, split: cache.TinyImageNet, first: int, step: int):
+        assert os.getpid() != parent
+        if first == 1 and fault == "a full disk":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if first == 1 and fault == "no memory":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decode(path, start, split, first, step)
+
+    monkeypatch.setattr(packing, "_decode_batches", stop)
+    monkeypatch.setattr(packing, "ENOUGH", 10)
+    monkeypatch.setattr(packing, "BATCH", 5)
+    monkeypatch.setattr(packing, "_processes", lambda: 3)
+    if fault == "a damaged image":
+        os.truncate(small.folder / "train/n02/images/n02_3.JPEG", 30)
+    expected = {"a damaged image": "n02_3.JPEG", "a full disk": "No space left", "no memory": "is there enough memory"}
+    with pytest.raises(TinyclfError, match=expected[fault]):
+        pack(small.folder, small)
+    assert not cache_of(small.folder).exists()
 
 
 def start_slow_packing(small, monkeypatch: pytest.MonkeyPatch) -> multiprocessing.Process:
@@ -170,7 +329,7 @@ def start_slow_packing(small, monkeypatch: pytest.MonkeyPatch) -> multiprocessin
     load = cache.TinyImageNet.load
     with monkeypatch.context() as slow:
         slow.setattr(cache.TinyImageNet, "load", lambda *given: time.sleep(0.05) or load(*given))
-        slow.setattr(cache, "BATCH", 2)
+        slow.setattr(packing, "BATCH", 2)
         process = fork.Process(target=pack_until_ctrl_c, args=(small,))
         process.start()
     wait_until(lambda: any(file.stat().st_size for file in cache_of(small.zip).glob("*.partial/new/train_images.npy")))
@@ -203,6 +362,7 @@ def test_what_a_killed_process_left_is_not_used_and_is_removed(small, monkeypatc
     process.join(30)
     [folder] = folders(cache_of(small.zip))
     assert folder.endswith(".partial")
+    os.utime(small.zip)  # so that the next one packs under another name
     packed = pack(small.zip, small)
     assert folders(cache_of(small.zip)) == [Path(packed.train.images.filename).parent.name]
 
@@ -290,7 +450,7 @@ def test_an_unknown_data_set_is_refused():
 
 def test_a_wrong_tinyclf_data_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYCLF_DATA", str(tmp_path / "nowhere"))
-    monkeypatch.delattr("tinyclf.data.tiny_imagenet.download_zip")
+    monkeypatch.delattr("tinyclf.data.locate.download_zip")
     with pytest.raises(TinyclfError, match=r"TINYCLF_DATA points to .*nowhere.*unset it"):
         cache.load_data("tiny-imagenet")
 
@@ -315,7 +475,7 @@ def test_without_tinyclf_data_the_set_is_downloaded(small, own_data_dir, monkeyp
 
     monkeypatch.delenv("TINYCLF_DATA", raising=False)
     replace_layout(small.layout, monkeypatch)
-    monkeypatch.setattr("tinyclf.data.tiny_imagenet.TINY_IMAGENET", small.layout)
-    monkeypatch.setattr("tinyclf.data.tiny_imagenet.download_zip", download)
+    monkeypatch.setattr("tinyclf.data.locate.TINY_IMAGENET", small.layout)
+    monkeypatch.setattr("tinyclf.data.locate.download_zip", download)
     cache.load_data("tiny-imagenet")
     assert sorted(os.listdir(own_data_dir)) == ["small.packed", "small.zip"]

@@ -12,7 +12,7 @@ import pytest
 
 from tinyclf.data.download import download
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import locked
+from tinyclf.utils.locks import locked
 
 CONTENT = np.random.default_rng(0).bytes(1_000_003)
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -91,7 +91,7 @@ def test_the_next_call_goes_on_from_what_came(server, tmp_path):
     server.drops = (600_000, 0, 0)
     with pytest.raises(TinyclfError, match=r"Start again to go on\. Or get it by hand") as error:
         fetch(server, tmp_path, tries=2)
-    assert left(tmp_path) == ["set.zip.part"] and str(tmp_path / "set.zip") in str(error.value)
+    assert left(tmp_path) == ["set.zip.tinyclf-part"] and str(tmp_path / "set.zip") in str(error.value)
     server.drops = ()
     server.asked.clear()
     assert fetch(server, tmp_path).read_bytes() == CONTENT and server.asked == ["bytes=600000-"]
@@ -121,12 +121,12 @@ def test_a_wrong_file_is_removed(server, tmp_path, content, lengths):
 
 
 def test_a_part_that_is_too_long_is_not_used(server, tmp_path):
-    (tmp_path / "set.zip.part").write_bytes(CONTENT + b"x")
+    (tmp_path / "set.zip.tinyclf-part").write_bytes(CONTENT + b"x")
     assert fetch(server, tmp_path).read_bytes() == CONTENT and server.asked == [None]
 
 
 def test_a_part_of_something_else_is_removed(server, tmp_path):
-    (tmp_path / "set.zip.part").write_bytes(b"x" * 1000)
+    (tmp_path / "set.zip.tinyclf-part").write_bytes(b"x" * 1000)
     with pytest.raises(TinyclfError, match="is not the file it should be"):
         fetch(server, tmp_path)
     assert left(tmp_path) == []
@@ -157,13 +157,28 @@ def test_a_silent_server_is_given_up(tmp_path, monkeypatch):
 
 
 def test_two_downloads_do_not_mix(server, tmp_path):
-    (tmp_path / "set.zip.part").write_bytes(CONTENT[:1000])
+    (tmp_path / "set.zip.tinyclf-part").write_bytes(CONTENT[:1000])
     with locked(tmp_path / "set.zip.lock"), pytest.raises(TinyclfError, match="Another process is downloading"):
         fetch(server, tmp_path)
     assert fetch(server, tmp_path).read_bytes() == CONTENT and server.asked == ["bytes=1000-"]
 
 
+def test_one_that_is_refused_removes_nothing_of_the_other(server, tmp_path):
+    """The first has made its file, still empty, and waits for the first byte."""
+    part = tmp_path / "set.zip.tinyclf-part"
+    with locked(tmp_path / "set.zip.lock"), pytest.raises(TinyclfError, match="Another process is downloading"):
+        part.touch()
+        fetch(server, tmp_path)
+    assert part.exists()
+
+
+def test_a_file_of_another_program_is_left_alone(server, tmp_path):
+    (tmp_path / "set.zip.part").write_bytes(b"a browser's")
+    fetch(server, tmp_path)
+    assert (tmp_path / "set.zip.part").read_bytes() == b"a browser's"
+
+
 def test_a_folder_that_cannot_be_made(server, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(TinyclfError, match=r"cannot be written .*1,000,003 bytes are needed"):
+    with pytest.raises(TinyclfError, match=r"cannot write to .*file .*get it by hand: .*1,000,003 bytes"):
         fetch(server, tmp_path / "file")

@@ -18,7 +18,7 @@ from tinyclf.experiments.catalog import Experiment
 from tinyclf.experiments.run import train_experiment
 from tinyclf.report import notebook
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import locked
+from tinyclf.utils.locks import locked
 from tinyclf.utils.paths import NOTEBOOKS
 
 FIGURE = """

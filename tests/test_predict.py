@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tinyclf.data.cache import load_data, locate_dataset
+from tinyclf.data.cache import load_data
+from tinyclf.data.locate import locate_dataset
 from tinyclf.data.tiny_imagenet import TinyImageNet
 from tinyclf.experiments import predict
 from tinyclf.experiments.predict import Predictor, read_image

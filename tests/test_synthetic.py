@@ -164,14 +164,34 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
     (tmp_path / "mini.partial" / "new" / "train").mkdir(parents=True)
-    (tmp_path / "mini.partial" / "new" / ".recipe").write_text("half")
+    for folder in (tmp_path / "mini.partial", tmp_path / "mini.partial" / "new"):
+        (folder / ".recipe").write_text("tinyclf\n")
     synthetic.make_dataset(FEW, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mini"]
 
 
+@pytest.mark.parametrize("name", ["mini", "mini.partial"])
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_folder_of_the_users_is_named_and_stays(tmp_path: Path, name: str, marked: bool) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "labels.csv").write_text("x")
+    if marked:
+        (tmp_path / name / ".recipe").write_text("tinyclf mini, version 0\n")
+    with pytest.raises(TinyclfError, match=rf"{tmp_path / name}\b.*was not .* by tinyclf.*move it away"):
+        synthetic.make_dataset(FEW, tmp_path)
+    assert (tmp_path / name / "labels.csv").read_text() == "x" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_in_the_place_of_the_set_is_named_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "mini").write_text("x")
+    with pytest.raises(TinyclfError, match=rf"{tmp_path}/mini is no folder of its own"):
+        synthetic.make_dataset(FEW, tmp_path)
+    assert (tmp_path / "mini").read_text() == "x"
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(TinyclfError, match=r"mini-pretrain cannot be written to .*file"):
+    with pytest.raises(TinyclfError, match=rf"cannot write to {tmp_path}/file "):
         synthetic.make_dataset(synthetic.PRETRAIN, tmp_path / "file")
 
 

@@ -190,7 +190,7 @@ def bench(
     sys.path.insert(0, str(PROJECT / "benchmarks"))
     import bench
 
-    print(bench.main(dataset or "", seconds, only).read_text())
+    print(bench.main(dataset or "", seconds, only).read_text("utf-8"))
 
 
 @app.command()

@@ -13,12 +13,12 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
+from tinyclf.data.registry import URL
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import locked
+from tinyclf.utils.files import writable
+from tinyclf.utils.locks import locked
 
-# Address, size and md5 of the official archive, from the data set's authors at Stanford (CS231n).
-URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
-SIZE = 248_100_043  # bytes
+SIZE = 248_100_043  # bytes, of the official archive
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 
 CHUNK = 1 << 18  # bytes read at a time
@@ -48,34 +48,35 @@ def download(
 ) -> Path:
     """Fetches `url` into `folder` and returns the file's path; does nothing where that file is already there.
 
-    `<name>.part` holds what was downloaded until the file is whole, and the next try, or the next call, goes on from
-    there. After a try without a byte it waits `pause` seconds, then twice as long and so on; `timeout` seconds of
-    silence end a connection. Raises TinyclfError after `tries` tries in a row without a byte, and for a wrong file,
-    which is removed, so that the next call starts from the beginning.
+    `<name>.tinyclf-part` holds what was downloaded until the file is whole, and the next try, or the next call, goes
+    on from there. After a try without a byte it waits `pause` seconds, then twice as long and so on; `timeout`
+    seconds of silence end a connection. Raises TinyclfError after `tries` tries in a row without a byte, and for a
+    wrong file, which is removed, so that the next call starts from the beginning.
     """
     target = Path(folder) / url.rpartition("/")[2]
-    part = target.with_name(f"{target.name}.part")
+    part = target.with_name(f"{target.name}.tinyclf-part")  # browsers name theirs `.part`
     by_hand = f"Or get it by hand: {url} ({size:,} bytes, md5 {md5}), to be put at {target}."
     if target.exists():
         return target
-    try:
-        with locked(target.with_name(f"{target.name}.lock"), f"Another process is downloading {target}: wait for it"):
+    writable(target.parent, f"work in another folder. {by_hand}")
+    with locked(target.with_name(f"{target.name}.lock"), f"Another process is downloading {target}: wait for it"):
+        try:
             if not target.exists():  # else another process finished just now
                 with part.open("ab") as file:
                     _fetch(file, url, size, tries, pause, timeout)
                 _verify(part, size, md5)
                 os.replace(part, target)
-    except _Broken as error:
-        raise TinyclfError(f"{url} cannot be fetched: {error}. Start again to go on. {by_hand}") from error
-    except _Wrong as error:
-        part.unlink()
-        raise TinyclfError(f"{url} is not the file it should be: {error}. It is removed. {by_hand}") from error
-    except OSError as error:
-        needs = f"{size:,} bytes are needed in {target.parent}"
-        raise TinyclfError(f"{part} cannot be written ({error.strerror}); {needs}. {by_hand}") from error
-    finally:
-        if part.exists() and part.stat().st_size == 0:
+        except _Broken as error:
+            raise TinyclfError(f"{url} cannot be fetched: {error}. Start again to go on. {by_hand}") from error
+        except _Wrong as error:
             part.unlink()
+            raise TinyclfError(f"{url} is not the file it should be: {error}. It is removed. {by_hand}") from error
+        except OSError as error:
+            needs = f"{size:,} bytes are needed in {target.parent}"
+            raise TinyclfError(f"{part} cannot be written ({error.strerror}); {needs}. {by_hand}") from error
+        finally:  # only here, where no other process is writing it
+            if part.is_file() and part.stat().st_size == 0:
+                part.unlink()
     return target
 
 

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from tinyclf.utils.checks import one_of
 
+# Address of the official archive, from the data set's authors at Stanford (CS231n).
+URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+
 SIDE = 64  # pixels, width and height of every image
 
 # Mean and standard deviation of red, green and blue on the scale 0..1: as torchvision's ImageNet weights expect them,

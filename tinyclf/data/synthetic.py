@@ -6,6 +6,7 @@ own name, so that the pixels, and with the same Pillow the JPEG bytes, are the s
 """
 
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,22 @@ from PIL import Image
 from tinyclf.data.drawing import SHAPES, TEXTURES, bounding_box, draw_image
 from tinyclf.data.registry import MINI, Layout
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import atomic_folder, locked
+from tinyclf.utils.files import atomic_folder, writable
+from tinyclf.utils.locks import locked
 
 VERSION = 2  # raise it when the pixels change: sets of another version are made again
 GREY_EVERY = 50  # one image in 50 is greyscale; in Tiny-ImageNet 2,178 of 120,000 are (1.8%)
 
+MARKER = ".recipe"  # the file that says of which version a set is
+# All other files that a set has: a folder with any other in it is somebody else's, and is never replaced.
+FILES = re.compile(
+    r"wnids\.txt|words\.txt|train/n9\d{7}/(n9\d{7}_boxes\.txt|images/n9\d{7}_\d+\.JPEG)|"
+    r"val/val_annotations\.txt|(val|test)/images/(val|test)_\d+\.JPEG"
+)
+
 PRETRAIN = Layout("mini-pretrain", classes=20, train=100, val=5, test=1)
+
+REMEDY = "work in another folder"
 
 SYNONYMS = {
     "striped": "banded", "checkered": "chequered", "dotted": "spotted", "ringed": "rippled", "zigzag": "chevron",
@@ -33,19 +44,28 @@ def make_dataset(layout: Layout, parent: Path) -> Path:
     It is written whole or not at all, by one process; others wait. Raises TinyclfError if it cannot be written.
     """
     target = Path(parent) / layout.folder
-    if _version_of(target) == _version(layout):
+    if is_made(layout, parent):
         return target
+    writable(target.parent, REMEDY)
     try:
         with locked(target.with_name(f".{target.name}.lock")):
-            if _version_of(target) != _version(layout):  # else another process wrote it meanwhile
-                with atomic_folder(target) as folder:
+            if not is_made(layout, parent):  # else another process wrote it meanwhile
+                with atomic_folder(target, MARKER, FILES) as folder:
                     _write_dataset(layout, folder)
     except OSError as error:
         raise TinyclfError(
-            f"The synthetic data set {layout.folder} cannot be written to {target}: {error}. Free some space or make "
-            "the folder writable, and run again; no part of it is left."
+            f"The synthetic data set {layout.folder} cannot be written to {target}: {error.strerror}. Free some space, "
+            f"or {REMEDY}, and run again; no part of it is left."
         ) from error
     return target
+
+
+def is_made(layout: Layout, parent: Path) -> bool:
+    """Whether the set of this version is in `parent`."""
+    try:
+        return (parent / layout.folder / MARKER).read_text(encoding="utf-8", errors="replace") == _version(layout)
+    except OSError:
+        return False
 
 
 def class_table(folder: str | None = None) -> dict[str, tuple[str, str]]:
@@ -67,14 +87,6 @@ def _version(layout: Layout) -> str:
     return f"tinyclf mini, version {VERSION}, Pillow {PIL.__version__}, {layout}\n"
 
 
-def _version_of(folder: Path) -> str | None:
-    """The version that a set on disk carries; None where there is no such set."""
-    try:
-        return (folder / ".recipe").read_text(encoding="utf-8")
-    except OSError:
-        return None
-
-
 def _write_dataset(layout: Layout, root: Path) -> None:
     """All files of the set, named and formatted as in the official archive."""
     table = class_table(layout.folder)
@@ -94,7 +106,7 @@ def _write_dataset(layout: Layout, root: Path) -> None:
     _write_lines(root / "wnids.txt", _shuffled(list(table), "wnids"))
     words = [f"{wnid}\t{t} {s}, {SYNONYMS[t]} {s}" for wnid, (s, t) in class_table().items()]
     _write_lines(root / "words.txt", words)
-    (root / ".recipe").write_text(_version(layout), encoding="utf-8")
+    (root / MARKER).write_text(_version(layout), encoding="utf-8")
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:

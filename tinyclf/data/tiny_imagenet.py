@@ -9,9 +9,9 @@ from PIL import Image
 from torchvision.datasets import VisionDataset
 from tqdm import tqdm
 
-from tinyclf.data.annotations import SPLITS, locate, read_classes, read_split
+from tinyclf.data.annotations import SPLITS, read_classes, read_split
 from tinyclf.data.archive import open_source
-from tinyclf.data.download import download as download_zip
+from tinyclf.data.locate import locate_or_download
 from tinyclf.data.registry import SIDE, TINY_IMAGENET, Layout
 from tinyclf.utils.checks import one_of
 from tinyclf.utils.errors import TinyclfError
@@ -21,7 +21,8 @@ class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26
     """Pairs of an RGB PIL image, 64x64, and its class, an int; greyscale files become RGB, none is dropped.
 
     Args:
-        root: holds `tiny-imagenet-200` or `tiny-imagenet-200.zip` (the folder wins), or is one of the two.
+        root: holds `tiny-imagenet-200` or `tiny-imagenet-200.zip` (the folder wins), or is one of the two. val may be
+            sorted into folders of classes, as in many copies.
         split: `train` (100,000 images), `val` (10,000) or `test` (10,000 without labels: every target is -1, as in
             torchvision's STL10).
         transform: from PIL image to whatever the model takes.
@@ -34,7 +35,8 @@ class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26
         class_to_idx: wnid -> target.
         class_names: the words of each class, in the order of `classes`.
         samples: (name of the file in the set, target) of every image; `targets` has the targets alone.
-        boxes: (N, 4) int64, the corners x0 y0 x1 y1 in pixels as the files give them; None for test.
+        boxes: (N, 4) int64, the corners x0 y0 x1 y1 in pixels as the files give them; None for test, and for a
+            sorted val without annotations.
 
     Raises TinyclfError when the set is missing or is not of its layout: numbers and names of the files are checked on
     construction, the images themselves when they are read, or all at once by `check`.
@@ -92,33 +94,21 @@ class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26
         return f"Split: {self.split}\nSource: {self.source.path}"
 
 
-def locate_or_download(root: Path, layout: Layout = TINY_IMAGENET, download: bool = False) -> Path:
-    """The folder or zip of the set in `root`; Tiny-ImageNet is downloaded to there if missing and `download` is set."""
-    root = root.expanduser().absolute()
-    path = locate(root, layout)
-    if path is None and download and layout == TINY_IMAGENET:
-        path = download_zip(root)
-    if path is None:
-        remedy = " or pass download=True" if layout == TINY_IMAGENET else ""
-        raise TinyclfError(
-            f"{root} holds neither the folder {layout.folder} nor {layout.folder}.zip. Put one of them there{remedy}."
-        )
-    return path
-
-
 def decode(data: bytes) -> Image.Image:
     """A JPEG file's image as `Image.open(...).convert("RGB")` gives it. Raises ValueError unless whole and 64x64."""
     try:
         image = Image.open(io.BytesIO(data), formats=["JPEG"])
-        if image.size != (SIDE, SIDE):
-            raise ValueError(f"is {image.width}x{image.height} pixels instead of {SIDE}x{SIDE}")
         # PIL ignores a missing end where someone set ImageFile.LOAD_TRUNCATED_IMAGES, as many notebooks do. The
         # end-of-image marker must follow the last start-of-scan marker: neither occurs within compressed data.
-        if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-            raise ValueError("is cut short")
-        return image.convert("RGB")
-    except (OSError, SyntaxError) as error:
+        whole = data.rfind(b"\xff\xd9") >= data.rfind(b"\xff\xda")
+        if whole and image.size == (SIDE, SIDE):
+            return image.convert("RGB")
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"is far larger than {SIDE}x{SIDE} pixels ({error})") from error
+    except Exception as error:  # the ways in which PIL gives up on bytes are many
         raise ValueError(f"is not a whole JPEG ({error})") from error
+    size = f"is {image.width}x{image.height} pixels instead of {SIDE}x{SIDE}"
+    raise ValueError(size if image.size != (SIDE, SIDE) else "is cut short")
 
 
 def refuse_images(faults: list[str]) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from tinyclf.data.cache import locate_dataset
 from tinyclf.data.loader import ImageLoader
+from tinyclf.data.locate import locate_dataset
 from tinyclf.data.registry import DATASETS, SIDE
 from tinyclf.data.tiny_imagenet import TinyImageNet
 from tinyclf.experiments.initial import trained

@@ -31,7 +31,8 @@ from tinyclf.training.loop import Epoch, Loss, fit, silent
 from tinyclf.training.precision import refuse_unsupported, supported_precision
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import locked, writable
+from tinyclf.utils.files import writable
+from tinyclf.utils.locks import locked
 
 TRAINED: WeakSet[nn.Module] = WeakSet()  # every model that a run of this process has trained
 

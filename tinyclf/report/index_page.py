@@ -208,7 +208,7 @@ def other_pages(dataset: str) -> HTML:
     links = []
     for page in sorted(folder.glob("*/index.html")):
         if not page.with_name("record.json").is_file():
-            title = json.loads(page.with_name("notebook.ipynb").read_text())["metadata"]["title"]
+            title = json.loads(page.with_name("notebook.ipynb").read_text("utf-8"))["metadata"]["title"]
             links.append(link(title.removesuffix(f" ({dataset})"), f"{page.parent.name}/{page.name}"))
     if (folder / "ablations.csv").is_file():
         links.append(link("all ablations as CSV", "ablations.csv"))

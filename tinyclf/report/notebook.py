@@ -19,7 +19,8 @@ from tinyclf.report.format import heading
 from tinyclf.report.navigation import connect
 from tinyclf.report.sections import arrange
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import atomic_write, locked, writable
+from tinyclf.utils.files import atomic_write, writable
+from tinyclf.utils.locks import locked
 from tinyclf.utils.paths import reports_dir
 
 OVERWRITTEN = re.compile(r"[^\n\r]*\r(?!\n)")  # by what comes after it, as on a terminal
@@ -127,7 +128,7 @@ def clean_notebook(path: Path, experiment: Experiment) -> None:
     for key in ("input_path", "output_path"):
         notebook.metadata.get("papermill", {}).pop(key, None)
     weights, text = experiment.parameters.get("weights", ""), nbformat.writes(notebook)
-    path.write_text(text.replace(weights, os.path.basename(weights)) if os.sep in weights else text)
+    path.write_text(text.replace(weights, os.path.basename(weights)) if os.sep in weights else text, "utf-8")
 
 
 def render(path: Path, title: str) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments.names import family
 
-PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 
 
 def published(name: str, dataset: str) -> dict[str, Any] | None:

@@ -1,26 +1,24 @@
-"""Files and folders that are written whole or not at all, and a lock that ends with its process."""
+"""Files and folders that are written whole or not at all. Nothing is removed but what was proven to be our own."""
 
-import fcntl
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tinyclf.utils.errors import TinyclfError
 
 
-def writable(folder: Path) -> Path:
+def writable(folder: Path, remedy: str = "set TINYCLF_REPORTS to another folder") -> Path:
     """`folder`, made if need be. Raises TinyclfError where nothing can be written, before anything was computed."""
-    probe = folder / f".writable.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise TinyclfError(
-            f"cannot write to {folder} ({error.strerror}): make it writable, or set TINYCLF_REPORTS to another folder"
-        ) from error
+        raise TinyclfError(f"cannot write to {folder} ({error.strerror}): make it writable, or {remedy}") from error
     return folder
 
 
@@ -32,68 +30,97 @@ def atomic_write(path: Path, data: str | bytes | Callable[[Path], None]) -> None
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode  # the one that the umask gives; some libraries would write a file of mode 0600
         if callable(data):
             data(partial)
         else:
-            partial.write_bytes(data.encode() if isinstance(data, str) else data)
+            partial.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+        partial.chmod(mode)
         with partial.open("rb") as file:
             os.fsync(file.fileno())  # so that not even a power cut leaves a renamed file with holes
         os.replace(partial, path)
     except OSError as error:
-        free = f"; {shutil.disk_usage(path.parent).free:,} bytes are free" if path.parent.is_dir() else ""
-        raise TinyclfError(f"cannot write {path} ({error.strerror}{free})") from error
+        raise TinyclfError(f"cannot write {path} ({error.strerror}{_free_space(path.parent)})") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
+
+
+def _free_space(folder: Path) -> str:
+    try:
+        return f"; {shutil.disk_usage(folder).free:,} bytes are free"
+    except OSError:  # the folder is gone, which may be what is wrong
+        return ""
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill; it takes the place of `path` when the block ends, and is removed where the block fails.
+def atomic_folder(path: Path, marker: str, ours: re.Pattern[str]) -> Iterator[Path]:
+    """A folder to fill; it takes the place of `path` when the block ends, and is removed where the block fails.
 
+    marker: the name of a file that is in it from the start, and says that it is ours. ours: matches the names, below
+    the folder, of all files that it may have. What is in the way and is not ours raises TinyclfError, and stays.
     To be used by one process at a time: under a lock.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # a killed process may have left one
+    refuse_foreign(path, marker, ours)
+    partial = remove_partial(path, marker, ours)
     try:
-        (partial / "new").mkdir(parents=True)
+        for folder in (partial, partial / "new"):
+            folder.mkdir(parents=True)
+            (folder / marker).write_text("tinyclf\n", encoding="utf-8")
         yield partial / "new"
         if path.exists():
             path.rename(partial / "old")
         (partial / "new").rename(path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial, marker)
 
 
-@contextmanager
-def locked(path: Path, busy: str = "") -> Iterator[int]:
-    """Hold the file `path`, made with its folder, against other processes; gives its descriptor.
+def remove_partial(path: Path, marker: str, ours: re.Pattern[str]) -> Path:
+    """Remove what a killed process left of `atomic_folder(path, ...)`, if there is any; returns its path."""
+    partial = path.with_name(f"{path.name}.partial")
+    remove_own(partial, marker, re.compile(f"((new|old)/)?({re.escape(marker)}|{ours.pattern})"))
+    return partial
 
-    The system frees it when this process ends. While another process holds it: wait, or where `busy` is given, raise
-    TinyclfError with that text and the other's process id.
-    """
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            file = path.open("a+", encoding="utf-8")
-        except FileNotFoundError:
-            continue  # the process before this one removed the folder just now
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-            except BlockingIOError as error:
-                file.seek(0)
-                raise TinyclfError(f"{busy} (process {file.read().strip() or 'unknown'})") from error
-            if os.fstat(file.fileno()).st_nlink == 0:
-                continue  # while this process waited, the one before removed the file
-            try:
-                file.truncate(0)
-                file.write(f"{os.getpid()}\n")
-                file.flush()
-            except OSError as error:
-                path.unlink(missing_ok=True)
-                raise TinyclfError(f"cannot write {path} ({error.strerror}): is the disk full?") from error
-            try:
-                yield file.fileno()
-            finally:
-                path.unlink(missing_ok=True)
-            return
+
+def remove_own(folder: Path, marker: str, ours: re.Pattern[str]) -> None:
+    """Remove a folder that `atomic_folder` made, if it is there. Raises TinyclfError, and removes nothing, if not."""
+    refuse_foreign(folder, marker, ours)
+    _remove(folder, marker)
+
+
+def _remove(folder: Path, marker: str) -> None:
+    """The marker goes last, so that a folder half removed is known as ours."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != marker:
+                path.unlink()
+        (folder / marker).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def refuse_foreign(folder: Path, marker: str, ours: re.Pattern[str]) -> None:
+    """Raise TinyclfError if `folder` is there and is not what `atomic_folder` made: name, marker and all files."""
+    if not os.path.lexists(folder):
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        raise _foreign(folder, folder, "is no folder of its own")
+    try:
+        text = (folder / marker).read_text(encoding="utf-8", errors="replace")
+        if not (text.startswith("tinyclf") or "tinyclf".startswith(text)):  # or cut off while it was written
+            raise _foreign(folder, folder / marker, "was not written by tinyclf")
+    except OSError as error:
+        if any(folder.iterdir()):  # an empty one holds nothing that could be lost
+            raise _foreign(folder, folder, f"was not made by tinyclf: it has no {marker}") from error
+    for parent, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        for name in files + links:
+            file = Path(parent, name)
+            if not ours.fullmatch(file.relative_to(folder).as_posix()) and name != marker:
+                raise _foreign(folder, file, "was not written by tinyclf")
+
+
+def _foreign(folder: Path, what: Path, fault: str) -> TinyclfError:
+    return TinyclfError(f"{what} {fault}, and {folder} is needed: move it away, or remove it if nobody needs it")

@@ -5,25 +5,63 @@ In a checkout they are the checkout's own folders. An installed package carries 
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import tinyclf
+from tinyclf.utils.errors import TinyclfError
 
 PACKAGE = Path(tinyclf.__file__).resolve().parent
 PROJECT = None if (PACKAGE / "notebooks").is_dir() else PACKAGE.parent  # the checkout; None for an installed package
 NOTEBOOKS = (PROJECT or PACKAGE) / "notebooks"
 
 
+def user_path(path: str | Path) -> Path:
+    """An absolute path, with `~` and `~user` replaced. Raises TinyclfError where nobody knows that user's folder."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise TinyclfError(
+            f"{path}: no home folder is known for its {Path(path).parts[0]}; give a full path"
+        ) from error
+
+
+def data_dirs() -> list[Path]:
+    """Folders where synthetic, downloaded and packed data may be, the first choice first.
+
+    They are `data/` of the checkout, else of the working folder; and for where that cannot be written, the user's
+    folder for caches, `XDG_CACHE_HOME` or `~/.cache`.
+    """
+    folders = [(PROJECT or Path.cwd()) / "data"]
+    with suppress(TinyclfError):  # not every user has a home
+        folders.append(user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "tinyclf" / "data")
+    return folders
+
+
 def data_dir() -> Path:
-    """Folder for synthetic, downloaded and packed data: `data/` of the checkout, else of the working folder."""
-    return (PROJECT or Path.cwd()) / "data"
+    """The first of `data_dirs` where data can be written. Raises TinyclfError if there is none."""
+    folders = data_dirs()
+    if found := next((folder for folder in folders if can_be_written(folder)), None):
+        return found
+    listed = ", ".join(map(str, folders))
+    raise TinyclfError(
+        f"no data can be written to {listed}: make it writable, or set XDG_CACHE_HOME to a folder that is"
+    )
 
 
-def tiny_imagenet_source() -> Path:
-    """Where Tiny-ImageNet is expected: `TINYCLF_DATA` (a folder or a zip), else `data/`."""
-    return Path(os.environ.get("TINYCLF_DATA") or data_dir()).expanduser().absolute()
+def can_be_written(folder: Path) -> bool:
+    """Whether a file could be made in `folder`, which may have to be made first."""
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
+def tiny_imagenet_sources() -> list[Path]:
+    """Where Tiny-ImageNet may be: where `TINYCLF_DATA` points (a folder or a zip), else in one of `data_dirs`."""
+    chosen = os.environ.get("TINYCLF_DATA")
+    return [user_path(chosen)] if chosen else data_dirs()
 
 
 def reports_dir() -> Path:
     """Where runs leave records and pages: `TINYCLF_REPORTS`, else `reports/` of the checkout or the working folder."""
-    return Path(os.environ.get("TINYCLF_REPORTS") or (PROJECT or Path.cwd()) / "reports").expanduser().absolute()
+    return user_path(os.environ.get("TINYCLF_REPORTS") or (PROJECT or Path.cwd()) / "reports")
