@@ -59,7 +59,7 @@ def main(folder):
     torch.manual_seed(process.process_index)  # the first one's weights are everyone's
     recipe = recipe_for(Double(), SETTINGS, COUNT)
     state = TrainingState(recipe.model, recipe.optimizer, recipe.scheduler, recipe.ema)
-    seen = [torch.arange(COUNT)[indices].tolist() for indices in train.indices()]
+    seen = [torch.arange(COUNT)[indices].tolist() for indices in train.slices()]
     pixels = [batch.images.double().sum((1, 2, 3)).tolist() for batch in train.epoch(1)]
     interval = recipe.scheduler_interval
     history = fit(state, recipe.criterion, train, val, epochs=2, scheduler_interval=interval, report=silent)

@@ -17,6 +17,7 @@ from tinyclf.data.resize import resize
 from tinyclf.utils.errors import TinyclfError
 
 NOTHING = Augmentation()
+AHEAD = 2**24  # pixels of the batches that a GPU makes at once: 200 MB as float32, some times that while they are made
 
 
 class Batch(NamedTuple):
@@ -31,7 +32,8 @@ class ImageLoader:
     """Batches of one split, on `device`. The last one is short when `batch_size` does not divide N.
 
     images: uint8 (N, H, W, 3), an array or a memory map. For a CPU it is read batch by batch; any other device gets
-    all of it once, as uint8. labels: int64 (N,).
+    all of it once, as uint8, and makes several batches at once, as starting its operations costs more than they do.
+    labels: int64 (N,).
     shuffle: give every epoch an order of its own. augmentation: is sampled for every image of every epoch.
     input_size: width and height of the images in batches, or a function from the epoch to it; 0: that of `images`.
     normalization: a name of NORMALIZATIONS: mean to subtract, deviation to divide by.
@@ -81,15 +83,25 @@ class ImageLoader:
         rows = random(self.seed, epoch, ORDER).permutation(count) if self.shuffle else np.arange(count)
         order = torch.from_numpy(rows).to(self.device)
         params = self.augmentation.sample_params(self.seed, epoch, count, self.batch_size, size).to(self.device)
-        for indices in self.indices():
-            yield self._batch(order, params, indices, size)
+        positions, slices = torch.arange(count, device=self.device), list(self.slices())
+        at_once = 1 if self.device.type == "cpu" else max(1, AHEAD // (self.batch_size * size**2))
+        for start in range(0, len(slices), at_once):
+            parts = slices[start : start + at_once]
+            lengths = [part.stop - part.start for part in parts]
+            batches = self._batches(order, params, torch.cat([positions[part] for part in parts]), size)
+            images, labels, targets = (values.split(lengths) for values in batches)
+            yield from map(Batch, images, labels, targets)
 
-    def indices(self) -> Iterator[Tensor]:
-        """For every batch, the part of this process as indices of the epoch's order: int64, on the device."""
-        for batch in torch.arange(len(self.labels), device=self.device).split(self.batch_size):
-            yield batch.tensor_split(self.parts)[self.part]
+    def slices(self) -> Iterator[slice]:
+        """For every batch, the part of this process, as positions in the epoch's order."""
+        for start in range(0, len(self.labels), self.batch_size):
+            count = min(self.batch_size, len(self.labels) - start)
+            each, longer = divmod(count, self.parts)  # the first `longer` processes take one image more
+            first = start + self.part * each + min(self.part, longer)
+            yield slice(first, first + each + (self.part < longer))
 
-    def _batch(self, order: Tensor, params: SampleParams, indices: Tensor, size: int) -> Batch:
+    def _batches(self, order: Tensor, params: SampleParams, indices: Tensor, size: int) -> Batch:
+        """The images at `indices` of the epoch, int64 (B,), of one batch or of several."""
         images, labels = self._augmented(order, params, indices, size), self.labels[order[indices]]
         if params.partner is None:
             return Batch(self._normalized(images), labels, labels)
@@ -119,7 +131,8 @@ def row_reader(images: np.ndarray) -> Callable[[Tensor], Tensor]:
     Rows of a memory map are read from its file: while a model trains, and nothing of the map is in the processor's
     caches, its page faults took 14 ms a batch of 100 where reading takes 2, and its pages count as memory used.
     """
-    if not isinstance(images.base, mmap.mmap):  # a plain array, or a part of a map
+    # A plain array, or a part of a map; or a system that lacks the call
+    if not isinstance(images.base, mmap.mmap) or not hasattr(os, "preadv"):
         return lambda rows: torch.from_numpy(images[rows.numpy()])
     file, size = os.open(images.filename, os.O_RDONLY), images[0].nbytes
 

@@ -119,7 +119,8 @@ def evaluate(
     logits = predict_logits(model, loader, name, precision, flip_tta=flip_tta)
     if accelerator is not None and loader.parts > 1:
         logits = accelerator.reduce(logits)  # zeros wherever another process counts, so that the sum is exact
-    evaluation = Evaluation(logits, loader.labels)
+    # On the host: a Mac's GPU has no float64, and the metrics of a run are then those of a CPU.
+    evaluation = Evaluation(logits.cpu(), loader.labels.cpu())
     refuse_non_finite(evaluation.losses, name, len(loader), loader.batch_size)
     return evaluation
 
@@ -135,7 +136,7 @@ def predict_logits(
     if loader.shuffle or loader.augmentation != NOTHING:
         raise TinyclfError("evaluation takes images in their order and as they are, not shuffled nor augmented")
     model.eval().to(memory_format=torch.channels_last)
-    all_logits, indices = torch.empty(0), loader.indices()
+    all_logits, slices = torch.empty(0), loader.slices()
     for batch in progress(loader.epoch(), name, len(loader)):
         with autocast(precision, loader.device):
             logits = model(batch.images).float()
@@ -143,5 +144,5 @@ def predict_logits(
                 logits = (logits + model(batch.images.flip(3)).float()) / 2
         if not len(all_logits):  # in one tensor from the first batch on: see `loop.train_epoch`
             all_logits = torch.zeros((len(loader.labels), logits.shape[1]), device=loader.device)
-        all_logits[next(indices)] = logits
+        all_logits[next(slices)] = logits
     return all_logits
