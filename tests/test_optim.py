@@ -9,7 +9,7 @@ from torch.optim import lr_scheduler
 
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.resnet import build_model
-from tinyclf.training.optim import ExponentialMovingAverage, RateSchedule, make_optimizer, make_scheduler
+from tinyclf.training.optim import SGD, ExponentialMovingAverage, RateSchedule, make_optimizer, make_scheduler
 from tinyclf.utils.errors import TinyclfError
 
 
@@ -114,3 +114,56 @@ def test_the_average_is_that_of_plain_arithmetic_and_keeps_the_counters():
 def test_what_cannot_be_is_refused(changed, said):
     with pytest.raises(TinyclfError, match=said):
         Settings(**changed)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_step_of_all_groups_at_once_is_torchs(nesterov, monkeypatch):
+    """On a CPU in place of a GPU: the same code."""
+    monkeypatch.setattr(SGD, "_can_step_at_once", lambda self: True)
+    models = [build_model("resnet18", 10) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers = [
+        make_optimizer(model, 0.1, 0.9, weight_decay=5e-4, layer_decay=0.8, nesterov=nesterov) for model in models
+    ]
+    torchs = optim.SGD(optimizers[1].param_groups, foreach=False)
+    schedulers = [lr_scheduler.LambdaLR(each, lambda step: 1 / (1 + step)) for each in (optimizers[0], torchs)]
+    for step in range(3):
+        torch.manual_seed(step)
+        for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
+            ours.grad, theirs.grad = (values.clone() for values in [torch.randn_like(ours)] * 2)
+        for each in (optimizers[0], torchs, *schedulers):
+            each.step()
+    for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        buffers = optimizers[0].state[ours]["momentum_buffer"], torchs.state[theirs]["momentum_buffer"]
+        torch.testing.assert_close(*buffers, rtol=1e-5, atol=1e-6)
+
+
+def test_groups_that_differ_in_more_take_torchs_step():
+    def groups(**changes):
+        values = [nn.Parameter(torch.zeros(2, device="meta")) for _ in range(2)]
+        for value in values:
+            value.grad = torch.zeros_like(value)
+        return SGD([{"params": values[:1]}, {"params": values[1:], **changes}], 0.1, momentum=0.9, weight_decay=0.1)
+
+    assert groups(lr=0.2)._can_step_at_once() and groups(weight_decay=0.0)._can_step_at_once()
+    for changes in ({"momentum": 0.5}, {"nesterov": True}, {"weight_decay": 0.2}, {"dampening": 0.1}):
+        assert not groups(**changes)._can_step_at_once(), changes
+    frozen = groups()
+    frozen.param_groups[1]["params"][0].grad = None
+    assert not frozen._can_step_at_once()
+
+
+def test_the_average_follows_a_model_whose_tensors_are_replaced():
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    ema = ExponentialMovingAverage(model, 0.0)
+    ema.update_parameters(model)
+    kept = ema._kept
+    ema.update_parameters(model)
+    assert ema._kept is kept
+    model[1].running_mean = torch.full((2,), 7.0)
+    model[0].weight = nn.Parameter(torch.full((2, 3), 5.0))
+    ema.update_parameters(model)
+    assert ema._kept is not kept
+    assert torch.equal(ema.module[1].running_mean, model[1].running_mean)
+    assert torch.equal(ema.module[0].weight, model[0].weight)

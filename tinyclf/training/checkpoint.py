@@ -24,7 +24,7 @@ from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import atomic_write
 
 DAMAGE = (OSError, SafetensorError, KeyError, TypeError, RuntimeError, ValueError)  # what a broken file may raise
-PARTS = ("model", "optimizer", "scheduler", "ema")
+PARTS = ("model", "optimizer", "scheduler", "ema", "scaler")
 
 
 @dataclass
@@ -35,6 +35,7 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler | None = None
     ema: AveragedModel | None = None
+    scaler: torch.amp.GradScaler | None = None  # of fp16
 
     @property
     def trained_model(self) -> nn.Module:

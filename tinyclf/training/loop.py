@@ -117,6 +117,7 @@ def prepare(state: TrainingState, accelerator: Accelerator) -> nn.Module:
     for group in state.optimizer.param_groups:
         if isinstance(state.optimizer, torch.optim.SGD) and group["fused"] is None and group["foreach"] is None:
             group["fused"] = True
+            state.optimizer._step_supports_amp_scaling = True  # type: ignore[attr-defined] # as if it had been told so
     if accelerator.device.type == "cpu":
         keep_memory()
     parallel = data_parallel(state.model, accelerator)  # in every process with the weights of the first one
@@ -172,12 +173,13 @@ def train_epoch(
     # For dropout: an epoch must not depend on those before it.
     torch.manual_seed(int(random(train.seed, epoch, MODEL + train.part).integers(2**63)))
     device, count, name = train.device, len(train.labels), f"epoch {epoch} training"
-    # Sums over each batch stay on the device, so that no step waits for the host; and in one tensor, as thousands of
+    # Results of each batch stay on the device, so that no step waits for the host; and in one tensor, as thousands of
     # small ones, kept between the large ones that come and go, leave the heap in pieces (2.5 MB a step, measured).
-    losses = torch.zeros(len(train), dtype=torch.float64, device=device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
+    # float64 for a model in it; a Mac's GPU has none.
+    losses = torch.zeros(len(train), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    right = torch.zeros(count, dtype=torch.bool, device=device)
     check_every = 1 if device.type == "cpu" else 50  # steps, as a check of the loss waits for a GPU
-    total_loss, middle_rate = summed(criterion), 0.0
+    total_loss, middle_rate, slices = summed(criterion), 0.0, train.slices()
     for step, batch in enumerate(progress(train.epoch(epoch), name, len(train))):
         rate = max(float(group["lr"]) for group in state.optimizer.param_groups)
         middle_rate = rate if step == len(train) // 2 else middle_rate
@@ -185,22 +187,29 @@ def train_epoch(
         with autocast(precision, device):
             logits = model(batch.images)
             loss = total_loss(logits, batch.targets)
-            # Gradients are averaged over processes: times their number that is the sum, of the mean over the batch.
-            (loss * (train.parts / min(train.batch_size, count - step * train.batch_size))).backward()
-        state.optimizer.step()
+        # Gradients are averaged over processes: times their number that is the sum, of the mean over the batch.
+        share = torch.full_like(loss, train.parts / min(train.batch_size, count - step * train.batch_size))
+        if state.scaler:
+            loss.backward(state.scaler.scale(share))
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
+        else:
+            loss.backward(share)
+            state.optimizer.step()
         if state.scheduler and scheduler_interval == "step":
             state.scheduler.step()
         if state.ema:
             state.ema.update_parameters(state.model)
         losses[step] = loss.detach()
-        correct += (logits.detach().argmax(1) == batch.labels).sum()
+        torch.eq(logits.detach().argmax(1), batch.labels, out=right[next(slices)])
         if (step + 1) % check_every == 0 or step + 1 == len(train):
             refuse_non_finite(losses[: step + 1], name, len(train), rate=rate)
+    correct = right.sum()
     if accelerator is not None and train.parts > 1:
         losses, correct = accelerator.reduce(losses), accelerator.reduce(correct)
     return {
         "learning_rate": middle_rate,
-        "train_loss": losses.sum().item() / count,
+        "train_loss": losses.cpu().double().sum().item() / count,
         "train_accuracy": correct.item() / count,
     }
 
