@@ -39,6 +39,9 @@ def test_memory_that_is_kept_is_not_mapped_anew():
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError(
+            "MPS backend out of memory (MPS allocated: 8.50 GB, other allocations: 500 MB, max allowed: 9.07 GB)"
+        ),
         MemoryError(),
     ],
 )

@@ -35,7 +35,7 @@ def to_grey_levels(sums: Tensor) -> Tensor:
 
 
 def resize_in_int32(images: Tensor, size: int) -> Tensor:
-    """What `resize` gives, without float64. On a CPU it took 1 to 2.7 times as long, the more the smaller the result."""
+    """What `resize` gives, without float64. On a CPU it took 1 to 2.7 times as long, most for the smallest sizes."""
     for axis in (2, 1):
         pixels, factors = taps(images.shape[axis], size, images.device)
         shape = [size if each == axis else 1 for each in range(4)]
@@ -48,7 +48,7 @@ def resize_in_int32(images: Tensor, size: int) -> Tensor:
 
 @cache
 def taps(source: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The pixels of `source` that each of `size` is a sum of, int64 (taps, size), and their weights, int32, likewise."""
+    """The pixels of `source` that each of `size` is a sum of, int64 (taps, size), and their weights, int32."""
     matrix = weights(source, size, torch.device("cpu"))
     count = int((matrix != 0).sum(1).max())
     pixels = matrix.abs().argsort(1, descending=True)[:, :count].T.contiguous()

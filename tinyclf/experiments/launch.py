@@ -20,11 +20,14 @@ from tinyclf.utils.errors import TinyclfError, UsageError
 from tinyclf.utils.paths import PROJECT
 
 DatasetName = Literal["mini", "tiny-imagenet", "tiny-imagenet-20"]  # those of DATASETS
-DeviceName = Literal["auto", "cpu", "cuda"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Dataset = Annotated[
     DatasetName, typer.Option(help="; ".join(f"{info.name}: {info.help}" for info in DATASETS.values()))
 ]
-Device = Annotated[DeviceName, typer.Option(help="where to compute; auto: on a GPU if there is one, else on the CPU")]
+Device = Annotated[
+    DeviceName,
+    typer.Option(help="where to compute; auto: on a CUDA GPU if there is one, else on the CPU; mps: on a Mac's GPU"),
+]
 
 
 @dataclass(frozen=True)
@@ -118,14 +121,19 @@ def use_device(device: DeviceName) -> None:
     """Have this process, and those that it starts, compute on `device`. Raises UsageError for a GPU that is missing."""
     if device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    if device == "cuda":
+    if device in ("cuda", "mps"):
         import torch
 
-        if not torch.cuda.is_available():
-            built = torch.version.cuda or torch.version.hip
-            reason = "torch sees no GPU" if built else f"torch {torch.__version__} is built for CPUs alone"
-            raise UsageError(f"--device cuda: {reason}; without this option, it computes on the CPU")
+        from tinyclf.training.device import cuda_is_usable, unused_gpu_reason
+
+        if not (cuda_is_usable() if device == "cuda" else torch.backends.mps.is_available()):
+            built = torch.version.cuda or torch.version.hip or device == "mps"
+            missing = "torch sees no GPU" if built else f"torch {torch.__version__} is built for CPUs alone"
+            reason = unused_gpu_reason() if device == "cuda" else missing
+            raise UsageError(f"--device {device}: {reason or missing}; without this option, it computes on the CPU")
         os.environ["ACCELERATE_USE_CPU"] = "false"
+    if device == "mps":
+        os.environ["ACCELERATE_TORCH_DEVICE"] = device
 
 
 def launch(request: Request, experiments: list[Experiment]) -> None:

@@ -1,5 +1,6 @@
 """A run: settings and data in, a folder with its record out. The record is what every table and figure is made from."""
 
+import dataclasses
 from contextlib import nullcontext
 from typing import Any
 from weakref import WeakSet
@@ -24,11 +25,17 @@ from tinyclf.models.resnet import build_model
 from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.describe import describe
+from tinyclf.training.device import device_line
 from tinyclf.training.distributed import this_process
 from tinyclf.training.evaluate import Evaluation, evaluate
 from tinyclf.training.guards import enough_memory
 from tinyclf.training.loop import Epoch, Loss, fit, silent
-from tinyclf.training.precision import refuse_unsupported, supported_precision
+from tinyclf.training.precision import (
+    best_precision,
+    refuse_unsupported,
+    supported_precision,
+    unsupported_reason,
+)
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import writable
@@ -47,6 +54,9 @@ class Run:
     """
 
     def __init__(self, settings: Settings, data: Packed, name: str = "", *, force: bool = False) -> None:
+        self.process = this_process()
+        self.device = self.process.device
+        settings = with_precision(settings, self.device)
         self.settings, self.data, self.force, self.started = settings, data, force, False
         self.has_own_name = bool(name) and family(name) not in catalog.read_experiments(settings.dataset)
         self.name = name or default_name(settings)
@@ -56,8 +66,6 @@ class Run:
         refuse_single_image(settings, len(data.train.labels))
         if settings.parent == self.name:
             raise TinyclfError(f"run {self.name!r} cannot start from itself: give it another name, or other weights")
-        self.process = this_process()
-        self.device = self.process.device
         self.checkpoint = checkpoint_of(self.name, settings.dataset)
         with self.process.main_process_first():  # which downloads them
             weights = describe_initial_weights(settings, data.classes)
@@ -206,6 +214,7 @@ def train_experiment(name: str, parameters: dict[str, Any]) -> None:
     if RUN_NAME not in parameters:
         raise TinyclfError(f"there is nothing to train; `tinyclf run {name}` makes its page")
     settings = Settings.from_notebook(parameters)
+    check_device(settings, parameters[RUN_NAME], force=parameters.get("force", False))
     data = load_data(settings.dataset, settings.hold_out)
     run = Run(settings, data, parameters[RUN_NAME], force=parameters.get("force", False))
     if run.is_recorded():
@@ -214,6 +223,29 @@ def train_experiment(name: str, parameters: dict[str, Any]) -> None:
     if run.process.is_main_process:
         run.finish()
     run.process.wait_for_everyone()
+
+
+def check_device(settings: Settings, name: str = "", *, force: bool = False) -> None:
+    """Print the device that a run computes on, its first line; call it before data are packed, which takes a while.
+
+    Raises TinyclfError for a precision that the device does not support, unless the run has finished elsewhere.
+    """
+    process = this_process()
+    if process.is_main_process:
+        print(device_line(process.device))
+    settings = with_precision(settings, process.device)
+    if unsupported_reason(settings.precision, process.device):
+        path = checkpoint_of(name or default_name(settings), settings.dataset)
+        saved = None if force else checkpoint.newest(path, report=silent)
+        if saved is None or len(saved.about["history"]) < settings.epochs:
+            refuse_unsupported(settings.precision, process.device)
+
+
+def with_precision(settings: Settings, device: torch.device) -> Settings:
+    """`settings` with the precision that `auto` stands for on `device`: the record of a run has that one."""
+    if settings.precision != "auto":
+        return settings
+    return dataclasses.replace(settings, precision=best_precision(device))
 
 
 def refuse_single_image(settings: Settings, images: int) -> None:

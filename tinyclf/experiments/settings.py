@@ -38,7 +38,7 @@ CHOICES = {
     "stem_init": STEM_INITS,
     "schedule": ("step", "cosine", "linear"),
     "normalization": tuple(NORMALIZATIONS),
-    "precision": ("fp32", "tf32", "bf16"),
+    "precision": ("auto", "fp32", "tf32", "bf16", "fp16"),
 }
 
 
@@ -80,7 +80,7 @@ class Settings:
     mixup: float = 0.0  # alpha of the Beta distribution of its weights; 0: none
     cutmix: float = 0.0  # the same of its areas; with both, each image is mixed in one of the two ways
     normalization: str = "none"  # none | imagenet | tiny-imagenet: whose mean and deviation images are normalised by
-    precision: str = "fp32"  # fp32 | tf32 | bf16: of convolutions and products; tf32 on a CUDA GPU alone
+    precision: str = "fp32"  # fp32 | tf32 | bf16 | fp16, of convolutions and products; auto: the device's best
     seed: int = 0  # of initialisation, order and augmentation
 
     def __post_init__(self) -> None:

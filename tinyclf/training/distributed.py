@@ -1,5 +1,6 @@
 """Several processes on one run, by Accelerate: each takes a part of every batch, the result is that of one process."""
 
+import os
 from typing import Any
 
 import torch
@@ -8,13 +9,20 @@ from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 from torch.distributed import all_reduce
 
+from tinyclf.training.device import cuda_is_usable
+
 
 def this_process() -> PartialState:
     """This process with its device: one of several where `torchrun` started it.
 
-    The device is a GPU where there is one and ACCELERATE_USE_CPU is not set, else the CPU.
+    The device is a CUDA GPU where torch can use one and ACCELERATE_USE_CPU is not set, else the CPU. A Mac's GPU is
+    used where ACCELERATE_TORCH_DEVICE says mps. On CUDA, cuDNN tries its algorithms and keeps the quickest.
     """
-    return PartialState(cpu=not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"))
+    wanted = cuda_is_usable() or os.environ.get("ACCELERATE_TORCH_DEVICE") == "mps"
+    process = PartialState(cpu=not wanted or parse_flag_from_env("ACCELERATE_USE_CPU"))
+    if process.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    return process
 
 
 def accelerate() -> Accelerator:

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from tinyclf.utils.errors import TinyclfError
 
-# How a CPU, cuDNN and cuBLAS say it
-NO_MEMORY = ("can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
+# How a CPU, cuDNN, cuBLAS and a Mac's GPU say it
+NO_MEMORY = (
+    *("can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"),
+    "MPS backend out of memory",
+)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 

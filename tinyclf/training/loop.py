@@ -57,6 +57,8 @@ def fit(
     """
     accelerator = accelerate()
     model = prepare(state, accelerator)
+    if precision == "fp16" and state.scaler is None:
+        state.scaler = torch.amp.GradScaler(accelerator.device.type)  # its gradients would often round to 0
     if isinstance(criterion, nn.Module):
         criterion.to(accelerator.device)  # it may hold weights of classes
     report = report if accelerator.is_main_process else silent
@@ -117,7 +119,7 @@ def prepare(state: TrainingState, accelerator: Accelerator) -> nn.Module:
     for group in state.optimizer.param_groups:
         if isinstance(state.optimizer, torch.optim.SGD) and group["fused"] is None and group["foreach"] is None:
             group["fused"] = True
-            state.optimizer._step_supports_amp_scaling = True  # type: ignore[attr-defined] # as if it had been told so
+            state.optimizer._step_supports_amp_scaling = True  # as if it had been told so
     if accelerator.device.type == "cpu":
         keep_memory()
     parallel = data_parallel(state.model, accelerator)  # in every process with the weights of the first one

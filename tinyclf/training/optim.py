@@ -135,7 +135,7 @@ class ExponentialMovingAverage(AveragedModel):
     def __init__(self, model: nn.Module, decay: float) -> None:
         super().__init__(model, use_buffers=True)
         self.decay = decay
-        self._kept: Pairs | None = None
+        self._kept: Pairs | None = None  # those of the model that was taken in last
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
@@ -144,9 +144,10 @@ class ExponentialMovingAverage(AveragedModel):
         steps = int(self.n_averaged)  # on the CPU, so that this does not wait for a GPU
         if self._kept is None or not self._kept.are_current(model):
             self._kept = Pairs(self.module, model)
-        torch._foreach_lerp_(*self._kept.floating, 1 - min(self.decay, (1 + steps) / (10 + steps)))
-        if self._kept.counters[0]:
-            torch._foreach_copy_(*self._kept.counters)
+        kept, share = self._kept, 1 - min(self.decay, (1 + steps) / (10 + steps))
+        torch._foreach_lerp_(kept.averages, kept.values, share)
+        if kept.counters:
+            torch._foreach_copy_(kept.average_counters, kept.counters)
 
 
 class Pairs:
@@ -158,10 +159,10 @@ class Pairs:
         self.tensors = [kept[name] for kept, name in self.places]
         half = len(self.tensors) // 2
         pairs = {id(pair[1]): pair for pair in zip(self.tensors[:half], self.tensors[half:], strict=True)}  # each once
-        self.floating, self.counters = (
-            [[pair[side] for pair in pairs.values() if pair[1].is_floating_point() == floating] for side in (0, 1)]
-            for floating in (True, False)
-        )
+        floating = [pair for pair in pairs.values() if pair[1].is_floating_point()]
+        counters = [pair for pair in pairs.values() if not pair[1].is_floating_point()]  # of batches
+        self.averages, self.values = [pair[0] for pair in floating], [pair[1] for pair in floating]
+        self.average_counters, self.counters = [pair[0] for pair in counters], [pair[1] for pair in counters]
 
     def are_current(self, model: nn.Module) -> bool:
         """Whether these are still the tensors of both models, and the model is the same."""

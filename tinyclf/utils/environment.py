@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ def describe(device: torch.device, processes: int = 1) -> dict[str, dict[str, ob
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in PACKAGES},
+            "torch": torch.__version__,  # with its build, as +cu132
+            **(cuda_versions() if device.type == "cuda" else {}),
             "tinyclf": __version__,
         },
         "hardware": {
@@ -40,19 +43,39 @@ def describe(device: torch.device, processes: int = 1) -> dict[str, dict[str, ob
             "cores": os.cpu_count(),
             "processes": processes,
             "threads": torch.get_num_threads(),
-            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+            "memory_gib": memory_gib(),
             "system": f"{platform.system()} {platform.machine()}",
+            **({"cudnn_benchmark": torch.backends.cudnn.benchmark} if device.type == "cuda" else {}),
         },
     }
 
 
-def commit(*folders: str) -> str | None:
-    """The commit of this code, with `-dirty` where its files were changed since; None outside a git checkout.
+def cuda_versions() -> dict[str, object]:
+    """Versions of CUDA and cuDNN that torch was built with, and of the driver that it runs on."""
+    import torch
 
-    folders: whose files count; by default those that decide a run's numbers.
+    # `NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  ...`
+    words = file_line("/proc/driver/nvidia/version", "NVRM version").split()
+    driver = next((word for word in words if word[0].isdigit() and "." in word), None)
+    return {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": driver}
+
+
+def memory_gib() -> int | None:
+    """The memory of this machine; None where the system does not say."""
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def commit(*folders: str) -> str | None:
+    """The commit of this code, with `-dirty` where its files were changed since; None where nothing tells it.
+
+    It is that of the git checkout, or the one that pip installed from. folders: whose files count; by default those
+    that decide a run's numbers.
     """
     if PROJECT is None or not (PROJECT / ".git").exists():  # git would look further up, in another project's
-        return None
+        return installed_commit()
     git = ["git", "-C", str(PROJECT)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
@@ -78,6 +101,16 @@ def public_origin() -> str:
     return f"https://{found[1]}/{found[2]}" if found and found[1] in FORGES else ""
 
 
+def installed_commit() -> str | None:
+    """The commit that pip installed this package from, as `pip install git+...` notes it; None of another origin."""
+    try:
+        noted = json.loads(distribution("tinyclf").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        return None
+    found = noted.get("vcs_info", {}).get("commit_id")
+    return found if isinstance(found, str) else None
+
+
 def cpu_name() -> str:
     """The processor's name as Linux gives it, else as Python does."""
     return cpu_info("model name") or platform.processor() or platform.machine()
@@ -90,8 +123,13 @@ def cpu_flags() -> set[str]:
 
 def cpu_info(key: str) -> str:
     """The first line of Linux's description of the processor that starts with `key`; empty where there is none."""
+    return file_line("/proc/cpuinfo", key)
+
+
+def file_line(path: str, key: str) -> str:
+    """What follows the colon in the first line of a file that starts with `key`; empty where there is none."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError:
         return ""
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
