@@ -2,16 +2,20 @@
 
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 from tinyclf.data.registry import Layout
 
-os.environ["ACCELERATE_USE_CPU"] = "true"  # equality to the last bit is the CPU's promise
+# Equality to the last bit is the CPU's promise. Tests that use a GPU, where there is one, ask for `gpu`.
+os.environ["ACCELERATE_USE_CPU"] = "true"
 WNIDS = ("n03", "n01", "n04", "n02")  # wnids.txt of the official set is not sorted either
 
 
@@ -20,6 +24,27 @@ class SmallSet:
     layout: Layout
     folder: Path
     zip: Path
+
+
+@pytest.fixture
+def on_cpu() -> Callable[[], None]:
+    """Call it, to have the runs that follow compute on the CPU again."""
+    return lambda: choose_device("true")
+
+
+@pytest.fixture
+def gpu() -> Iterator[torch.device]:
+    """The CUDA GPU, which runs of this test compute on. Where torch sees none, the test is skipped."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU, and torch sees none")
+    choose_device("false")
+    yield torch.device("cuda")
+    choose_device("true")
+
+
+def choose_device(cpu: str) -> None:
+    os.environ["ACCELERATE_USE_CPU"] = cpu
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

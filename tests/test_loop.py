@@ -253,6 +253,25 @@ def test_a_run_interrupted_in_its_first_epoch_starts_afresh_with_the_same_model(
     assert numbers(history) == numbers(expected)
 
 
+def test_scaled_gradients_as_of_fp16_train_the_same_and_their_scale_is_continued(data, tmp_path):
+    def with_scaler(model, settings, **options):
+        train, val = train_and_val(data, settings)
+        recipe = recipe_for(model, settings, len(train.labels))
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
+        state = TrainingState(recipe.model, recipe.optimizer, recipe.scheduler, recipe.ema, scaler)
+        return fit(state, recipe.criterion, train, val, epochs=settings.epochs, report=silent, **options), state
+
+    path = tmp_path / "checkpoint.safetensors"
+    expected, _ = train_model(small(), *train_and_val(data), SETTINGS)
+    history, whole = with_scaler(small(), SETTINGS)
+    losses, plain = ([row["train_loss"] for row in rows] for rows in (history, expected))
+    assert losses == pytest.approx(plain, rel=1e-5)
+    assert whole.scaler.get_scale() == 2.0**14  # doubled after each 3 of 12 steps
+    with_scaler(small(), dataclasses.replace(SETTINGS, epochs=2), save_to=path)
+    continued, state = with_scaler(small(), SETTINGS, save_to=path)
+    assert numbers(continued) == numbers(history) and state.scaler.state_dict() == whole.scaler.state_dict()
+
+
 def test_without_momentum_a_run_is_continued_as_well(data, tmp_path):
     plain, path = dataclasses.replace(SETTINGS, momentum=0.0), tmp_path / "checkpoint.safetensors"
     expected, _ = train_model(small(), *train_and_val(data), plain)

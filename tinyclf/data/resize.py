@@ -22,7 +22,7 @@ def resize(images: Tensor, size: int) -> Tensor:
     height, width = images.shape[1:3]
     if height == width == size:
         return images
-    if images.device.type == "mps":
+    if not has_float64(images.device):
         return resize_in_int32(images, size)
     exact = images.permute(0, 3, 1, 2).to(torch.float64)
     across, down = (weights(length, size, images.device) for length in (width, height))
@@ -32,6 +32,11 @@ def resize(images: Tensor, size: int) -> Tensor:
 def to_grey_levels(sums: Tensor) -> Tensor:
     """Sums of pixels, in units of 1 / ONE, as the nearest whole numbers from 0 to 255; in place."""
     return sums.div_(ONE).add_(0.5).floor_().clamp_(0, 255)
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether `device` computes in float64: all but a Mac's GPU do."""
+    return device.type != "mps"
 
 
 def resize_in_int32(images: Tensor, size: int) -> Tensor:

@@ -20,6 +20,8 @@ from tinyclf.models.resnet import build_model
 from tinyclf.training.describe import describe
 from tinyclf.training.optim import ExponentialMovingAverage, RateSchedule, make_optimizer, make_scheduler
 
+EVALUATED = 1000 * 128**2  # pixels of a batch in evaluation on a GPU: some 5 GB with ResNet18 and its largest maps
+
 
 @dataclass
 class Recipe:
@@ -96,14 +98,17 @@ def val_loader(
 ) -> ImageLoader:
     """The validation batches of a run for `process`: its part of each of them, or all where it works `alone`.
 
-    input_size: another one than the run was trained for.
+    input_size: another one than the run was trained for. A GPU takes more images at once than it trains on, which
+    keep no activations for a backward pass.
     """
+    size = input_size or settings.input_size
+    at_once = 0 if process.device.type == "cpu" else min(1000, EVALUATED // size**2)
     return ImageLoader(
         data.val.images,
         data.val.labels,
-        settings.batch_size,
+        max(settings.batch_size, at_once),
         process.device,
-        input_size=input_size or settings.input_size,
+        input_size=size,
         normalization=settings.normalization,
         classes=len(data.classes),
         part=0 if alone else process.process_index,

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from tinyclf.data.augment import MODEL, random
 from tinyclf.data.loader import ImageLoader
+from tinyclf.data.resize import has_float64
 from tinyclf.models.small_map_conv import use_small_map_conv
 from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import TrainingState
@@ -178,7 +179,7 @@ def train_epoch(
     # Results of each batch stay on the device, so that no step waits for the host; and in one tensor, as thousands of
     # small ones, kept between the large ones that come and go, leave the heap in pieces (2.5 MB a step, measured).
     # float64 for a model in it; a Mac's GPU has none.
-    losses = torch.zeros(len(train), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    losses = torch.zeros(len(train), dtype=torch.float64 if has_float64(device) else torch.float32, device=device)
     right = torch.zeros(count, dtype=torch.bool, device=device)
     check_every = 1 if device.type == "cpu" else 50  # steps, as a check of the loss waits for a GPU
     total_loss, middle_rate, slices = summed(criterion), 0.0, train.slices()

@@ -1,0 +1,80 @@
+"""Training on a real GPU, where there is one. Elsewhere these tests are skipped, which they say."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from tinyclf.data.cache import Packed, PackedSplit
+from tinyclf.experiments.recipe import build_recipe
+from tinyclf.experiments.run import Run
+from tinyclf.experiments.settings import Settings
+from tinyclf.training.precision import unsupported_reason
+from tinyclf.utils.errors import TinyclfError
+
+CLASSES = 4
+PUBLISHED = Settings(epochs=2, batch_size=20)
+EVERYTHING = dataclasses.replace(
+    PUBLISHED,
+    **{"stem": "sub-pixel", "normalization": "tiny-imagenet", "crop_padding": 8, "mixup": 0.2, "cutmix": 1.0},
+    **{"ema_decay": 0.9, "layer_decay": 0.8, "weight_decay": 5e-4, "nesterov": True, "label_smoothing": 0.1},
+    **{"flip_tta": True, "start_size": 32, "learning_rate": 0.005},
+)
+
+
+def data():
+    """Images whose classes are easy to tell: each of a colour of its own, in noise."""
+    rng, splits = np.random.default_rng(0), []
+    for count in (130, 50):
+        labels = np.arange(count) % CLASSES
+        images = rng.integers(0, 128, (count, 64, 64, 3))
+        images[np.arange(count), :, :, labels % 3] += 32 * labels[:, None, None]
+        splits.append(PackedSplit(images.astype(np.uint8), labels))
+    names = [f"class {number}" for number in range(CLASSES)]
+    return Packed("mini", names, names, "fingerprint", *splits)
+
+
+def train(settings, name, epochs=None):
+    settings = dataclasses.replace(settings, epochs=epochs or settings.epochs)
+    run = Run(settings, data(), name)
+    history = run.fit(**vars(build_recipe(settings, run.data)))
+    return run, history
+
+
+@pytest.fixture(autouse=True)
+def reports(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
+
+
+@pytest.mark.parametrize("settings", [PUBLISHED, EVERYTHING], ids=["published", "everything"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
+def test_a_gpu_trains_as_a_cpu_does(settings, precision, gpu, on_cpu):
+    if reason := unsupported_reason(precision, gpu):
+        pytest.skip(reason)
+    run, history = train(dataclasses.replace(settings, precision=precision), f"{precision}-on-a-gpu")
+    assert run.device.type == "cuda" and next(run.state.model.parameters()).is_cuda
+    record = run.finish()
+    environment = record["environments"][0]
+    assert environment["hardware"]["name"] == torch.cuda.get_device_name(gpu)
+    assert environment["versions"]["cuda"] == torch.version.cuda and environment["hardware"]["cudnn_benchmark"]
+    on_cpu()
+    _, expected = train(settings, "on-a-cpu")
+    near = 0.002 if precision == "fp32" else 0.1
+    assert history[0]["train_loss"] == pytest.approx(expected[0]["train_loss"], rel=near)
+    assert history[-1]["train_loss"] == pytest.approx(expected[-1]["train_loss"], rel=5 * near)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_gpu_continues_a_run_from_its_checkpoint(precision, gpu):
+    settings = dataclasses.replace(PUBLISHED, precision=precision)
+    _, expected = train(settings, "whole")
+    train(settings, "in-two-parts", epochs=1)
+    run, history = train(settings, "in-two-parts")
+    assert history[-1]["train_loss"] == pytest.approx(expected[-1]["train_loss"], rel=0.02)
+    assert (run.state.scaler is not None) == (precision == "fp16")
+
+
+def test_a_loss_that_is_not_finite_is_found_on_a_gpu(gpu):
+    with pytest.raises(TinyclfError, match="the loss became"):
+        train(dataclasses.replace(PUBLISHED, learning_rate=100.0, precision="fp32"), "diverging", epochs=8)
