@@ -16,6 +16,7 @@ import tinyclf
 from tinyclf import cli
 from tinyclf.data.registry import DATASETS, WHOLE_DATASETS
 from tinyclf.experiments import launch
+from tinyclf.training import device
 from tinyclf.utils.errors import TinyclfError
 
 COMMANDS = typer.main.get_command(cli.app).commands
@@ -202,9 +203,18 @@ def test_a_gpu_is_refused_where_torch_sees_none(arguments, ran, monkeypatch):
 
 
 def test_a_gpu_that_is_asked_for_is_used_whatever_the_environment_says(ran, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(device, "cuda_is_usable", lambda: True)
     assert invoke("run", "baseline-scratch", "--device", "cuda").exit_code == 0
     assert os.environ["ACCELERATE_USE_CPU"] == "false"
+
+
+def test_a_macs_gpu_is_used_where_it_is_asked_for(ran, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert "torch sees no GPU" in invoke("run", "baseline-scratch", "--device", "mps").output and not ran
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "")  # so that it is gone after the test
+    assert invoke("run", "baseline-scratch", "--device", "mps").exit_code == 0
+    assert os.environ["ACCELERATE_TORCH_DEVICE"] == "mps" and os.environ["ACCELERATE_USE_CPU"] == "false"
 
 
 def test_several_processes_are_asked_for_the_same(monkeypatch):
