@@ -16,7 +16,7 @@ import tinyclf
 from tinyclf import cli
 from tinyclf.data.registry import DATASETS, WHOLE_DATASETS
 from tinyclf.experiments import launch
-from tinyclf.training import device
+from tinyclf.training import device as devices
 from tinyclf.utils.errors import TinyclfError
 
 COMMANDS = typer.main.get_command(cli.app).commands
@@ -203,7 +203,7 @@ def test_a_gpu_is_refused_where_torch_sees_none(arguments, ran, monkeypatch):
 
 
 def test_a_gpu_that_is_asked_for_is_used_whatever_the_environment_says(ran, monkeypatch):
-    monkeypatch.setattr(device, "cuda_is_usable", lambda: True)
+    monkeypatch.setattr(devices, "cuda_is_usable", lambda: True)
     assert invoke("run", "baseline-scratch", "--device", "cuda").exit_code == 0
     assert os.environ["ACCELERATE_USE_CPU"] == "false"
 
