@@ -167,7 +167,7 @@ def test_what_an_experiment_starts_from_comes_before_it_and_is_run_by_its_own_se
     ]
     parent, child = chosen[2:4]
     assert child.parameters["weights"] == "run:preprocessing-seed-3" and child.parameters["epochs"] == 5
-    assert (parent.parameters["seed"], parent.parameters["epochs"]) == (3, 2)
+    assert (parent.parameters["seed"], parent.parameters["epochs"]) == (3, 4)
     assert parent.parameters["run_name"] == "preprocessing-seed-3"
     own = select(["finetuning"], "mini", {"weights": "run:mine"}, seeds=[0, 3])  # of no experiment
     assert [each.parameters["weights"] for each in own] == ["run:mine"] * 2

@@ -111,9 +111,11 @@ def background(rng: np.random.Generator) -> Array:
     return picture
 
 
-def textured(shape: str, texture: str, u: Array, v: Array, radius: float, rng: np.random.Generator) -> Array:
+def textured(
+    shape: str, texture: str, u: Array, v: Array, radius: float, zoom: float, rng: np.random.Generator
+) -> Array:
     """The object's paint (3, 64, 64): two colours in the pattern of the texture, shaded from one side."""
-    period = rng.uniform(8, 11)  # pixels
+    period = zoom * rng.uniform(8, 11)  # pixels
     turn = rng.uniform(-0.4, 0.4)
     frequency = 2 * np.pi * radius / period
     centre = rng.uniform(-0.25, 0.25, 2)
@@ -127,19 +129,27 @@ def textured(shape: str, texture: str, u: Array, v: Array, radius: float, rng: n
     return paint * shading
 
 
-def draw_image(shape: str, texture: str, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Pixels (64, 64, 3) uint8 of one object on a background, and its mask (64, 64) bool."""
+def draw_image(
+    shape: str, texture: str, rng: np.random.Generator, zooms: tuple[float, float] = (1.0, 1.0)
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Pixels (64, 64, 3) uint8 of one object on a background, and its mask (64, 64) bool.
+
+    zooms: from the least to the largest multiple of its size in `mini`, pattern and all, at which the object is seen; a
+    large one leaves the frame.
+    """
+    zoom = np.exp(rng.uniform(*np.log(zooms)))
     picture = background(rng)
     # Sizes, tilts and noise are chosen so that the published recipe, with batches of 20, gets well above chance in its
     # 15 epochs from scratch, and clearly further from weights pretrained on the other classes.
-    radius, angle, aspect = rng.uniform(18, 28), rng.uniform(-0.5, 0.5), rng.uniform(0.85, 1.18)
-    x, y = rng.uniform(radius * 0.9, SIDE - 1 - radius * 0.9, 2)
+    radius, angle, aspect = zoom * rng.uniform(18, 28), rng.uniform(-0.5, 0.5), rng.uniform(0.85, 1.18)
+    free = max(abs(SIDE - 1 - radius * 1.8), 8) / 2  # pixels that the centre can move, each way
+    x, y = (SIDE - 1) / 2 + rng.uniform(-free, free, 2)
     u, v = object_plane(x, y, radius, angle, aspect)
     cover = np.clip(0.5 - SHAPES[shape](u, v) * radius, 0, 1)  # antialiased over one pixel
 
     shadow = SHAPES[shape](*object_plane(x + 2, y + 3, radius, angle, aspect)) * radius
     picture = picture * (1 - 0.45 * np.clip(0.5 - shadow / 5, 0, 1))
-    picture = blend(picture, textured(shape, texture, u, v, radius, rng), cover)
+    picture = blend(picture, textured(shape, texture, u, v, radius, zoom, rng), cover)
 
     picture = rng.uniform(0.8, 1.15) * picture + rng.normal(0, rng.uniform(0.01, 0.05), picture.shape)
     pixels = np.clip(picture * 255 + 0.5, 0, 255).astype(np.uint8)
