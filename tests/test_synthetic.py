@@ -102,6 +102,14 @@ def test_mask_is_where_the_texture_shows(shape: str) -> None:
         assert changed[mask].mean() > 0.9
 
 
+def test_an_object_seen_from_close_up_stays_in_the_frame() -> None:
+    """Of the largest zoom, where most of it leaves the frame, a fifth of the image or more is object."""
+    for shape in drawing.SHAPES:
+        for seed in range(20):
+            _, mask = drawing.draw_image(shape, "striped", np.random.default_rng(seed), (3.5, 3.5))
+            assert mask.mean() > 0.2, (shape, seed)
+
+
 def test_pixels_are_those_of_this_version() -> None:
     """Before JPEG, so whatever the Pillow. Where this fails on purpose, raise VERSION and write down the new digest."""
     total = hashlib.sha256()

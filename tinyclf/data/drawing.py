@@ -142,7 +142,7 @@ def draw_image(
     # Sizes, tilts and noise are chosen so that the published recipe, with batches of 20, gets well above chance in its
     # 15 epochs from scratch, and clearly further from weights pretrained on the other classes.
     radius, angle, aspect = zoom * rng.uniform(18, 28), rng.uniform(-0.5, 0.5), rng.uniform(0.85, 1.18)
-    free = max(abs(SIDE - 1 - radius * 1.8), 8) / 2  # pixels that the centre can move, each way
+    free = max(SIDE - 1 - radius * 1.8, 12) / 2  # pixels that the centre can move, each way
     x, y = (SIDE - 1) / 2 + rng.uniform(-free, free, 2)
     u, v = object_plane(x, y, radius, angle, aspect)
     cover = np.clip(0.5 - SHAPES[shape](u, v) * radius, 0, 1)  # antialiased over one pixel
