@@ -4,6 +4,9 @@
 DATASET ?= mini
 EPOCHS ?=
 WEIGHTS ?=
+# The experiments of mini are small, and two of them on a core each are done sooner than one after the other on both.
+# Larger ones fill a machine, or its GPU, one by one.
+JOBS ?= $(if $(filter mini,$(DATASET)),$(shell python3 -c 'import os; print(min(4, os.cpu_count() or 1))' || echo 1),1)
 
 # Any Python from 3.11 to 3.13 will do: the first of these that fits, or the one given as PYTHON=...
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -24,12 +27,12 @@ help:  ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "report takes DATASET=mini (the default, synthetic), tiny-imagenet or tiny-imagenet-20, EPOCHS=N,"
-	@echo "and WEIGHTS=FILE, a state dict that stands in for the ImageNet weights"
+	@echo "WEIGHTS=FILE, a state dict that stands in for the ImageNet weights, and JOBS=N, experiments at a time"
 
 setup: $(READY)  ## make .venv with what the lock names (every other target does so when needed)
 
 report: $(READY)  ## run the notebooks on DATASET; leaves the accuracy table and pages in reports/DATASET
-	$(BIN)/tinyclf report --dataset "$(DATASET)" $(if $(EPOCHS),-p "epochs=$(EPOCHS)") $(if $(WEIGHTS),--imagenet "$(WEIGHTS)")
+	$(BIN)/tinyclf report --dataset "$(DATASET)" --jobs "$(JOBS)" $(if $(EPOCHS),-p "epochs=$(EPOCHS)") $(if $(WEIGHTS),--imagenet "$(WEIGHTS)")
 
 # Two files at a time, each on one core: with two, small models are hardly faster. The notebooks go on from
 # each other, on all cores.
