@@ -120,16 +120,18 @@ def sleeping(folder: Path, name: str) -> Experiment:
 SCRIPT = """
 import sys
 from pathlib import Path
-from test_jobs import HERE, Job, cli, plan, run_jobs, sleeping
-if __name__ == "__main__":
+if __name__ == "__main__":  # not in the processes of the jobs
+    from tinyclf import cli
+    from tinyclf.experiments.jobs import Job, plan, run_jobs
     folder, kernels = Path(sys.argv[1]), sys.argv[2:]
     todo = [Job(name, "to sleep", "job_functions:sleep", (folder, name)) for name in "abc"]
     if kernels:
+        from test_jobs import sleeping
         runs = [sleeping(folder, name) for name in "abc"]
         todo = plan(runs, "tinyclf.report.notebook:run", lambda run: (run,))
     try:
         with cli.interruptible():
-            run_jobs(todo, [HERE, HERE])
+            run_jobs(todo, [{"OMP_NUM_THREADS": "1"}] * 2)
     except cli.typer.Exit as end:
         sys.exit(end.exit_code)
 """

@@ -215,7 +215,8 @@ def followers(job: Job, jobs: list[Job]) -> int:
 
 def work(job: Job, environment: dict[str, str], output: Connection) -> None:
     """Do a job: this runs in its own process. What it prints goes into `output`."""
-    os.setpgid(0, 0)  # Ctrl-C on a terminal reaches it through the process that started it, once
+    os.setpgid(0, 0)  # Ctrl-C on a terminal reaches it through the process that started it, once ...
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ... even where that was told to ignore it, by nohup
     for number in (1, 2):
         os.dup2(output.fileno(), number)
     sys.stdout = sys.stderr  # not kept back until there is a lot of it
