@@ -50,7 +50,7 @@ SPLITS = {"train": "training", "val": "validation"}
 METRICS = {"loss": "log loss (nats)", "accuracy": "accuracy (top-1)"}
 
 
-def percent_label(share: float, position: int) -> str:
+def percent_label(share: float, position: float) -> str:
     """The label of an axis of shares: 30% where tables say 30%."""
     return f"{100 * share:.10g}%"
 

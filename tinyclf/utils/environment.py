@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 FORGES = ("github.com", "gitlab.com", "codeberg.org")  # public ones, with commits at OWNER/NAME/commit/SHA
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "pillow")
 
+WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # how OpenMP's threads wait, set by the user or in tinyclf/__init__.py
+
 
 def describe(device: torch.device, processes: int = 1) -> dict[str, dict[str, object] | str | None]:
     """Versions of what decides the numbers, the commit of this repository, and the hardware behind `device`.
@@ -40,6 +42,7 @@ def describe(device: torch.device, processes: int = 1) -> dict[str, dict[str, ob
             "cores": os.cpu_count(),
             "processes": processes,
             "threads": torch.get_num_threads(),
+            "waiting": {name: os.environ[name] for name in WAITING if name in os.environ},
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
             "system": f"{platform.system()} {platform.machine()}",
         },
