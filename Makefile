@@ -4,6 +4,9 @@
 DATASET ?= mini
 EPOCHS ?=
 WEIGHTS ?=
+# The experiments of mini are small, and two of them on a core each are done sooner than one after the other on both.
+# Larger ones fill a machine, or its GPU, one by one.
+JOBS ?= $(if $(filter mini,$(DATASET)),$(shell python3 -c 'import os; print(min(4, os.cpu_count() or 1))' || echo 1),1)
 
 # Any Python from 3.11 to 3.13 will do: the first of these that fits, or the one given as PYTHON=...
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -24,19 +27,20 @@ help:  ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "report takes DATASET=mini (the default, synthetic), tiny-imagenet or tiny-imagenet-20, EPOCHS=N,"
-	@echo "and WEIGHTS=FILE, a state dict that stands in for the ImageNet weights"
+	@echo "WEIGHTS=FILE, a state dict that stands in for the ImageNet weights, and JOBS=N, experiments at a time"
 
 setup: $(READY)  ## make .venv with what the lock names (every other target does so when needed)
 
 report: $(READY)  ## run the notebooks on DATASET; leaves the accuracy table and pages in reports/DATASET
-	$(BIN)/tinyclf report --dataset "$(DATASET)" $(if $(EPOCHS),-p "epochs=$(EPOCHS)") $(if $(WEIGHTS),--imagenet "$(WEIGHTS)")
+	$(BIN)/tinyclf report --dataset "$(DATASET)" --jobs "$(JOBS)" $(if $(EPOCHS),-p "epochs=$(EPOCHS)") $(if $(WEIGHTS),--imagenet "$(WEIGHTS)")
 
-# Two files at a time, each on one core: with two, small models are hardly faster. The notebooks go on from
-# each other, on all cores.
+# Two files at a time, each on one core: with two, small models are hardly faster. Of the notebooks, 3 goes on from what
+# 2 trained, and those from 5 on show what the others left.
+TEST_NOTEBOOKS := xargs -P 2 -I {} sh -c '$(BIN)/python -m pytest --nbval-lax notebooks/{}'
 test: $(READY)  ## run every test, and every notebook with its default parameters
 	@reports=$$(mktemp -d) && trap 'rm -rf "$$reports"' EXIT && trap 'exit 130' INT TERM && \
-	export TINYCLF_REPORTS="$$reports" && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests && \
-	$(BIN)/python -m pytest --nbval-lax notebooks
+	export TINYCLF_REPORTS="$$reports" OMP_NUM_THREADS=1 && $(BIN)/python -m pytest -n 2 --dist loadfile tests && \
+	printf '%s\n' '[23]*' '1*' '4*' '0*' | $(TEST_NOTEBOOKS) && printf '%s\n' '5*' '7*' '8*' '9*' | $(TEST_NOTEBOOKS)
 
 bench: $(READY) build/bench/.ready  ## measure loader, training, evaluation and memory beside other ways (17 minutes)
 	$(BIN)/tinyclf bench $(if $(filter file,$(origin DATASET)),,--dataset "$(DATASET)")

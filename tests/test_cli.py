@@ -17,7 +17,9 @@ from tinyclf import cli
 from tinyclf.data.registry import DATASETS, WHOLE_DATASETS
 from tinyclf.experiments import launch
 from tinyclf.training import device as devices
+from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.paths import NOTEBOOKS
 
 COMMANDS = typer.main.get_command(cli.app).commands
 
@@ -255,3 +257,28 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0 and "Usage: tinyclf" in done.stdout
     assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 1.5
+
+
+def imported(code, *names):
+    """Those of some modules that code imports, and how OpenMP's threads wait then."""
+    own = {key: value for key, value in os.environ.items() if key not in environment.WAITING}
+    code = f"import sys, os\n{code}\nprint(*({set(names)} & sys.modules.keys()), os.environ.get('GOMP_SPINCOUNT'))"
+    return subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_training_notebook_imports_what_tables_figures_and_metrics_need_when_they_are_made():
+    (cell,) = [
+        "".join(cell["source"])
+        for cell in json.loads((NOTEBOOKS / "2_preprocessing.ipynb").read_text())["cells"]
+        if cell["cell_type"] == "code" and "check_parameters(globals()" in "".join(cell["source"])
+    ]
+    lines = cell.partition("check_parameters(globals()")[0]
+    assert imported(lines, "pandas", "matplotlib.pyplot", "torchmetrics", "papermill") == "10000\n"
+
+
+def test_the_package_alone_imports_nothing_and_says_how_threads_wait_unless_the_user_does(monkeypatch):
+    heavy = ("torch", "numpy", "pandas", "typer", "tinyclf.utils")
+    assert imported("import tinyclf", *heavy) == "10000\n"
+    for name, value in (("GOMP_SPINCOUNT", "7"), ("OMP_WAIT_POLICY", "active")):
+        expected = f"{value}\n" if name == "GOMP_SPINCOUNT" else "None\n"
+        assert imported(f"os.environ[{name!r}] = {value!r}\nimport tinyclf", *heavy) == expected

@@ -76,7 +76,7 @@ def train_model(model, train, val, settings, **options):
 
 def numbers(history):
     """A history without its timings."""
-    return [{key: row[key] for key in row if key not in ("seconds", "images_per_second")} for row in history]
+    return [{key: row[key] for key in row if key not in ("seconds", "images_per_second", "load")} for row in history]
 
 
 def test_an_epoch_is_that_of_a_plain_loop(data):

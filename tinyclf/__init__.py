@@ -1,5 +1,6 @@
 """Tiny-ImageNet ResNet18 baselines, from raw data to accuracy tables and loss plots."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,11 @@ EXPORTS = {
     "load_data": "tinyclf.data.cache",
 }
 __all__ = list(EXPORTS)
+
+# OpenMP's waiting threads spin for milliseconds by default, at the cost of whatever else the machine does: see
+# docs/benchmarks.md. It reads this when torch is loaded, so that it has no effect on a torch that was imported before.
+if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+    os.environ["GOMP_SPINCOUNT"] = "10000"
 
 
 def __getattr__(name: str) -> Any:

@@ -99,6 +99,10 @@ def train(request: Request) -> None:
     if request.processes > 1:
         with interruptible():
             return launch(request, experiments)
+    if request.jobs > 1:
+        return run_at_once(
+            request, experiments, "tinyclf.experiments.run:train_experiment", lambda run: (run.name, run.parameters)
+        )
     from tinyclf.experiments.run import train_experiment
     from tinyclf.training.distributed import this_process
 
@@ -207,9 +211,21 @@ def run_notebooks(request: Request, experiments: list[Experiment]) -> None:
         with interruptible():
             launch(request, experiments)
         experiments = dataclasses.replace(request, force=False).experiments()
+    if request.jobs > 1:
+        return run_at_once(request, experiments, "tinyclf.report.notebook:run", lambda run: (run,))
     from tinyclf.report import notebook
 
     run_one_by_one(experiments, notebook.run)
+
+
+def run_at_once(
+    request: Request, experiments: list[Experiment], function: str, arguments: Callable[[Experiment], tuple[Any, ...]]
+) -> None:
+    """Run experiments in as many processes at a time as `request` wants; see `run_jobs` for errors."""
+    from tinyclf.experiments.jobs import plan, run_jobs, shares
+
+    with interruptible():
+        run_jobs(plan(experiments, function, arguments), shares(request.jobs, request.device))
 
 
 def run_one_by_one(experiments: list[Experiment], do: Callable[[Experiment], None]) -> None:

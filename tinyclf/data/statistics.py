@@ -1,14 +1,16 @@
 """Properties of a data set, counted from its files: the published properties table and the channel statistics."""
 
+from __future__ import annotations
+
 import io
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from tinyclf.data.annotations import SPLITS
 from tinyclf.data.registry import NORMALIZATIONS, TINY_IMAGENET, Layout
 from tinyclf.data.tiny_imagenet import TinyImageNet
+from tinyclf.utils.lazy import pd
 
 # Tiny-ImageNet's properties by the README of the published project.
 PUBLISHED = {

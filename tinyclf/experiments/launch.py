@@ -53,6 +53,10 @@ class Request:
         int,
         typer.Option(min=1, metavar="N", help="train in N processes by torchrun, each with its own GPU or CPU cores"),
     ] = 1
+    jobs: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="run N experiments at a time, each with its share of CPU cores or GPUs"),
+    ] = 1
     device: Device = "auto"
 
     def experiments(self) -> list[Experiment]:
@@ -60,6 +64,8 @@ class Request:
 
         Raises UsageError for an unknown experiment or parameter, and for a value that it cannot have.
         """
+        if self.jobs > 1 and self.processes > 1:
+            raise UsageError("--jobs and --processes: give one of them")
         with usage():
             experiments = select(self.names, self.dataset, self.overrides(), self.imagenet, self.seeds)
         if not any(experiment.needed for experiment in experiments):

@@ -1,16 +1,18 @@
 """What training a model costs: multiply-adds of any model, and a table of its layers."""
 
+from __future__ import annotations
+
 import copy
 import math
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.lazy import pd
 
 COUNTS = ["parameters", "forward", "backward"]
 

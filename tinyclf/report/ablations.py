@@ -1,17 +1,17 @@
 """What each part of a recipe contributes: every run that was evaluated on held-out images, with its command."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 
-import matplotlib.pyplot as plt
-import pandas as pd
-
 from tinyclf.experiments import catalog
-from tinyclf.report.figures import COLOURS, PERCENT, Described, styled
+from tinyclf.report.figures import COLOURS, Described, percent_label, styled
 from tinyclf.report.format import assignments, duration, format_metric, hardware, percent, points, share
 from tinyclf.report.html import Column, small_lines, verdict_mark
 from tinyclf.report.runs import group_seeds, load_runs
 from tinyclf.report.verdict import ERRORS
+from tinyclf.utils.lazy import pd, plt
 
 EQUAL = 0.02  # compute that differs by less is called equal
 
@@ -156,8 +156,8 @@ def compute_figure(table: pd.DataFrame) -> Described:
         place = row["share"], row["accuracy"]
         axes.annotate(row["ablation"], place, xytext=(6, 6), textcoords="offset points", fontsize=8)
     axes.set(xlabel="training compute, in parts of the published baseline's", ylabel="held-out accuracy (top-1)")
-    axes.yaxis.set_major_formatter(PERCENT)
-    axes.xaxis.set_major_formatter(PERCENT)
+    axes.yaxis.set_major_formatter(percent_label)
+    axes.xaxis.set_major_formatter(percent_label)
     axes.margins(0.12, 0.1)
     figure.legend(loc="outside lower center", ncols=2)
     plt.close(figure)

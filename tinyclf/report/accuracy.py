@@ -1,12 +1,12 @@
 """The accuracy of all experiments and the published one: a table of numbers, and the same in Markdown."""
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Iterable
 from html import escape
 from typing import Any
-
-import pandas as pd
 
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments import catalog
@@ -15,6 +15,7 @@ from tinyclf.report.html import Column, markdown
 from tinyclf.report.published import PUBLISHED, published, published_at
 from tinyclf.report.runs import group_runs, load_runs
 from tinyclf.report.verdict import Verdict, judge, verdict
+from tinyclf.utils.lazy import pd
 from tinyclf.utils.paths import PROJECT, reports_dir
 
 TITLES = {"scratch": "From scratch", "imagenet": "From ImageNet weights"}

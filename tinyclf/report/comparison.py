@@ -1,9 +1,9 @@
 """What several runs on one data set differ in: their settings, and their results."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
-
-import pandas as pd
 
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments.catalog import Experiment
@@ -12,6 +12,7 @@ from tinyclf.report.html import Column, Table, small_lines, table
 from tinyclf.report.runs import load_runs
 from tinyclf.utils.checks import one_of
 from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.lazy import pd
 from tinyclf.utils.paths import NOTEBOOKS
 
 ACCURACIES = {"accuracy, last epoch": "accuracy", "accuracy, best epoch": "best_accuracy", "top-5 accuracy": "top5"}

@@ -1,20 +1,22 @@
 """What the evaluation of a run's model says: which classes it confuses, the accuracy of all classes, calibration."""
 
-from typing import Any
+from __future__ import annotations
 
-import matplotlib.pyplot as plt
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 
 from tinyclf.experiments.record import Record, read_table
-from tinyclf.report.figures import COLOURS, PERCENT, Described, first_word, styled
+from tinyclf.report.figures import COLOURS, Described, first_word, percent_label, styled
 from tinyclf.report.format import percent
 from tinyclf.report.html import Column, Table, table
+from tinyclf.utils.lazy import pd, plt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # One colour of growing opacity, so that the page's own paper shows through, light or dark.
-SHADES = LinearSegmentedColormap.from_list("shades", ["#d55e0000", "#d55e00ff"], N=24)
+SHADES = ("#d55e0000", "#d55e00ff")
 FULL = 0.25  # a share that has the full colour
 NAMED = 25  # class names that fit beside the heat map
 
@@ -60,8 +62,11 @@ def heat_map(record: Record) -> Described:
     order = shares.index[block_order(shares.to_numpy())]
     shares = shares.loc[order, order]
     figure, axes = plt.subplots(figsize=(5.9, 5))
+    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+
+    shades = LinearSegmentedColormap.from_list("shades", SHADES, N=24)
     norm = PowerNorm(0.5, 0, FULL, clip=True)  # by the square root, or only the diagonal would show
-    image = axes.imshow(shares, cmap=SHADES, norm=norm, interpolation="none")
+    image = axes.imshow(shares, cmap=shades, norm=norm, interpolation="none")
     bar = figure.colorbar(image, shrink=0.5, label="share of the class's images", ticks=[0, 0.02, 0.1, FULL])
     bar.ax.set_yticklabels(["0%", "2%", "10%", f"{percent(FULL, 0)} or more"])
     name_classes(axes, [words[wnid] for wnid in order])
@@ -137,7 +142,7 @@ def reliability(record: Record) -> Described:
     bottom.bar(height=bins["images"] / bins["images"].sum(), color="#888888", linewidth=0.6, **bars)
     bottom.set(xlabel="confidence", ylabel="images", xlim=(0, 1))
     for axis in (top.yaxis, bottom.yaxis, bottom.xaxis):
-        axis.set_major_formatter(PERCENT)
+        axis.set_major_formatter(percent_label)
     figure.legend(loc="outside lower center", ncols=2)
     plt.close(figure)
     pairs = ", ".join(f"{percent(row['confidence'], 0)} to {percent(row['accuracy'], 0)}" for _, row in bins.iterrows())

@@ -1,19 +1,23 @@
 """Figures, made from tables of runs and published numbers, each with the same in words for who does not see it."""
 
+from __future__ import annotations
+
 import io
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib.pyplot as plt
-import pandas as pd
 from IPython.display import display
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from tinyclf.report.format import format_metric, percent
 from tinyclf.report.published import published_curve
+from tinyclf.utils.lazy import pd, plt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 class Described(NamedTuple):
@@ -34,7 +38,6 @@ class Line(NamedTuple):
 
 
 STYLE = Path(__file__).with_name("tinyclf.mplstyle")
-styled = plt.style.context(STYLE, after_reset=True)  # around whatever draws; nothing of the user's own style
 # Okabe and Ito 2008: colour-blind readers can tell them apart; without colours, the marks do. Several runs in one
 # figure have these in this order. In a figure of one run, training has the first and validation the second.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b")
@@ -43,9 +46,23 @@ LINES = ("-", "--", "-.")  # of the first five, the next five and so on
 # What a dark page has for ink, for paper, and for colours that are too dark on it. The paper is part of the figure, as
 # a notebook may be dark where the browser's pages are light.
 DARK = {"#24292f": "#e6e8eb", "#ffffff": "#14181d", "#0072b2": "#56b4e9", "#d55e00": "#ff9142"}
-PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.10g}%")  # of an axis: 30% where tables say 30%
 SPLITS = {"train": "training", "val": "validation"}
 METRICS = {"loss": "log loss (nats)", "accuracy": "accuracy (top-1)"}
+
+
+def percent_label(share: float, position: float) -> str:
+    """The label of an axis of shares: 30% where tables say 30%."""
+    return f"{100 * share:.10g}%"
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw in the style of the pages; nothing of the user's own style."""
+    with plt.style.context(STYLE, after_reset=True):
+        yield
+
+
+styled = style()  # around whatever draws
 
 
 def show(*described: Described, display_id: str | None = None) -> None:
@@ -115,7 +132,7 @@ def curves(lines: list[Line], metric: str, title: str) -> Described:
     axes.set(xlabel="epoch", ylabel=METRICS[metric], title=title)
     axes.locator_params("x", integer=True)
     if metric == "accuracy":
-        axes.yaxis.set_major_formatter(PERCENT)
+        axes.yaxis.set_major_formatter(percent_label)
     labels = axes.get_legend_handles_labels()[1]
     columns = 1 if max(map(len, labels)) > 26 else 2  # as many as the figure is wide enough for
     figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(labels) // columns))  # inches, a line of the legend
@@ -163,7 +180,7 @@ def small_multiple(title: str, name: str, histories: pd.DataFrame) -> Described:
     )
     axes.set_title(f"{textwrap.fill(title, 46)}\n{ends}", fontsize=8.5)
     axes.locator_params("x", integer=True)
-    axes.yaxis.set_major_formatter(PERCENT)
+    axes.yaxis.set_major_formatter(percent_label)
     axes.set_xlabel("epoch", fontsize=8.5)
     axes.tick_params(labelsize=8.5)
     plt.close(figure)

@@ -1,5 +1,7 @@
 """Pieces of HTML for the pages, made by the macros of templates/pieces.html.j2. All text is escaped."""
 
+from __future__ import annotations
+
 import base64
 import io
 import math
@@ -8,14 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from IPython.display import HTML
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
 from PIL import Image
 
 from tinyclf.report.format import percent
+from tinyclf.utils.lazy import pd
 
 TEMPLATES = Path(__file__).with_name("templates")
 ENVIRONMENT = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
@@ -47,7 +48,7 @@ def table(frame: pd.DataFrame, columns: Sequence[Column] = (), kind: str = "") -
 
     An index that has a name or is no number is a column too. kind: a class of page.css.
     """
-    if frame.index.name not in frame and (frame.index.name or not is_integer_dtype(frame.index)):
+    if frame.index.name not in frame and (frame.index.name or not pd.api.types.is_integer_dtype(frame.index)):
         frame = frame.rename_axis(frame.index.name or "").reset_index()
     columns = columns or [plain_column(frame, name) for name in frame]
     rows = [[column.cell(row) for column in columns] for _, row in frame.astype(object).iterrows()]
@@ -65,7 +66,8 @@ def plain_column(frame: pd.DataFrame, name: str) -> Column:
             return "" if math.isnan(value) else f"{value:.4f}"
         return value if isinstance(value, str) else str(value)
 
-    return Column(name, cell, number=is_numeric_dtype(frame[name]) and not is_bool_dtype(frame[name]))
+    types, values = pd.api.types, frame[name]
+    return Column(name, cell, number=types.is_numeric_dtype(values) and not types.is_bool_dtype(values))
 
 
 def details(summary: str, inside: HTML) -> HTML:

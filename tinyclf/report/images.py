@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import HTML
 
@@ -10,6 +9,7 @@ from tinyclf.experiments.record import Record, read_table
 from tinyclf.report.figures import Described, first_word, styled
 from tinyclf.report.format import percent
 from tinyclf.report.html import gallery
+from tinyclf.utils.lazy import plt
 
 if TYPE_CHECKING:  # these import torch
     from tinyclf.data.cache import Packed

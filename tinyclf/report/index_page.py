@@ -1,10 +1,11 @@
 """The front page of a data set's reports: what was tried, the results, and how to repeat them."""
 
+from __future__ import annotations
+
 import json
 import math
 from typing import Any
 
-import pandas as pd
 from IPython.display import HTML, Markdown, display
 from markupsafe import Markup
 from nbconvert.filters.markdown import markdown2html
@@ -38,6 +39,7 @@ from tinyclf.report.run_page import run_link
 from tinyclf.report.runs import group_runs, load_histories, load_runs
 from tinyclf.report.verdict import interval
 from tinyclf.utils.files import atomic_write, writable
+from tinyclf.utils.lazy import pd
 from tinyclf.utils.paths import reports_dir
 
 

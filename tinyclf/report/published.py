@@ -1,14 +1,15 @@
 """What the open project Tiny-ImageNet-Classifier published, by the name of the experiment that reproduces it."""
 
+from __future__ import annotations
+
 import math
 import tomllib
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments.names import family
+from tinyclf.utils.lazy import pd
 
 PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 

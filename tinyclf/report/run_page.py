@@ -1,9 +1,10 @@
 """The page of one run, made from its record: result, curves, confusions, and where the numbers come from."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from IPython.display import HTML, Markdown, display
 from markupsafe import Markup
 
@@ -25,6 +26,7 @@ from tinyclf.report.runs import RECIPE, history_frame, start_of
 from tinyclf.report.verdict import interval, verdict
 from tinyclf.utils.checks import one_of
 from tinyclf.utils.environment import public_origin
+from tinyclf.utils.lazy import pd
 from tinyclf.utils.paths import NOTEBOOKS, reports_dir
 
 if TYPE_CHECKING:
@@ -129,7 +131,7 @@ def show_evaluation(record: Record) -> None:
         show(reliability(record))
 
 
-def show_mistakes(record: Record, data: "Packed", samples: bool = False) -> None:
+def show_mistakes(record: Record, data: Packed, samples: bool = False) -> None:
     """Display the most confident mistakes as images, where these may be shown, or where `samples` asks for it."""
     from tinyclf.report import images
 

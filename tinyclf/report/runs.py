@@ -1,17 +1,18 @@
 """All runs of a data set in one table, a row a run; tables, figures and pages are selections of it."""
 
+from __future__ import annotations
+
 import json
 import math
 import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pandas as pd
-
 from tinyclf.experiments import catalog
 from tinyclf.experiments.names import family
 from tinyclf.experiments.record import Record, read_records
 from tinyclf.experiments.settings import Settings
+from tinyclf.utils.lazy import pd
 
 RECIPE = ("model", "criterion", "optimizer", "scheduler", "ema")
 AVERAGED = ("accuracy", "best_accuracy", "top5", "loss", "calibration_error", "flip_tta")  # over seeds, with deviation

@@ -6,11 +6,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchmetrics.functional.classification import (
-    multiclass_calibration_error,
-    multiclass_confusion_matrix,
-    multiclass_stat_scores,
-)
 
 from tinyclf.data.loader import NOTHING, ImageLoader
 from tinyclf.training.guards import refuse_non_finite
@@ -47,6 +42,8 @@ class Evaluation:
         return self._accuracy(min(5, self.classes))
 
     def _accuracy(self, top_k: int) -> float:
+        from torchmetrics.functional.classification import multiclass_stat_scores  # takes a second
+
         scores = multiclass_stat_scores(self.logits, self.labels, self.classes, "micro", top_k, validate_args=False)
         right, *_, images = scores.tolist()  # counts, as torchmetrics' own ratio would be rounded to 7 digits
         return float(right / images)
@@ -54,6 +51,8 @@ class Evaluation:
     @property
     def calibration_error(self) -> float:
         """Expected calibration error (l1) over BINS bins of equal width: 0 where confidence equals accuracy."""
+        from torchmetrics.functional.classification import multiclass_calibration_error  # takes a second
+
         return multiclass_calibration_error(self.logits.softmax(1), self.labels, self.classes, BINS).item()
 
     @cached_property
@@ -88,6 +87,8 @@ class Evaluation:
     @cached_property
     def confusion(self) -> Tensor:
         """How many images of each class were predicted as which: int64 (classes, classes), the true ones in rows."""
+        from torchmetrics.functional.classification import multiclass_confusion_matrix  # takes a second
+
         return multiclass_confusion_matrix(self.logits, self.labels, self.classes, validate_args=False)
 
     @property

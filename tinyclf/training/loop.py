@@ -1,5 +1,6 @@
 """The train loop: any model, loss, optimizer and scheduler, on one device or several, resumable after every epoch."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,8 @@ def fit(
 
     Returns one row an epoch: epoch (from 1), learning_rate (the highest of the parameter groups, in the middle of the
     epoch), train_loss, train_accuracy, val_loss, val_accuracy, seconds (training and evaluation), images_per_second
-    (training alone). Losses and accuracies (0..1) are means over images; the validation loss is cross-entropy in nats.
+    (training alone), load (the machine's average of the last minute, by which to judge these two). Losses and
+    accuracies (0..1) are means over images; the validation loss is cross-entropy in nats.
     The train figures are taken while the epoch trains, on its images as they were augmented. With `state.ema`, the
     average of the weights is evaluated.
 
@@ -104,6 +106,7 @@ def one_epoch(
         "val_accuracy": evaluation.top1,
         "seconds": time.perf_counter() - started,
         "images_per_second": len(train.labels) / (trained - started),
+        "load": os.getloadavg()[0],
     }
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 FORGES = ("github.com", "gitlab.com", "codeberg.org")  # public ones, with commits at OWNER/NAME/commit/SHA
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "pillow")
 
+WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # how OpenMP's threads wait, set by the user or in tinyclf/__init__.py
+
 
 def describe(device: torch.device, processes: int = 1) -> dict[str, dict[str, object] | str | None]:
     """Versions of what decides the numbers, the commit of this repository, and the hardware behind `device`.
@@ -44,6 +46,7 @@ def describe(device: torch.device, processes: int = 1) -> dict[str, dict[str, ob
             "processes": processes,
             "threads": torch.get_num_threads(),
             "memory_gib": memory_gib(),
+            "waiting": {name: os.environ[name] for name in WAITING if name in os.environ},
             "system": f"{platform.system()} {platform.machine()}",
             **({"cudnn_benchmark": torch.backends.cudnn.benchmark} if device.type == "cuda" else {}),
         },

@@ -1,0 +1,23 @@
+"""What the jobs of test_jobs.py do, in processes of their own: this imports next to nothing."""
+
+import os
+import time
+
+
+def note(folder, name, until=""):
+    """Note when a job began and ended, and what it was given; `until` another has left its note, wait."""
+    given = {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
+    begun = time.monotonic()
+    while until and not (folder / until).exists():
+        time.sleep(0.05)
+    (folder / name).write_text(repr((begun, time.monotonic(), given)))
+
+
+def fail(error):
+    print("the last words")
+    raise error
+
+
+def sleep(folder, name):
+    (folder / name).write_text(str(os.getpid()))
+    time.sleep(100)

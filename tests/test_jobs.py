@@ -1,0 +1,166 @@
+"""Experiments at the same time: in which order, with what share of the machine, and what is left when one fails."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+from typer.testing import CliRunner
+
+from tinyclf import cli
+from tinyclf.experiments import jobs
+from tinyclf.experiments.catalog import Experiment, select
+from tinyclf.experiments.jobs import STAND_IN, Job, plan, run_jobs, shares
+from tinyclf.utils.errors import TinyclfError
+
+HERE = {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True)
+def threads(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # given back after a test that changes it
+
+
+def job(folder, name, needs=(), until="", after=()):
+    arguments = (folder, name, until)
+    return Job(name, f"title of {name}", "job_functions:note", arguments, frozenset(needs), frozenset(after))
+
+
+def read(folder):
+    return {path.name: eval(path.read_text()) for path in folder.iterdir()}
+
+
+def test_jobs_run_at_the_same_time_and_after_what_they_need(tmp_path):
+    shares = [HERE | {"CUDA_VISIBLE_DEVICES": name} for name in "01"]
+    todo = [job(tmp_path, "last", after=("parent", "child", "other")), job(tmp_path, "child", ("parent",))]
+    run_jobs([*todo, job(tmp_path, "other", until="child"), job(tmp_path, "parent")], shares)
+    ran = read(tmp_path)
+    assert ran["parent"][1] < ran["child"][0] and ran["child"][1] < ran["other"][1] < ran["last"][0]
+    assert ran["parent"][0] < ran["other"][0], "what others need comes first"
+    assert {ran[name][2]["CUDA_VISIBLE_DEVICES"] for name in ("parent", "other")} == {"0", "1"}
+    assert {given["OMP_NUM_THREADS"] for _, _, given in ran.values()} == {"1"}
+
+
+def test_a_failure_is_told_and_leaves_all_but_what_needs_it(tmp_path, capfd):
+    todo = [
+        Job("bad", "to fail", "job_functions:fail", (TinyclfError("the disk is full"),)),
+        Job("worse", "to fail", "os:_exit", (9,)),
+        job(tmp_path, "child", ("bad",)),
+        job(tmp_path, "grandchild", ("child",)),
+        job(tmp_path, "good"),
+        job(tmp_path, "last", after=("bad", "grandchild")),
+    ]
+    with pytest.raises(TinyclfError, match=r"^failed: bad, worse; skipped: child, grandchild$"):
+        run_jobs(todo, [HERE])
+    assert sorted(read(tmp_path)) == ["good", "last"]
+    lines = capfd.readouterr().err.splitlines()
+    assert "bad: the disk is full" in lines and "bad: the last words" in lines
+    assert "child: skipped, as it needs bad" in lines and "grandchild: skipped, as it needs child" in lines
+
+
+def test_on_a_terminal_a_job_has_one_line_and_a_failed_one_its_last_lines(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    board = jobs.Board(2)
+    board.latest(0, "one", "epoch 1")
+    board.latest(0, "one", "epoch 2")
+    tail = ["epoch 2", "out of memory"]
+    board.end(0, "one", "failed after 2 s", tail)
+    kept = [line for line in capfd.readouterr().err.replace("\r", "\n").splitlines() if line.strip()]
+    assert [line for line in kept if line.startswith("one: ")][-3:] == [
+        f"one: {line}" for line in (*tail, "failed after 2 s")
+    ]
+
+
+def test_the_plan_of_mini_has_parents_stand_in_weights_and_the_summary_in_order():
+    todo = {job.name: job for job in plan(select([], "mini"), "module:function", lambda run: (run.name,))}
+    assert todo["finetuning"].needs == {"preprocessing"} and todo["preprocessing"].needs == {STAND_IN}
+    assert not todo["baseline-scratch"].needs and todo["finetuning"].arguments == ("finetuning",)
+    assert todo["summary"].after == todo.keys() - {"summary", STAND_IN}
+    assert "summary" not in todo["ablations"].after and not todo["data"].after
+    assert STAND_IN not in {job.name for job in plan(select(["fast-scratch"], "mini"), "module:function", vars)}
+
+
+def test_cores_and_gpus_are_shared(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    gpus = ["2", "5", "2"]
+    assert shares(3, "auto") == [{"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
+    assert shares(16, "cpu") == [{"OMP_NUM_THREADS": "1"}] * 16
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert shares(2, "cpu") == [{"OMP_NUM_THREADS": "5"}] * 2
+
+
+@pytest.mark.parametrize("command", [["run", "data"], ["report"], ["train", "baseline-scratch"]])
+def test_every_command_takes_the_number_of_jobs(command, monkeypatch):
+    asked = []
+    monkeypatch.setattr(jobs, "run_jobs", lambda todo, environments: asked.append((todo, len(environments))))
+    assert CliRunner().invoke(cli.app, [*command, "--jobs", "3"]).exit_code == 0
+    ((todo, count),) = asked
+    assert count == 3 and todo[-1].name == ("baseline-scratch" if command[0] == "train" else "summary")
+    done = CliRunner().invoke(cli.app, [*command, "--jobs", "2", "--processes", "2"])
+    assert done.exit_code == 2 and "--jobs and --processes: give one of them" in done.output and len(asked) == 1
+
+
+def sleeping(folder: Path, name: str) -> Experiment:
+    """An experiment whose kernel notes its process and sleeps."""
+    code = f"import os, pathlib, time\npathlib.Path({str(folder)!r}, {name!r}).write_text(str(os.getpid()))"
+    parameters = new_code_cell('dataset = "mini"', metadata={"tags": ["parameters"]})
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    path = folder / f"{name}.ipynb"
+    nbformat.write(new_notebook(cells=[parameters, new_code_cell(f"{code}\ntime.sleep(100)")], metadata=kernel), path)
+    return Experiment(name, f"Title of {name}", path, {"dataset": "mini"})
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+if __name__ == "__main__":  # not in the processes of the jobs
+    from tinyclf import cli
+    from tinyclf.experiments.jobs import Job, plan, run_jobs
+    folder, kernels = Path(sys.argv[1]), sys.argv[2:]
+    todo = [Job(name, "to sleep", "job_functions:sleep", (folder, name)) for name in "abc"]
+    if kernels:
+        from test_jobs import sleeping
+        runs = [sleeping(folder, name) for name in "abc"]
+        todo = plan(runs, "tinyclf.report.notebook:run", lambda run: (run,))
+    try:
+        with cli.interruptible():
+            run_jobs(todo, [{"OMP_NUM_THREADS": "1"}] * 2)
+    except cli.typer.Exit as end:
+        sys.exit(end.exit_code)
+"""
+
+
+def alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return not Path(f"/proc/{process}/stat").exists() or ") Z " not in Path(f"/proc/{process}/stat").read_text()
+
+
+@pytest.mark.parametrize(("what", "status", "kernels"), [(signal.SIGINT, 130, ["kernels"]), (signal.SIGTERM, 143, [])])
+def test_an_interrupt_ends_all_jobs_and_their_kernels(what, status, kernels, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    environment = os.environ | {"TINYCLF_REPORTS": str(tmp_path / "reports"), "PYTHONPATH": paths}
+    command = [sys.executable, script, tmp_path, *kernels]
+    running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    notes = [tmp_path / name for name in "ab"]
+    while not all(note.is_file() and note.read_text() for note in notes):
+        time.sleep(0.1)
+        assert running.poll() is None, running.communicate()[1]
+    running.send_signal(what)
+    said = running.communicate(timeout=60)[1]
+    assert running.returncode == status, said
+    assert not (tmp_path / "c").exists()
+    time.sleep(1)
+    assert not any(alive(int(note.read_text())) for note in notes), "a process outlived the command"
+    assert "Traceback" not in said
