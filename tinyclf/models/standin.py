@@ -14,6 +14,7 @@ from tinyclf.data.synthetic import PRETRAIN, VERSION, make_dataset
 from tinyclf.models.resnet import build_model
 from tinyclf.models.small_map_conv import use_small_map_conv
 from tinyclf.utils.files import atomic_write
+from tinyclf.utils.locks import locked
 from tinyclf.utils.paths import data_dir
 
 # Chosen for less than a minute on two cores; it is no part of the published recipe.
@@ -27,11 +28,15 @@ RECIPE = f"{VERSION} {PRETRAIN} {EPOCHS} {BATCH_SIZE} {LEARNING_RATE} {WEIGHT_DE
 def weights_file() -> Path:
     """The state dict, safetensors in torchvision's names, with a head for the synthetic classes of its training."""
     path = data_dir() / f"mini-pretrained-{hashlib.sha256(RECIPE.encode()).hexdigest()[:8]}.safetensors"
-    if not path.is_file():
-        print(
-            "weights = 'mini': training a stand-in for ImageNet weights on other synthetic classes, once, for a minute"
-        )
-        atomic_write(path, lambda partial: save_file(pretrain(), partial))
+    if path.is_file():
+        return path
+    with locked(path.with_name(f".{path.name}.lock")):
+        if not path.is_file():  # else another process trained it meanwhile
+            print(
+                "weights = 'mini': training a stand-in for ImageNet weights on other synthetic classes, once, for a "
+                "minute"
+            )
+            atomic_write(path, lambda partial: save_file(pretrain(), partial))
     return path
 
 
