@@ -1,6 +1,8 @@
 """Checkpoints hold everything to the last bit, know when they are damaged, and are never lost while written."""
 
+import json
 import os
+import time
 
 import pytest
 import torch
@@ -160,7 +162,7 @@ def test_one_without_a_checksum_is_not_trusted(path):
         checkpoint.newest(path)
 
 
-@pytest.mark.parametrize("fails", ["training.checkpoint.save_file", "utils.files.os.fsync"])
+@pytest.mark.parametrize("fails", ["training.checkpoint.atomic_write", "utils.files.os.fsync"])
 def test_a_full_disk_leaves_the_last_good_ones(path, monkeypatch, fails):
     two(path)
     before = {each.name: each.read_bytes() for each in path.parent.iterdir()}
@@ -169,9 +171,41 @@ def test_a_full_disk_leaves_the_last_good_ones(path, monkeypatch, fails):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(f"tinyclf.{fails}", full)
-    with pytest.raises(TinyclfError, match=r"cannot write .*No space left"):
+    with pytest.raises(TinyclfError, match=r"(could not|cannot) write .*No space left"):
         checkpoint.save(path, trained(), {"history": []})
     assert {each.name: each.read_bytes() for each in path.parent.iterdir()} == before
+
+
+def test_one_of_a_newer_version_is_not_taken_for_damaged(path, monkeypatch):
+    two(path)
+    with monkeypatch.context() as newer:
+        newer.setattr(checkpoint, "VERSION", 2)
+        checkpoint.save(path, trained(), {"history": [1, 2, 3]})
+    with pytest.raises(
+        TinyclfError, match=r"is of version 2, and this tinyclf reads up to 1: use the tinyclf"
+    ) as error:
+        checkpoint.newest(path)
+    assert "delete" not in str(error.value)
+
+
+def test_one_knows_when_it_was_written_and_an_older_one_has_the_time_of_its_file(path):
+    two(path)
+    os.utime(path, (5, 5))
+    assert checkpoint.read(path).time == pytest.approx(time.time(), abs=60)
+    about, state = json.dumps({"history": []}), "{}"
+    metadata = {"about": about, "state": state, "sha256": checkpoint.digest(about + state, {})}
+    save_file({}, path, metadata=metadata)
+    os.utime(path, (5, 5))
+    assert checkpoint.read(path).time == 5
+
+
+def test_everyone_may_read_it_whom_the_umask_lets(path):
+    before = os.umask(0o022)
+    try:
+        two(path)
+    finally:
+        os.umask(before)
+    assert [oct(each.stat().st_mode & 0o777) for each in path.parent.iterdir()] == ["0o644"] * 2
 
 
 def test_one_of_another_model_or_optimizer_is_refused(path):

@@ -1,6 +1,5 @@
 """The command line: what it lists, how it answers wrong usage, and that it answers at once."""
 
-import json
 import os
 import resource
 import subprocess
@@ -10,6 +9,7 @@ from typing import get_args
 import pytest
 import torch
 import typer
+from records import leave
 from typer.testing import CliRunner
 
 import tinyclf
@@ -18,6 +18,7 @@ from tinyclf.data.registry import DATASETS, WHOLE_DATASETS
 from tinyclf.experiments import launch
 from tinyclf.training import device as devices
 from tinyclf.utils import environment
+from tinyclf.experiments.settings import Settings
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS
 
@@ -46,21 +47,16 @@ def invoke(*arguments):
     return CliRunner().invoke(cli.app, list(arguments))
 
 
-def write_record(folder, run, epochs, last, best):
-    history = [{"val_accuracy": best}] * (epochs - 1) + [{"val_accuracy": last}]
-    settings, result = {"epochs": epochs}, {"last": history[-1], "best": {"val_accuracy": best}}
-    record = {"version": 2, "run": run, "settings": settings, "history": history, "result": result}
-    path = folder / "mini" / run / "record.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(record))
+def write_record(run, epochs, last, best):
+    leave(run, Settings(epochs=epochs), [best] * (epochs - 1) + [last])
 
 
 def test_list_has_every_experiment_with_what_has_run(folder):
-    write_record(folder, "baseline-scratch", 3, 0.25, 0.5)
-    write_record(folder, "fast-scratch", 4, 0.2, 0.3)
-    write_record(folder, "fast-scratch-seed-1", 4, 0.4, 0.5)
-    write_record(folder, "fast-scratch.ema", 4, 0.4, 0.5)
-    write_record(folder, "mine", 2, 0.75, 0.75)
+    write_record("baseline-scratch", 3, 0.25, 0.5)
+    write_record("fast-scratch", 4, 0.2, 0.3)
+    write_record("fast-scratch-seed-1", 4, 0.4, 0.5)
+    write_record("fast-scratch.ema", 4, 0.4, 0.5)
+    write_record("mine", 2, 0.75, 0.75)
     (folder / "mini" / "data").mkdir()
     (folder / "mini" / "data" / "index.html").touch()
     done = invoke("list")
@@ -76,6 +72,15 @@ def test_list_has_every_experiment_with_what_has_run(folder):
     assert "fast-scratch.ema" not in done.output
 
 
+def test_list_names_the_folders_that_are_copies(folder):
+    write_record("mine", 2, 0.75, 0.75)
+    (folder / "mini/mine").rename(folder / "mini/mine-seed-1")
+    write_record("mine", 2, 0.75, 0.75)
+    lines = invoke("list").output.splitlines()
+    assert lines[-1] == "not counted: mine-seed-1 is a copy of run mine, or was renamed"
+    assert [line.split()[0] for line in lines[-2:]] == ["mine", "not"] and "mean" not in lines[-2]
+
+
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_list_has_any_data_set_and_runs_none(dataset, folder):
     done = invoke("list", "--dataset", dataset)
@@ -84,7 +89,7 @@ def test_list_has_any_data_set_and_runs_none(dataset, folder):
 
 
 def test_list_names_a_record_that_cannot_be_read(folder):
-    write_record(folder, "mine", 2, 0.75, 0.75)
+    write_record("mine", 2, 0.75, 0.75)
     (folder / "mini" / "mine" / "record.json").write_text("{")
     done = invoke("list")
     assert done.exit_code == 1 and "mine/record.json: not a readable record" in done.output

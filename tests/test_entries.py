@@ -96,7 +96,7 @@ GOAL = '{ text = "40%", accuracy = 0.4 }'
         (f"[x]\n{GOOD}goals = [3]", "experiments.toml: x: goals = [3]: expected a list, each entry a table"),
         (f"[x]\n{GOOD}goals = 'x'", "experiments.toml: x: goals = 'x'"),
         (f"[x]\n{GOOD}goals = []", "experiments.toml: x: goals = []"),
-        (f"[x]\n{GOOD}goals = {GOAL}", "experiments.toml: x: goals = {'text'"),
+        (f"[x]\n{GOOD}goals = {GOAL}", "experiments.toml: x: goals = {'accuracy'"),
         (
             f"[x]\n{GOOD}goals = [{{ txt = '40%' }}]",
             "experiments.toml: x: goals, number 1: key = 'txt': did you mean text?",

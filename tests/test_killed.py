@@ -102,16 +102,16 @@ def test_killed_at_20_random_moments_and_restarted_every_history_ends_the_same(p
 
 def die_within_write():
     """Die by kill -9 with half of the third checkpoint written."""
-    write, count = checkpoint.save_file, []
+    write, count = checkpoint.atomic_write, []
 
-    def half(tensors, path, metadata):
+    def half(path, data):
         count.append(1)
-        write(tensors, path, metadata=metadata)
         if len(count) == 3:
-            os.truncate(path, os.path.getsize(path) // 2)
+            path.with_name(f"{path.name}.{os.getpid()}.partial").write_bytes(data[: len(data) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
+        write(path, data)
 
-    checkpoint.save_file = half
+    checkpoint.atomic_write = half
 
 
 def die_between_renames():
@@ -129,16 +129,15 @@ def die_between_renames():
 
 def fill_the_disk():
     """From the third checkpoint on, no file may grow beyond half of one: the system refuses, as a full disk would."""
-    write, count = checkpoint.save_file, []
+    write, count = checkpoint.atomic_write, []
 
-    def limited(tensors, path, metadata):
+    def limited(path, data):
         count.append(1)
         if len(count) == 3:
-            half = os.path.getsize(path.with_name(CHECKPOINT)) // 2
-            resource.setrlimit(resource.RLIMIT_FSIZE, (half, resource.RLIM_INFINITY))
-        write(tensors, path, metadata=metadata)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (len(data) // 2, resource.RLIM_INFINITY))
+        write(path, data)
 
-    checkpoint.save_file = limited
+    checkpoint.atomic_write = limited
 
 
 def test_a_disk_that_is_full_ends_the_run_with_the_last_checkpoint_usable(processes, tmp_path, uninterrupted, capfd):

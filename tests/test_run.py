@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from tinyclf.experiments import identity, initial
 from tinyclf.experiments import run as runs
 from tinyclf.experiments.initial import is_finished
 from tinyclf.experiments.recipe import recipe_for
-from tinyclf.experiments.record import read_records
+from tinyclf.experiments.record import copies, read_records
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
 from tinyclf.utils.errors import TinyclfError
@@ -215,6 +217,69 @@ def test_what_another_process_did_meanwhile_is_neither_mixed_nor_dropped(reports
         fit(late, model())
     assert fit(same, model()) == before["history"]
     assert read_records("mini")["mine"] == before
+
+
+def forced(settings=SETTINGS):
+    run = Run(settings, data(), "mine", force=True)
+    fit(run, model())
+    return run
+
+
+def test_a_run_is_not_recorded_beside_the_checkpoint_of_another(reports):
+    first = forced()
+    second = forced(dataclasses.replace(SETTINGS, learning_rate=0.01))  # of one process, as a cell that ran again
+    with pytest.raises(TinyclfError, match=r"'mine' is not recorded: .*checkpoint\.safetensors is that of another"):
+        first.finish()
+    assert not (reports / "mini/mine/record.json").exists()
+    assert second.finish()["settings"]["learning_rate"] == 0.01
+    with pytest.raises(TinyclfError, match="is not recorded"):
+        first.finish()
+    assert read_records("mini")["mine"]["settings"]["learning_rate"] == 0.01
+
+
+def test_the_folder_is_locked_from_the_fit_to_the_record(reports):
+    lock = reports / "mini/mine/.lock"
+    run = forced()
+    assert lock.exists()
+    run.finish()
+    assert not lock.exists()
+    assert run.finish() == read_records("mini")["mine"]  # again
+    run = forced()
+    del run  # nobody can finish it any more
+    assert not lock.exists()
+
+
+def test_a_run_that_was_not_fitted_is_not_recorded(reports):
+    finished()
+    with pytest.raises(TinyclfError, match="call `fit` first"):
+        Run(SETTINGS, data(), "mine").finish()
+
+
+def test_a_copied_or_renamed_run_counts_once_and_keeps_the_time_at_which_it_ended(reports, monkeypatch):
+    before = finished()
+    for name in ("mine-seed-1", "mine.bak"):
+        shutil.copytree(reports / "mini/mine", reports / "mini" / name)
+    assert [*read_records("mini")] == ["mine"] and [*copies("mini")] == ["mine-seed-1", "mine.bak"]
+    assert not is_finished("mine.bak", "mini")
+    elsewhere = reports.with_name("elsewhere")
+    shutil.copytree(reports, elsewhere)  # which changes when the files were written
+    checkpoint = elsewhere / "mini/mine/checkpoint.safetensors"
+    os.utime(checkpoint, (2e9, 2e9))
+    monkeypatch.setenv("TINYCLF_REPORTS", str(elsewhere))
+    assert finished()["finished"] == before["finished"]
+
+
+def test_a_record_that_a_power_cut_left_empty_is_written_again_and_a_newer_one_is_not(reports, monkeypatch):
+    before, path = finished(), reports / "mini/mine/record.json"
+    for content in ("", path.read_text()[:500]):
+        path.write_text(content)
+        assert not is_finished("mine", "mini") and not Run(SETTINGS, data(), "mine").is_recorded()
+        assert finished() == before == read_records("mini")["mine"]
+    newer = json.dumps(before | {"version": 3})
+    path.write_text(newer)
+    with pytest.raises(TinyclfError, match="version 3, and this tinyclf reads 2: use the tinyclf that wrote"):
+        is_finished("mine", "mini")
+    assert path.read_text() == newer
 
 
 def test_a_run_on_other_data_is_refused(reports):

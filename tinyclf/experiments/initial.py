@@ -6,21 +6,20 @@ from typing import Any
 from torch import nn
 
 from tinyclf.experiments import names
-from tinyclf.experiments.record import read_record
+from tinyclf.experiments.record import RECORD, read_record
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.resnet import head_names
 from tinyclf.models.weights import copy_weights, fingerprint, load_weights, weights_file
 from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import Saved
-from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.paths import reports_dir
+from tinyclf.utils.errors import NewerVersionError, TinyclfError
 
 CHECKPOINT = "checkpoint.safetensors"
 
 
 def checkpoint_of(run: str, dataset: str) -> Path:
     """Where a run keeps its checkpoint."""
-    return reports_dir() / dataset / run / CHECKPOINT
+    return names.run_folder(run, dataset) / CHECKPOINT
 
 
 def load_initial_weights(model: nn.Module, settings: Settings, classes: list[str]) -> None:
@@ -87,13 +86,17 @@ def progress_of(saved: Saved) -> str:
 
 
 def is_finished(run: str, dataset: str) -> bool:
-    """Whether a run has ended: all of its epochs are trained, and its record is written."""
+    """Whether a run has ended: all of its epochs are trained, and its record is written, under its own name."""
     path = checkpoint_of(run, dataset)
-    record = path.with_name("record.json")
-    if not (record.is_file() and (saved := checkpoint.newest(path))) or progress_of(saved):
+    if not (path.with_name(RECORD).is_file() and (saved := checkpoint.newest(path))) or progress_of(saved):
         return False
-    history = saved.about["history"]
-    return bool(history) and read_record(record)["history"] == history
+    try:
+        record = read_record(path.with_name(RECORD))
+    except NewerVersionError:
+        raise
+    except TinyclfError:
+        return False  # a power cut may have left it empty; the checkpoint has all that is needed to write it again
+    return bool((record["run"], record["history"]) == (run, saved.about["history"]))
 
 
 def find_parent(settings: Settings, classes: list[str]) -> Saved | None:

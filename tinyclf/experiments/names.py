@@ -1,20 +1,33 @@
-"""The names of runs, which are those of their folders. A name ends in the seed unless it is the experiment's own."""
+"""The names of runs, which are those of their folders. A name ends in the seed unless it is the experiment's own.
+
+Whatever a name comes from, a command, a TOML file or a record, `check_name` decides whether it can be one.
+"""
 
 import re
+from pathlib import Path
+from typing import Any
 
 from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.paths import reports_dir
 
 NAME = re.compile(r"[A-Za-z0-9][\w.=+-]{0,99}", re.ASCII)
 SEED = re.compile(r"-seed-(\d+)$")
 RESERVED = re.compile(r"data|ablations|summary|.*\.(html|md|svg|csv|json|ipynb|partial|lock|)", re.IGNORECASE)
 
 
-def check_name(name: str, what: str = "run") -> None:
+def check_name(name: Any, what: str = "run") -> None:
     """Raise TinyclfError unless `name` can be a run's folder, next to the pages and tables of the data set."""
-    if not NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise TinyclfError(f"{what} = {name!r}: expected the name of a folder, up to 100 letters, digits and -_.=+")
     if RESERVED.fullmatch(name):
         raise TinyclfError(f"{what} = {name!r}: a page or a table has a name like this, give another")
+
+
+def run_folder(run: str, dataset: str) -> Path:
+    """Where a run leaves its files. Raises TinyclfError for a name that would be another place."""
+    check_name(run)
+    folder: Path = reports_dir() / dataset / run
+    return folder
 
 
 def with_seed(name: str, seed: int) -> str:

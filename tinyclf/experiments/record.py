@@ -10,7 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.experiments.names import check_name, run_folder
+from tinyclf.experiments.settings import Settings
+from tinyclf.utils import schema
+from tinyclf.utils.checks import one_of
+from tinyclf.utils.errors import NewerVersionError, TinyclfError
 from tinyclf.utils.files import atomic_write
 from tinyclf.utils.paths import reports_dir
 
@@ -25,6 +29,53 @@ VERSION = 2  # raise it when a key of a record changes
 ABOUT = ("command", "overrides", "settings", "recipe", "data", "weights", "compute", "environments")
 EPOCH = ("epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 MISTAKES = 100  # kept of a run, the most confident ones
+RECORD = "record.json"
+
+
+def check_settings(where: str, settings: Any) -> None:
+    """Raise TinyclfError for what are no settings of a run; those that are newer than the run may be missing."""
+    schema.check_rule(where, settings, schema.TABLE)
+    for name in settings:
+        one_of(f"{where}: setting", name, Settings.names())
+    try:
+        Settings(**settings)
+    except TinyclfError as error:
+        raise TinyclfError(f"{where}: {error}") from error
+
+
+def check_run(where: str, name: Any) -> None:
+    """Raise TinyclfError for what is no name of a run."""
+    check_name(name, where)
+
+
+HISTORY = {"epoch": schema.COUNT, "learning_rate": schema.NUMBER, "train_loss": schema.NUMBER} | {
+    **{"train_accuracy": schema.SHARE, "val_loss": schema.NUMBER, "val_accuracy": schema.SHARE},
+    **{"seconds": schema.NUMBER, "images_per_second": schema.POSITIVE},
+}
+EVALUATION = {"top1": schema.SHARE, "top5": schema.SHARE, "loss": schema.NUMBER, "calibration_error": schema.SHARE}
+MACHINE = {"device": schema.TEXT, "name": schema.TEXT, "threads": schema.COUNT, "processes?": schema.COUNT}
+PARENT: dict[str, schema.Shape] = {"run": check_run, "epochs": schema.COUNT, "settings": check_settings}
+PARENT["parent?"] = PARENT
+SHAPE: dict[str, schema.Shape] = {
+    "run": check_run,
+    "command": schema.LINE,
+    "overrides": schema.TABLE,
+    "settings": check_settings,
+    "recipe?": {f"{name}?": schema.TEXT for name in ("model", "criterion", "optimizer", "scheduler", "ema")},
+    "data": {"name": schema.TEXT, "classes": schema.COUNT, "train": schema.COUNT, "val": schema.COUNT}
+    | {"sha256": schema.TEXT},
+    "weights": {"label": schema.TEXT, "file?": schema.TEXT, "sha256?": schema.TEXT, "parent?": PARENT},
+    "compute": dict.fromkeys(("own", "total", "published_baseline"), schema.POSITIVE),
+    "environments": [{"commit?": schema.TEXT, "versions": {schema.ANY: schema.TEXT}, "hardware": MACHINE}],
+    "history": [HISTORY],
+    "result": {"last": HISTORY, "best": HISTORY},
+    "evaluation": EVALUATION,
+    "flip_tta?": EVALUATION,
+    "other_sizes": {schema.ANY: EVALUATION},
+    "seconds": schema.NUMBER,
+    "images_per_second": schema.POSITIVE,
+    "finished": schema.TIME,
+}
 
 
 def write_record(
@@ -57,7 +108,7 @@ def write_record(
         "finished": datetime.datetime.fromtimestamp(ended, datetime.UTC).isoformat(timespec="seconds"),
     }
     write_tables(folder, about["classes"], history, evaluation)
-    atomic_write(folder / "record.json", json.dumps(record, indent=2) + "\n")
+    atomic_write(folder / RECORD, json.dumps(record, indent=2) + "\n")
     return record
 
 
@@ -130,17 +181,51 @@ def read_table(record: Record, name: str) -> pd.DataFrame:
 
 
 def read_record(path: Path) -> Record:
-    """A record. Raises TinyclfError for one that is unreadable or of another version."""
+    """A record. Raises TinyclfError for one that is unreadable, of another version, or changed into no record."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or record.get("version") != VERSION:
+        schema.check_rule("", record, schema.TABLE)
+        version = record.get("version")
+        if type(version) is int and version > VERSION:
+            raise NewerVersionError(
+                f"{path}: a record of version {version}, and this tinyclf reads {VERSION}: use the tinyclf that wrote "
+                "it, or a newer one"
+            )
+        if version != VERSION:
             raise ValueError(f"it is not of version {VERSION}")
-    except (OSError, ValueError) as error:
+        schema.check_shape("", record, SHAPE)
+        if not (record["history"] and record["environments"]):
+            raise ValueError("it has no epoch, or no environment")
+        if not all(size.isascii() and size.isdigit() for size in record["other_sizes"]):
+            raise ValueError("other_sizes has a key that is no size")
+    except NewerVersionError:
+        raise
+    except (OSError, ValueError, RecursionError, TinyclfError) as error:
         raise TinyclfError(f"{path}: not a readable record ({error}); delete it and run again") from error
-    return record
+    return dict(record)
 
 
 def read_records(dataset: str) -> dict[str, Record]:
-    """The records under `reports/<dataset>/`, by name of the run. Raises TinyclfError for an unreadable one."""
-    paths = sorted((reports_dir() / dataset).glob("*/record.json"))
-    return {path.parent.name: read_record(path) for path in paths}
+    """The records under `reports/<dataset>/`, by name of the run. Raises TinyclfError for an unreadable one.
+
+    One in a folder of another name is none of them: see `copies`.
+    """
+    return {path.parent.name: record for path, record in all_records(dataset) if is_in_place(path, record)}
+
+
+def copies(dataset: str) -> dict[str, str]:
+    """The folders under `reports/<dataset>/` that were copied or renamed, each with the name of the run in its record.
+
+    They are no runs, or one would count twice. Raises TinyclfError as `read_records` does.
+    """
+    return {path.parent.name: record["run"] for path, record in all_records(dataset) if not is_in_place(path, record)}
+
+
+def all_records(dataset: str) -> list[tuple[Path, Record]]:
+    """Every record under `reports/<dataset>/` with its path, in the order of the folders' names."""
+    return [(path, read_record(path)) for path in sorted((reports_dir() / dataset).glob(f"*/{RECORD}"))]
+
+
+def is_in_place(path: Path, record: Record) -> bool:
+    """Whether a record lies where its run left it."""
+    return bool((record["settings"]["dataset"], record["run"]) == path.parts[-3:-1])

@@ -1,9 +1,10 @@
 """A run: settings and data in, a folder with its record out. The record is what every table and figure is made from."""
 
 import dataclasses
-from contextlib import nullcontext
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakSet, WeakValueDictionary
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from tinyclf.experiments.initial import checkpoint_of, describe_initial_weights,
 from tinyclf.experiments.names import check_name, family
 from tinyclf.experiments.parameters import RUN_NAME
 from tinyclf.experiments.recipe import build_recipe, expected_recipe, train_loader, val_loader
-from tinyclf.experiments.record import Record, read_record, write_record
+from tinyclf.experiments.record import RECORD, Record, read_record, write_record
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.flops import training_multiply_adds
 from tinyclf.models.resnet import build_model
@@ -42,6 +43,7 @@ from tinyclf.utils.files import writable
 from tinyclf.utils.locks import locked
 
 TRAINED: WeakSet[nn.Module] = WeakSet()  # every model that a run of this process has trained
+HOLDERS: WeakValueDictionary[Path, "Run"] = WeakValueDictionary()  # by folder: fitted, not recorded, and so locked
 
 
 class Run:
@@ -51,6 +53,9 @@ class Run:
     checkpoint of the same settings, data, initial weights, model, loss, optimizer and scheduler, also to more epochs;
     one that differs is never mixed in. Raises TinyclfError when the folder cannot be written or holds another run,
     naming the differences.
+
+    From `fit` to `finish`, no other process can train in the folder. Another `Run` of this process can, as after a cell
+    that was run again, and the first one can then no longer be recorded.
     """
 
     def __init__(self, settings: Settings, data: Packed, name: str = "", *, force: bool = False) -> None:
@@ -58,6 +63,7 @@ class Run:
         self.device = self.process.device
         settings = with_precision(settings, self.device)
         self.settings, self.data, self.force, self.started = settings, data, force, False
+        self.lock = ExitStack()
         self.has_own_name = bool(name) and family(name) not in catalog.read_experiments(settings.dataset)
         self.name = name or default_name(settings)
         check_name(self.name)
@@ -110,8 +116,7 @@ class Run:
         """
         self._set_recipe(describe(model, criterion, optimizer, scheduler, scheduler_interval, ema), model)
         self.state = TrainingState(model, optimizer, scheduler, ema)
-        busy = f"run {self.name} on {self.data.name} is under way already; wait for it, or give this one another name"
-        with locked(self.folder / ".lock", busy) if self.process.is_main_process else nullcontext():
+        with self._locked() as lock:
             self._continue_from_checkpoint()  # again, as no other process changes it now
             if len(self.about["history"]) < self.settings.epochs:
                 refuse_unsupported(self.settings.precision, self.device)  # before a checkpoint is dropped
@@ -140,8 +145,20 @@ class Run:
                     save_to=self.checkpoint,
                     about=self.about,
                 )
+            self.lock = lock.pop_all()  # until it is recorded
+            HOLDERS[self.folder] = self
         history: list[Epoch] = self.about["history"]
         return history
+
+    def _locked(self) -> ExitStack:
+        """The folder held against other processes; taken over from a run of this process that is not recorded."""
+        busy = f"run {self.name} on {self.data.name} is under way already; wait for it, or give this one another name"
+        if holder := HOLDERS.pop(self.folder, None):
+            return holder.lock.pop_all()
+        lock = ExitStack()
+        if self.process.is_main_process:
+            lock.enter_context(locked(self.folder / ".lock", busy))
+        return lock
 
     def _set_recipe(self, recipe: dict[str, str | None], model: nn.Module) -> None:
         """Note what is trained, and what it costs. A recipe other than that of the settings needs a name of its own."""
@@ -180,7 +197,7 @@ class Run:
         """Whether the folder holds the record of this very run, at its end, and it is not to start over."""
         if self.force or not is_finished(self.name, self.settings.dataset):
             return False
-        return bool(read_record(self.folder / "record.json")["settings"] == self.about["settings"])
+        return bool(read_record(self.folder / RECORD)["settings"] == self.about["settings"])
 
     def evaluate(self, input_size: int = 0, *, flip_tta: bool = False) -> Evaluation:
         """The metrics of the trained model on the validation images, in this process alone; call it after `fit`.
@@ -188,6 +205,8 @@ class Run:
         input_size: pixels to resize them to instead of those that it was trained for. flip_tta: take the mean of the
         logits of each image and of its mirror image.
         """
+        if not self.started:
+            raise TinyclfError(f"run {self.name!r} has no trained model: call `fit` first")
         with enough_memory(self.settings.batch_size):
             loader = val_loader(self.data, self.settings, self.process, input_size=input_size, alone=True)
             precision = supported_precision(self.settings.precision, self.device)
@@ -195,18 +214,26 @@ class Run:
             return evaluate(model, loader, self.settings.epochs, precision=precision, flip_tta=flip_tta)
 
     def finish(self) -> Record:
-        """Evaluate the trained model, write the record and its tables into the folder; returns the record."""
+        """Evaluate the trained model, write the record and its tables into the folder; returns the record.
+
+        Raises TinyclfError where the folder does not hold the checkpoint of this very training any more.
+        """
         size = self.settings.eval_size
-        ended = self.checkpoint.stat().st_mtime  # not now: a finished run may be shown again years later
-        return write_record(
-            self.folder,
-            self.name,
-            self.about,
-            self.evaluate(),
-            ended,
-            other_sizes={size: self.evaluate(size)} if size else {},
-            flip_tta=self.evaluate(flip_tta=True) if self.settings.flip_tta else None,
-        )
+        with self._locked():
+            saved = checkpoint.newest(self.checkpoint)
+            if saved is None or saved.about["history"] != self.about["history"]:
+                raise TinyclfError(
+                    f"run {self.name!r} is not recorded: {self.checkpoint} is that of another training since; fit again"
+                )
+            return write_record(
+                self.folder,
+                self.name,
+                self.about,
+                self.evaluate(),
+                saved.time,  # not now: a finished run may be shown again years later
+                other_sizes={size: self.evaluate(size)} if size else {},
+                flip_tta=self.evaluate(flip_tta=True) if self.settings.flip_tta else None,
+            )
 
 
 def train_experiment(name: str, parameters: dict[str, Any]) -> None:

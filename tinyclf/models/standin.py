@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch.nn.functional import cross_entropy
 
 from tinyclf.data.augment import Augmentation
@@ -36,7 +36,7 @@ def weights_file() -> Path:
                 "weights = 'mini': training a stand-in for ImageNet weights on other synthetic classes, once, for a "
                 "minute"
             )
-            atomic_write(path, lambda partial: save_file(pretrain(), partial))
+            atomic_write(path, save(pretrain()))
     return path
 
 

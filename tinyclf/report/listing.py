@@ -6,7 +6,7 @@ from statistics import mean
 from tinyclf.data.registry import dataset_info
 from tinyclf.experiments.catalog import Experiment, read_experiments
 from tinyclf.experiments.names import family
-from tinyclf.experiments.record import Record, read_records
+from tinyclf.experiments.record import Record, copies, read_records
 from tinyclf.report.format import percent
 from tinyclf.utils.paths import reports_dir
 
@@ -33,7 +33,8 @@ def listing(dataset: str) -> str:
     others = {name: records for name, records in runs.items() if name not in experiments}
     rows += [(name, *accuracies(records, records[0]["settings"]["epochs"]), "") for name, records in others.items()]
     heading = f"{dataset}: {dataset_info(dataset).help}. Records are in {reports_dir() / dataset}"
-    return "\n".join([heading, "", *aligned(rows)])
+    notes = [f"not counted: {folder} is a copy of run {run}, or was renamed" for folder, run in copies(dataset).items()]
+    return "\n".join([heading, "", *aligned(rows), *notes])
 
 
 def runs_by_experiment(dataset: str) -> dict[str, list[Record]]:

@@ -8,6 +8,7 @@ covers all of it. The file before it stays as `<name>.previous.safetensors`, for
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +16,17 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.errors import NewerVersionError, TinyclfError
 from tinyclf.utils.files import atomic_write
 
-DAMAGE = (OSError, SafetensorError, KeyError, TypeError, RuntimeError, ValueError)  # what a broken file may raise
+VERSION = 1  # raise it when an older tinyclf could not go on from a checkpoint; those of before have none
+# What a broken file may raise
+DAMAGE = (OSError, SafetensorError, KeyError, TypeError, RuntimeError, ValueError, AttributeError, RecursionError)
 PARTS = ("model", "optimizer", "scheduler", "ema", "scaler")
 
 
@@ -51,6 +54,7 @@ class Saved:
     about: dict[str, Any]  # what `save` was told about the run
     tensors: dict[str, Tensor]
     state: dict[str, Any]  # the state dicts, with the names of their tensors for the tensors
+    time: float  # when it was written, in seconds since 1970
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -80,16 +84,17 @@ def save(path: Path, state: TrainingState, about: dict[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     parts = {name: getattr(state, name) for name in PARTS if getattr(state, name) is not None}
     tree = {name: flatten(part.state_dict(), name, tensors) for name, part in parts.items()}
-    metadata = {"about": json.dumps(about), "state": json.dumps(tree)}
+    metadata = {"about": json.dumps(about), "state": json.dumps(tree), "time": repr(time.time())}
     metadata["sha256"] = digest("".join(metadata.values()), tensors)
     new = unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(new, lambda partial: save_file(tensors, partial, metadata=metadata))
+        # As bytes: safetensors' own files could be read by nobody but their owner, and stay where it is killed
+        atomic_write(new, serialized(tensors, metadata | {"version": str(VERSION)}))
         if path.exists():
             os.replace(path, previous(path))
         os.replace(new, path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise TinyclfError(f"could not write the checkpoint {path} ({error}): is the disk full?") from error
 
 
@@ -138,13 +143,22 @@ def read(path: Path) -> Saved:
     """The checkpoint at `path`. Raises TinyclfError if it is cut short or a bit of it was flipped."""
     try:
         with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if int(metadata.get("version", VERSION)) > VERSION:
+                raise NewerVersionError(
+                    f"the checkpoint {path} is of version {metadata['version']}, and this tinyclf reads up to "
+                    f"{VERSION}: use the tinyclf that wrote it, or a newer one"
+                )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
-            metadata = file.metadata()
         if not {"about", "state", "sha256"} <= metadata.keys():
             raise ValueError("it is no checkpoint of this version of tinyclf")
-        if digest(metadata["about"] + metadata["state"], tensors) != metadata["sha256"]:
+        if digest(metadata["about"] + metadata["state"] + metadata.get("time", ""), tensors) != metadata["sha256"]:
             raise ValueError("its content is not what was written")
-        return Saved(path, json.loads(metadata["about"]), tensors, json.loads(metadata["state"]))
+        about, state = json.loads(metadata["about"]), json.loads(metadata["state"])
+        if not (isinstance(about["history"], list) and state.keys() <= set(PARTS)):
+            raise ValueError("it has no history, or holds more than a run does")
+        written = float(metadata.get("time") or path.stat().st_mtime)  # older ones do not say when
+        return Saved(path, about, tensors, state, written)
     except DAMAGE as error:
         raise TinyclfError(f"the checkpoint {path} is damaged: {error}") from error
 
@@ -153,12 +167,14 @@ def newest(path: Path, report: Callable[[str], None] = print) -> Saved | None:
     """The checkpoint at `path`, or the one before it if that is damaged or missing; None if there is neither.
 
     report: called with a line that names a damaged one. Raises TinyclfError if there are checkpoints and none of them
-    can be used.
+    can be used, and for one of a newer version of tinyclf.
     """
     damage = []
     for candidate in filter(Path.is_file, (path, previous(path))):
         try:
             saved = read(candidate)
+        except NewerVersionError:
+            raise
         except TinyclfError as error:
             damage.append(str(error))
             continue
