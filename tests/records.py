@@ -50,7 +50,7 @@ def leave(run, settings, accuracies=(0.1, 0.2), **more):
         "images_per_second": 100.0,
         "finished": "2026-11-25T10:00:00+00:00",
     } | more
-    for metrics in (*record["other_sizes"].values(), record["flip_tta"] or {}):
+    for metrics in filter(lambda each: each is not None, (*record["other_sizes"].values(), record["flip_tta"])):
         metrics |= record["evaluation"] | metrics  # a test may name those alone that it looks at
     folder = reports_dir() / settings.dataset / run
     folder.mkdir(parents=True, exist_ok=True)
