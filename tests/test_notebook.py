@@ -17,6 +17,7 @@ from tinyclf import cli
 from tinyclf.experiments.catalog import Experiment
 from tinyclf.experiments.run import train_experiment
 from tinyclf.report import notebook
+from tinyclf.report.index_page import other_pages
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.locks import locked
 from tinyclf.utils.paths import NOTEBOOKS
@@ -90,6 +91,45 @@ def test_the_pages_of_an_earlier_run_outlive_one_that_fails(tmp_path, folder):
     assert {path.name: path.read_bytes() for path in place.iterdir() if "failed" not in path.name} == before
     notebook.run(experiment(tmp_path, "same", "print('good')"))
     assert sorted(path.name for path in place.iterdir()) == ["index.html", "notebook.ipynb"]
+
+
+@pytest.mark.parametrize("argv", [["/no/such/python", "-m", "ipykernel_launcher"], [sys.executable, "-c", "print(1)"]])
+def test_the_kernel_is_that_of_this_python_whatever_python3_is_elsewhere(tmp_path, folder, monkeypatch, argv):
+    spec = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps({"argv": [*argv, "-f", "{connection_file}"], "display_name": "x", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    notebook.run(experiment(tmp_path, "good", "import sys\nprint(sys.executable)"))
+    assert sys.executable in (folder / "mini/good/notebook.ipynb").read_text()
+
+
+def test_killed_between_its_two_files_a_page_stands_in_no_front_pages_way(tmp_path, folder, monkeypatch):
+    (folder / "mini/notes").mkdir(parents=True)
+    (folder / "mini/notes/index.html").write_text("somebody's own")
+    good = experiment(tmp_path, "good", VALUE)
+    rename = os.replace
+
+    def die(number):
+        def replace(source, target):
+            nonlocal number
+            if Path(target).parent.name == "good":
+                number -= 1
+                if number < 0:
+                    raise KeyboardInterrupt
+            rename(source, target)
+
+        return replace
+
+    for number in range(2):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "replace", die(number))
+            notebook.run(good)
+        assert "Title" not in other_pages("mini").data and "notes" not in other_pages("mini").data
+    notebook.run(good)
+    assert '"good/index.html">Title of good (mini)' in other_pages("mini").data
+    assert "notes" not in other_pages("mini").data
+    (folder / "mini/good/notebook.ipynb").unlink()
+    assert "good" not in other_pages("mini").data
 
 
 def test_a_kernel_that_dies_leaves_its_page_and_the_others_still_run(tmp_path, folder):

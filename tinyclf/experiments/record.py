@@ -163,8 +163,7 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) 
 
 def table_path(record: Record, name: str) -> Path:
     """Where a table of a record is. Not every record has all of them: a copied one may lie alone."""
-    folder: Path = reports_dir() / record["settings"]["dataset"] / record["run"]
-    return folder / name
+    return run_folder(record["run"], record["settings"]["dataset"]) / name
 
 
 def read_table(record: Record, name: str) -> pd.DataFrame:

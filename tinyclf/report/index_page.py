@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from IPython.display import HTML, Markdown, display
 from markupsafe import Markup
@@ -209,12 +211,20 @@ def other_pages(dataset: str) -> HTML:
     folder = reports_dir() / dataset
     links = []
     for page in sorted(folder.glob("*/index.html")):
-        if not page.with_name("record.json").is_file():
-            title = json.loads(page.with_name("notebook.ipynb").read_text("utf-8"))["metadata"]["title"]
-            links.append(link(title.removesuffix(f" ({dataset})"), f"{page.parent.name}/{page.name}"))
+        if not page.with_name("record.json").is_file() and (title := page_title(page)):
+            links.append(link(title.removesuffix(f" ({dataset})"), f"{quote(page.parent.name)}/{page.name}"))
     if (folder / "ablations.csv").is_file():
         links.append(link("all ablations as CSV", "ablations.csv"))
     return HTML(PIECES.links(links))
+
+
+def page_title(page: Path) -> str:
+    """The title of a page that `tinyclf` made, as the notebook beside it has it; empty for a page of anybody else."""
+    try:
+        title = json.loads(page.with_name("notebook.ipynb").read_text("utf-8"))["metadata"]["title"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return title if isinstance(title, str) else ""
 
 
 def runs_table(dataset: str, *, of_ablations: bool = False) -> Table:

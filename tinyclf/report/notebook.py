@@ -8,6 +8,9 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
@@ -25,6 +28,14 @@ from tinyclf.utils.paths import reports_dir
 
 OVERWRITTEN = re.compile(r"[^\n\r]*\r(?!\n)")  # by what comes after it, as on a terminal
 FAILED = ("failed.ipynb", "failed.html")  # what a run that failed leaves; not committed
+
+
+class ThisPython(AsyncKernelManager):
+    """A kernel of this very Python, whatever other kernels are installed under the name `python3`."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        return KernelSpec(**get_kernel_dict())
 
 
 def run(experiment: Experiment) -> None:
@@ -51,7 +62,8 @@ def execute(experiment: Experiment, folder: Path) -> None:
             str(experiment.notebook),
             str(partial),
             experiment.parameters,
-            kernel_name="python3",
+            kernel_name="python3",  # what the notebook says; the next line decides
+            kernel_manager_class=ThisPython,
             progress_bar=False,
             log_output=True,
             extra_arguments=["--log-level=CRITICAL"],  # the kernel's own log: TCP at the start, sockets at the end
@@ -89,9 +101,9 @@ def publish(executed: Path, experiment: Experiment, notebook: str, page: str) ->
         clean_notebook(executed, experiment)
         html, dataset_folder = render(executed, experiment.title), reports_dir() / experiment.parameters["dataset"]
         with locked(dataset_folder / ".pages.lock"):  # as the pages of neighbours are written too
+            os.replace(executed, executed.with_name(notebook))  # first: a page without its notebook is nobody's
             atomic_write(executed.with_name(page), html)
             connect(dataset_folder, experiment.name)
-        os.replace(executed, executed.with_name(notebook))
     except OSError as error:
         raise TinyclfError(f"cannot write the page of {experiment.name}: {error}") from error
     finally:
