@@ -1,22 +1,28 @@
 """Predictions of a run: those of its model, in words and in the challenge's format; what is no image is named."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import PurePosixPath
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from tinyclf.data.cache import load_data
 from tinyclf.data.locate import locate_dataset
 from tinyclf.data.tiny_imagenet import TinyImageNet
 from tinyclf.experiments import predict
+from tinyclf.experiments.names import run_folder
 from tinyclf.experiments.predict import Predictor, read_image
 from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
+from tinyclf.training import checkpoint
+from tinyclf.training.checkpoint import TrainingState
 from tinyclf.utils.errors import TinyclfError
 
 
@@ -68,6 +74,50 @@ def test_16_bits_of_grey_are_scaled_not_cut_off(tmp_path):
     grey = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint16)
     Image.fromarray(grey * 257).save(tmp_path / "grey.png")
     np.testing.assert_array_equal(read_image(tmp_path / "grey.png")[..., 0], grey)
+
+
+def test_numbers_of_unknown_range_are_refused_not_made_black_or_wrapped(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 256, (64, 64))
+    pixels = {"float": grey / np.float32(255), "32": (grey * 257).astype(np.int32), "wide": grey.astype(np.int32) << 20}
+    for name, values in pixels.items():
+        Image.fromarray(values).save(tmp_path / f"{name}.tiff")
+        with pytest.raises(TinyclfError, match=rf"{name}\.tiff is no image that can be read: .* 8 or 16 bits"):
+            read_image(tmp_path / f"{name}.tiff")
+    Image.fromarray((grey * 257).astype(np.uint16)).save(tmp_path / "16.tiff")
+    np.testing.assert_array_equal(read_image(tmp_path / "16.tiff")[..., 0], grey)
+    (tmp_path / "16.pgm").write_bytes(b"P5 64 64 65535\n" + (grey * 257).astype(">u2").tobytes())
+    np.testing.assert_array_equal(read_image(tmp_path / "16.pgm")[..., 0], grey)
+
+
+def test_only_image_formats_are_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: pytest.fail("Ghostscript was started"))
+    (tmp_path / "script.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n")
+    os.mkfifo(tmp_path / "pipe.jpg")  # to open it would wait for somebody to write
+    for name in ("script.jpg", "pipe.jpg"):
+        with pytest.raises(TinyclfError, match=f"{name} is no image that can be read"):
+            read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("run", ["../../outside", "..", "/tmp", "a/b", "javascript:x", "index.html", ""])
+def test_what_is_no_name_of_a_run_is_never_read_as_a_path(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "in" / "reports"))
+    with pytest.raises(TinyclfError, match="run = "):
+        Predictor(run, "mini")
+    with pytest.raises(TinyclfError, match="run = "):
+        run_folder(run, "mini")
+    assert not (tmp_path / "in").exists()
+
+
+def test_a_model_that_is_broken_is_named_not_used(reports, tmp_path, monkeypatch):
+    shutil.copytree(reports, tmp_path / "reports")
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
+    path = tmp_path / "reports/mini/short/checkpoint.safetensors"
+    saved = checkpoint.read(path)
+    saved.tensors["model.fc.bias"][3] = float("nan")
+    broken = SimpleNamespace(state_dict=lambda: saved.weights)
+    checkpoint.save(path, TrainingState(broken, None), saved.about)
+    with pytest.raises(TinyclfError, match=r"checkpoint\.safetensors.*fc\.bias has values that are NaN"):
+        Predictor("short", "mini")
 
 
 def cli(*arguments):

@@ -9,9 +9,11 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn.functional import conv2d, interpolate
 from torchvision.models import ResNet18_Weights
 
+from tinyclf.models import weights
 from tinyclf.models.resnet import build_model, compose_filters, head_names, shrink_filters
 from tinyclf.models.weights import copy_weights, load_state, load_weights, weights_file
 from tinyclf.utils.errors import TinyclfError
@@ -131,6 +133,71 @@ def test_what_does_not_fit_is_named(imagenet_like, tmp_path):
     assert "fc.weight has shape (37, 512), expected (200, 512)" in said
 
 
+TENSOR = torch.ones(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("conv1.weight", torch.ones(64, 3, 7, 7, dtype=torch.int8), "is of whole numbers, expected real numbers"),
+        ("conv1.weight", torch.ones(64, 3, 7, 7, dtype=torch.bool), "is of truth values, expected real numbers"),
+        ("conv1.weight", torch.ones(64, 3, 7, 7, dtype=torch.complex64), "is of complex numbers, expected real"),
+        ("conv1.weight", torch.full((64, 3, 7, 7), float("nan")), "has values that are NaN or infinite"),
+        ("bn1.running_var", torch.tensor([1.0] * 63 + [float("inf")]), "has values that are NaN or infinite"),
+        ("bn1.weight", torch.full((64,), float("nan"), dtype=torch.float8_e4m3fn), "has values that are NaN"),
+    ],
+)
+@pytest.mark.parametrize("stem_init", ["random", "shrunk"])
+def test_tensors_that_hold_no_weights_are_named(imagenet_like, tmp_path, name, value, said, stem_init):
+    path, stems = saved(imagenet_like | {name: value}, tmp_path / "bad.pth"), {"random": "imagenet", "shrunk": "small"}
+    with pytest.raises(TinyclfError, match=rf"{name} {said}"):
+        loaded(200, path, stems[stem_init], stem_init)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_precision_are_taken_over(imagenet_like, tmp_path, dtype):
+    state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in imagenet_like.items()}
+    model = loaded(200, saved(state, tmp_path / "weights.pth"))
+    assert torch.equal(model.layer1[0].conv1.weight, state["layer1.0.conv1.weight"].float())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    {
+        "key 3": lambda: {3: TENSOR},
+        "key tuple": lambda: {("a", 1): TENSOR},
+        "key bytes": lambda: {b"fc": TENSOR},
+        "key None": lambda: {None: TENSOR},
+        "list in it": lambda: {"fc": [TENSOR]},
+        "number in it": lambda: {"fc": 3},
+        "list": lambda: [TENSOR],
+        "tensor": lambda: TENSOR,
+        "nothing": lambda: None,
+        "sparse": lambda: {"fc": TENSOR.to_sparse()},
+        "meta": lambda: {"fc": TENSOR.to("meta")},
+        "quantized": lambda: {"fc": torch.quantize_per_tensor(TENSOR, 0.1, 0, torch.qint8)},
+        "nested": lambda: {"fc": torch.nested.nested_tensor([TENSOR, TENSOR])},
+        "model": lambda: {"fc": nn.Linear(2, 2)},
+    }.items(),
+)
+@pytest.mark.filterwarnings("ignore:.*prototype|.*deprecated")
+def test_what_is_no_mapping_of_names_to_plain_tensors_is_refused_in_one_message(name, content, tmp_path):
+    torch.save(content(), tmp_path / "odd.pth")
+    with pytest.raises(TinyclfError, match=r"odd\.pth: ") as error:
+        load_state(str(tmp_path / "odd.pth"))
+    said = str(error.value)
+    assert "weights_only" not in said and "WeightsUnpickler" not in said and "\n" not in said
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_pointer_of_git_lfs_is_called_one(tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 46830571\n")
+    with pytest.raises(TinyclfError, match=r"a pointer of Git LFS, .* `git lfs pull`"):
+        load_state(str(path))
+
+
 class Trap:
     """Would make a folder if anything unpickled it."""
 
@@ -200,6 +267,9 @@ def test_with_the_file_in_torchs_cache_imagenet_needs_no_network(tmp_path, monke
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     saved(imagenet_like, folder / "resnet18-f37072fd.pth")
+    with pytest.raises(TinyclfError, match=r"resnet18-f37072fd\.pth: not the ImageNet weights that its name promises"):
+        loaded(200, "imagenet")
+    monkeypatch.setattr(weights, "fingerprint", lambda path: "f37072fd" + "0" * 56)
     assert torch.equal(loaded(200, "imagenet").conv1.weight, imagenet_like["conv1.weight"])
 
 
@@ -216,6 +286,7 @@ def test_imagenet_weights_are_those_of_the_model(name, file, tmp_path, monkeypat
     path = tmp_path / "hub" / "checkpoints" / file
     path.parent.mkdir(parents=True)
     path.touch()
+    monkeypatch.setattr(weights, "fingerprint", lambda path: path.stem.rsplit("-", 1)[1])
     assert weights_file("imagenet", name) == path
 
 

@@ -12,9 +12,9 @@ from tinyclf.data.locate import locate_dataset
 from tinyclf.data.registry import DATASETS, SIDE
 from tinyclf.data.tiny_imagenet import TinyImageNet
 from tinyclf.experiments.initial import trained
-from tinyclf.experiments.names import check_name
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.resnet import build_model
+from tinyclf.models.weights import copy_weights
 from tinyclf.training.distributed import this_process
 from tinyclf.training.evaluate import predict_logits
 from tinyclf.training.precision import supported_precision
@@ -23,6 +23,7 @@ from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import atomic_write
 
 TOP = 5
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # of PIL's, those that run no other program
 
 
 class Predictor:
@@ -34,7 +35,6 @@ class Predictor:
 
     def __init__(self, run: str, dataset: str) -> None:
         one_of("dataset", dataset, DATASETS)
-        check_name(run)
         saved = trained(run, dataset)
         built = saved.about["settings"]["model"]
         if saved.about["overrides"].get("model", built) != built:  # then it is the description of a swapped one
@@ -47,7 +47,7 @@ class Predictor:
         self.settings = Settings(**saved.about["settings"])
         self.device = this_process().device
         self.model = build_model(self.settings.model, len(self.classes), stem=self.settings.stem).to(self.device)
-        self.model.load_state_dict(saved.weights)
+        copy_weights(self.model, saved.weights, str(saved.path))
 
     def predict_proba(self, images: np.ndarray) -> Tensor:
         """The probability of every class for uint8 images (N, 64, 64, 3): float32 (N, classes), on the CPU."""
@@ -99,13 +99,20 @@ class Predictor:
 def read_image(path: Path) -> np.ndarray:
     """An image file as one of the data set: RGB, its middle square resized to 64x64 (bicubic), uint8 (64, 64, 3).
 
-    An image of 64x64 pixels stays as it is. Raises TinyclfError for a file that is no whole image.
+    An image of 64x64 pixels stays as it is. Raises TinyclfError for a file that is no whole image in one of$
+    FORMATS, and for one whose numbers have no known range: floats, and integers of 32 bits.
     """
+    if not path.is_file():
+        raise TinyclfError(f"{path} is no image that can be read: no file")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # 16 bits of grey, which PIL would cut off at 255
-                upright = Image.fromarray((np.asarray(upright) / 257).astype(np.uint8))
+                if upright.mode == "I" and image.format == "TIFF":  # of PNG and PPM, "I" too is 16 bits
+                    raise ValueError("it has 32 bits or a sign; save it with 8 or 16 bits")
+                upright = Image.fromarray((np.asarray(upright) / 257).round().astype(np.uint8))
+            if upright.mode == "F":
+                raise ValueError("it has floating-point numbers; save it with 8 or 16 bits")
             upright = upright.convert("RGB")
             return np.asarray(ImageOps.fit(upright, (SIDE, SIDE), Image.Resampling.BICUBIC))
     except Exception as error:  # the ways in which PIL gives up on a file are many

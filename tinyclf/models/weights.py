@@ -1,9 +1,12 @@
 """Pretrained weights: their files, and their tensors copied into a model."""
 
 import hashlib
+import pickle
 import re
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
@@ -20,6 +23,9 @@ from tinyclf.utils.errors import TinyclfError
 IMAGENET_CLASSES = 1000
 AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # in torchvision's files of GoogLeNet and Inception v3
 # torchvision's files of DenseNets have `norm.1` for today's `norm1`
+REAL = "real numbers"
+LFS = b"version https://git-lfs"  # starts what Git LFS leaves in place of a file
+DENSE = (Tensor, nn.Parameter)  # others are views with rules of their own, as nested tensors
 DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
@@ -58,7 +64,7 @@ def copy_weights(
         fresh += ("conv1.",)
     own = {name: value for name, value in own.items() if not name.startswith(fresh)}
     state = {name: value for name, value in state.items() if not name.startswith(fresh)}
-    if faults := mismatches(own, state):
+    if faults := mismatches(own, state) or [fault for name in state if (fault := bad_values(name, state[name]))]:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise TinyclfError(f"weights {origin!r} do not fit this {type(model).__name__}: {'; '.join(faults[:5])}{more}")
     model.load_state_dict(state, strict=False)
@@ -68,6 +74,8 @@ def convert_stem(state: dict[str, Tensor], stem: str, origin: str) -> dict[str, 
     """A state dict with the 7x7 filters of its stem made those of a small or sub-pixel one. Raises TinyclfError."""
     if stem_of(state) != "imagenet":
         raise TinyclfError(f"stem_init = 'shrunk': weights {origin!r} have no stem of 7x7 to shrink")
+    if (what := kind(state["conv1.weight"])) != REAL:
+        raise TinyclfError(f"weights {origin!r}: conv1.weight is of {what}, expected {REAL}")
     filters = state["conv1.weight"].float()
     if stem == "sub-pixel":
         return state | {"conv1.weight": compose_filters(filters)}
@@ -84,11 +92,26 @@ def mismatches(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
         faults.append(f"they have a {stem} stem (stem={stem})")
     faults += [f"{name} is missing" for name in own if name not in state and not name.endswith("num_batches_tracked")]
     faults += [f"{name} is not of this model" for name in state if name not in own]
-    return faults + [
-        f"{name} has shape {tuple(state[name].shape)}, expected {tuple(value.shape)}"
-        for name, value in own.items()
-        if name in state and state[name].shape != value.shape
-    ]
+    for name, value in own.items():
+        if name in state and state[name].shape != value.shape:
+            faults.append(f"{name} has shape {tuple(state[name].shape)}, expected {tuple(value.shape)}")
+        elif name in state and kind(state[name]) != kind(value) and not name.endswith("num_batches_tracked"):
+            faults.append(f"{name} is of {kind(state[name])}, expected {kind(value)}")
+    return faults
+
+
+def kind(value: Tensor) -> str:
+    """The kind of numbers in a tensor, in words; numbers of one kind are copied to others of it as they are."""
+    if value.is_floating_point():
+        return REAL
+    if value.is_complex():
+        return "complex numbers"
+    return "truth values" if value.dtype == torch.bool else "whole numbers"
+
+
+def bad_values(name: str, value: Tensor) -> str:
+    """What makes a tensor no weights, in words: values that are no finite numbers; empty where there are none."""
+    return "" if value.float().isfinite().all() else f"{name} has values that are NaN or infinite"
 
 
 def load_state(weights: str, model_name: str = "resnet18") -> dict[str, Tensor]:
@@ -96,18 +119,39 @@ def load_state(weights: str, model_name: str = "resnet18") -> dict[str, Tensor]:
     path = weights_file(weights, model_name)
     if path is None:
         raise TinyclfError("weights = 'none': they have no tensors to load")
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # pickle's own errors are many; none of them is let through as a traceback
-        raise TinyclfError(
-            f"{path}: not readable as a state dict of tensors ({type(error).__name__}: {error})"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise TinyclfError(f"{path}: expected a state dict, a mapping of names to tensors")
+    state = read_tensors(path)
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            what = f"under {name!r} there is a {type(value).__name__}"
+            raise TinyclfError(f"{path}: expected a state dict, a mapping of names to tensors, and {what}")
+        if value.layout != torch.strided or value.is_meta or value.is_quantized or type(value) not in DENSE:
+            raise TinyclfError(f"{path}: {name} is sparse, quantized or without values: save it as a plain tensor")
     if any(name.startswith("model.") for name in state):
         raise TinyclfError(f"{path} is the checkpoint of a run: name the run instead, weights=run:{path.parent.name}")
     named = {DENSENET_NAME.sub(r"\1\2", name): value for name, value in state.items()}
     return {name: value for name, value in named.items() if not name.startswith(AUXILIARY_HEADS)}
+
+
+def read_tensors(path: Path) -> dict[Any, Any]:
+    """What a file of weights holds, read without executing pickles. Raises TinyclfError unless that is a mapping."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(len(LFS)) == LFS:
+                raise TinyclfError(f"{path}: a pointer of Git LFS, not the file itself: get that by `git lfs pull`")
+        with warnings.catch_warnings(action="ignore"):  # of what is refused below
+            state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except TinyclfError:
+        raise
+    except Exception as error:  # pickle's own errors are many; none of them is let through as a traceback
+        text = f"{type(error).__name__}: {error}"
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in text:  # torch advises to execute the file
+            text = "it holds other things than tensors, or is damaged"
+        raise TinyclfError(f"{path}: not readable as a state dict of tensors ({text})") from None
+    if not isinstance(state, dict):
+        raise TinyclfError(
+            f"{path}: expected a state dict, a mapping of names to tensors, not a {type(state).__name__}"
+        )
+    return state
 
 
 def weights_file(weights: str, model_name: str = "resnet18") -> Path | None:
@@ -130,16 +174,21 @@ def imagenet_file(model_name: str) -> Path:
     files = get_model_weights(model_name).__members__
     url: str = files.get("IMAGENET1K_V1", files["DEFAULT"]).value.url
     path: Path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    prefix = path.stem.rsplit("-", 1)[-1]  # torchvision names its files after the start of their sha256
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            prefix = path.stem.rsplit("-", 1)[-1]  # torchvision names its files after the start of their sha256
             torch.hub.download_url_to_file(url, str(path), prefix, progress=sys.stderr.isatty())
         except (URLError, OSError, RuntimeError) as error:
             raise TinyclfError(
                 f"weights = 'imagenet': could not download {url} ({error}). Put that file at {path} by hand, "
                 "or give the path of a state dict instead: weights=PATH.pth or PATH.safetensors"
             ) from error
+    if not fingerprint(path).startswith(prefix):
+        raise TinyclfError(
+            f"{path}: not the ImageNet weights that its name promises, as its sha256 does not start with {prefix}: "
+            "remove it, to have it downloaded again, or give its path as a stand-in: weights=PATH"
+        )
     return path
 
 
