@@ -1,12 +1,14 @@
 """Two real processes on the CPU: they see the same images, and give the result of one process but for rounding."""
 
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from torch import nn
 
 from tinyclf import cli
@@ -159,7 +161,42 @@ def test_an_error_in_one_of_the_processes_ends_the_command_with_its_message(tmp_
     done = command(*training(1), "--processes", "2", path=tmp_path, TINYCLF_REPORTS=str(tmp_path / "reports"))
     assert done.returncode == 1
     assert f"tinyclf: cannot write to {tmp_path / 'file' / 'reports'}" in done.stderr
-    assert done.stderr.endswith("tinyclf: training in 2 processes failed: the message is above\n")
+    said = r"tinyclf: training in 2 processes failed: process 1 \(process id \d+\) ended with status 1: its message"
+    assert re.match(said, done.stderr.splitlines()[-1])
+
+
+@two_cores
+def test_a_process_that_is_killed_is_named_and_the_others_end(tmp_path):
+    """The second one kills itself where training starts; the name of this machine leads nowhere."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, socket\n"
+        "socket.gethostname = socket.getfqdn = lambda *args: 'nowhere.invalid'\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    import builtins, signal\n"
+        "    builtins.print = lambda *args, **kwargs: None\n"
+        "    import tinyclf.experiments.run as run\n"
+        "    run.fit = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = command(*training(1), "--processes", "2", path=tmp_path, TINYCLF_REPORTS=str(tmp_path / "reports"))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert re.search(r"failed: process 1 \(process id \d+\) was killed by SIGKILL, .*the same command goes on$", last)
+
+
+@pytest.mark.parametrize(
+    "left", [{"PMI_SIZE": "4"}, {"WORLD_SIZE": "2"}, {"RANK": "0"}, {"OMPI_COMM_WORLD_SIZE": "2", "LOCAL_RANK": "1"}]
+)
+def test_what_others_left_in_the_environment_makes_no_several_processes(left, monkeypatch):
+    state = dict(PartialState._shared_state)
+    PartialState._reset_state()
+    try:
+        for name, value in left.items():
+            monkeypatch.setenv(name, value)
+        assert this_process().num_processes == 1 and this_process().is_main_process
+        assert not set(left) & os.environ.keys()
+    finally:
+        PartialState._shared_state.clear()
+        PartialState._shared_state.update(state)
 
 
 def test_more_processes_than_cores_are_refused_before_anything_is_written(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The command line. It imports what a command needs when that command runs: torch alone takes seconds."""
 
 import dataclasses
+import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -254,5 +255,8 @@ def interruptible() -> Iterator[None]:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line. What a terminal cannot show is replaced there, and ends no run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     app(prog_name="tinyclf")

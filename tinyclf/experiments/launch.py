@@ -3,8 +3,6 @@
 import functools
 import inspect
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -159,11 +157,10 @@ def launch(request: Request, experiments: list[Experiment]) -> None:
     names = [name for name in request.names if name in families] or list(families)
     if any(value.startswith(f"{RUN_NAME}=") for value in request.parameter or []):
         names = request.names[:1]  # the experiment, not the name that its run is given
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={request.processes}", "-m", "tinyclf"]
     environment = {
         "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // request.processes)),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT or ""), os.environ.get("PYTHONPATH")])),
     }
-    command = [sys.executable, *torchrun, *request.arguments(names)]
-    if subprocess.run(command, env=os.environ | environment).returncode:
-        raise TinyclfError(f"training in {request.processes} processes failed: the message is above")
+    from tinyclf.training.distributed import run_processes
+
+    run_processes(request.processes, ["-m", "tinyclf", *request.arguments(names)], environment)

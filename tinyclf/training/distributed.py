@@ -1,6 +1,11 @@
 """Several processes on one run, by Accelerate: each takes a part of every batch, the result is that of one process."""
 
+import logging
 import os
+import signal
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,8 +13,16 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 from torch.distributed import all_reduce
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from tinyclf.training.device import cuda_is_usable
+from tinyclf.utils.errors import TinyclfError
+
+# What tells Accelerate, by torchrun or by MPI, that a process is one of several
+RANKS = ("RANK", "LOCAL_RANK", "PMI_RANK", "MPI_LOCALRANKID")
+SIZES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")
+MPI = [f"{mpi}_COMM_WORLD_{name}" for mpi in ("OMPI", "MV2") for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")]
 
 
 def this_process() -> PartialState:
@@ -17,7 +30,12 @@ def this_process() -> PartialState:
 
     The device is a CUDA GPU where torch can use one and ACCELERATE_USE_CPU is not set, else the CPU. A Mac's GPU is
     used where ACCELERATE_TORCH_DEVICE says mps. On CUDA, cuDNN tries its algorithms and keeps the quickest.
+    Where it was not torchrun, what others left in the environment about several processes, a batch system or a shell,
+    is removed from it.
     """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        for name in (*RANKS, *SIZES, *MPI):
+            os.environ.pop(name, None)
     wanted = cuda_is_usable() or os.environ.get("ACCELERATE_TORCH_DEVICE") == "mps"
     process = PartialState(cpu=not wanted or parse_flag_from_env("ACCELERATE_USE_CPU"))
     if process.device.type == "cuda":
@@ -29,6 +47,40 @@ def accelerate() -> Accelerator:
     """What shares a model, its gradients and its results among the processes."""
     this_process()
     return Accelerator(mixed_precision="no")  # precision is a setting of the run, not of the launcher
+
+
+def run_processes(count: int, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Run this Python with `arguments` in `count` processes of this machine, as torchrun does, to their end.
+
+    environment: what they get besides this one's. Raises TinyclfError where one of them fails, and says which.
+    """
+    before, on_term = dict(os.environ), signal.getsignal(signal.SIGTERM)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the message below says it
+    config = LaunchConfig(
+        *(1, 1, count),
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        local_addr="localhost",  # the name of this machine may lead nowhere
+        signals_to_handle="SIGTERM",
+    )
+    try:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        os.environ.update(environment)
+        elastic_launch(config, sys.executable)(*arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        how = f"ended with status {failure.exitcode}: its message is above"
+        if failure.exitcode < 0:
+            how = f"was killed by {failure.signal_name()}, by the system where memory ran out; the same command goes on"
+        raise TinyclfError(
+            f"training in {count} processes failed: process {rank} (process id {failure.pid}) {how}"
+        ) from None
+    finally:
+        signal.signal(signal.SIGTERM, on_term)
+        os.environ.clear()
+        os.environ.update(before)
 
 
 class AllReduceSum(torch.autograd.Function):

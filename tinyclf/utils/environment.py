@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
 import re
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,8 +76,9 @@ def memory_gib() -> int | None:
 def commit(*folders: str) -> str | None:
     """The commit of this code, with `-dirty` where its files were changed since; None where nothing tells it.
 
-    It is that of the git checkout, or the one that pip installed from. folders: whose files count; by default those
-    that decide a run's numbers.
+    It is that of the git checkout, or the one that pip installed from. Where git refuses or
+    is missing, a line on standard error says why. folders: whose files count; by default those that decide a run's
+    numbers.
     """
     if PROJECT is None or not (PROJECT / ".git").exists():  # git would look further up, in another project's
         return installed_commit()
@@ -83,9 +86,19 @@ def commit(*folders: str) -> str | None:
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changed = [*git, "status", "--porcelain", "--untracked-files=no", "--", *(folders or ("tinyclf", "notebooks"))]
-        return head + ("-dirty" if subprocess.run(changed, capture_output=True, check=True).stdout else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
+        return head + ("-dirty" if subprocess.run(changed, capture_output=True, text=True, check=True).stdout else "")
+    except OSError as error:
+        warn_of_commit(f"git cannot be started: {error.strerror}")
+    except subprocess.CalledProcessError as error:
+        warn_of_commit((error.stderr.strip().splitlines() or ["git failed"])[0])
+    return None
+
+
+@functools.lru_cache  # once for each reason
+def warn_of_commit(reason: str) -> None:
+    """Say that a record will lack the commit: of another user's checkout, git tells nothing."""
+    hint = f"; if you trust it: git config --global --add safe.directory {PROJECT}" * ("dubious ownership" in reason)
+    print(f"tinyclf: the commit of {PROJECT} is not recorded ({reason}){hint}", file=sys.stderr)
 
 
 def public_origin() -> str:
