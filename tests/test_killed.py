@@ -1,6 +1,9 @@
 """Real processes that are killed, interrupted or started twice: nothing is lost, and every history ends the same."""
 
 import contextlib
+import dataclasses
+import functools
+import itertools
 import json
 import multiprocessing
 import os
@@ -33,27 +36,27 @@ PAUSE = 0.02  # seconds, of each step of a run that is to be killed within its s
 SETTINGS = Settings(epochs=EPOCHS, batch_size=8, crop_padding=4, cutmix=1.0)
 
 
-def child(reports, patch=None, pause=0.0):
-    """A process that trains; `patch` changes what it does."""
+def child(reports, patch=None, pause=0.0, epochs=EPOCHS):
+    """A process that trains for so many epochs; `patch` changes what it does."""
     os.environ["TINYCLF_REPORTS"] = str(reports)
     torch.set_num_threads(1)
     if patch:
         patch()
-    train(pause)
+    train(pause, dataclasses.replace(SETTINGS, epochs=epochs))
 
 
-def train(pause=0.0):
+def train(pause=0.0, settings=SETTINGS):
     """A short run; each step pauses for some seconds."""
     rng = np.random.default_rng(0)
     splits = [
         PackedSplit(rng.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8), rng.integers(0, 4, count))
         for count in (40, 12)
     ]
-    run = Run(SETTINGS, Packed("mini", list("abcd"), ["ant", "bee", "cat", "dog"], "print", *splits), "short")
+    run = Run(settings, Packed("mini", list("abcd"), ["ant", "bee", "cat", "dog"], "print", *splits), "short")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 16, 8, 8), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(1024, 4))
     model.register_forward_pre_hook(lambda module, inputs: time.sleep(pause))
-    run.fit(**vars(recipe_for(model, SETTINGS, 40)))
+    run.fit(**vars(recipe_for(model, settings, 40)))
     run.finish()
 
 
@@ -125,6 +128,52 @@ def die_between_renames():
         rename(source, target)
 
     checkpoint.os.replace = replace
+
+
+WRITES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
+
+
+def die_before(number, seen):
+    """From now on, this process dies at operation `number` on a file of the reports; `seen` counts them all."""
+    reports, count = os.environ["TINYCLF_REPORTS"], itertools.count(1)
+
+    def hook(event, arguments):
+        if event not in WRITES or not str(arguments[0]).startswith(reports):
+            return
+        if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            return
+        seen.value = next(count)
+        if seen.value == number:
+            os._exit(137)
+
+    sys.addaudithook(hook)
+
+
+def killed_at(processes, reports, number):
+    """Run until operation `number`; returns the status and how many operations there were."""
+    seen = processes.Value("i", 0)
+    process = processes.Process(target=child, args=(reports, functools.partial(die_before, number, seen), 0, 2))
+    process.start()
+    process.join(60)
+    return process.exitcode, seen.value
+
+
+def files_of(reports):
+    """What a run leaves: its files, with the bytes of those that do not tell the time."""
+    folder = reports / "mini" / "short"
+    return {path.name: path.read_bytes() if path.suffix == ".csv" else b"" for path in folder.iterdir()}
+
+
+def test_killed_at_every_file_operation_the_same_command_ends_the_same_with_nothing_left_over(processes, tmp_path):
+    status, operations = killed_at(processes, tmp_path / "whole", 0)
+    whole = files_of(tmp_path / "whole")
+    assert status == 0 and operations > 30 and "record.json" in whole
+    for number in range(1, operations + 1):
+        reports = tmp_path / str(number)
+        assert killed_at(processes, reports, number) == (137, number)
+        assert killed_at(processes, reports, 0)[0] == 0
+        assert files_of(reports) == whole, number
+        assert {path.name for path in reports.rglob("*")} == {"mini", "short", *whole}, number
 
 
 def fill_the_disk():

@@ -29,6 +29,7 @@ def atomic_write(path: Path, data: str | bytes | Callable[[Path], None]) -> None
     Raises TinyclfError for an OSError, with the free bytes of that disk; no part of a file is left.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    remove_leftovers(path)
     try:
         partial.touch()
         mode = partial.stat().st_mode  # the one that the umask gives; some libraries would write a file of mode 0600
@@ -52,6 +53,25 @@ def _free_space(folder: Path) -> str:
         return f"; {shutil.disk_usage(folder).free:,} bytes are free"
     except OSError:  # the folder is gone, which may be what is wrong
         return ""
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes that have ended since left of `path` when they were killed while writing it."""
+    for partial in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+        process = partial.suffixes[-2][1:]
+        if process.isdecimal() and not is_alive(int(process)):
+            partial.unlink(missing_ok=True)
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process of this id runs here, anybody's."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 @contextmanager
