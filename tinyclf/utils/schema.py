@@ -66,7 +66,8 @@ def parse_tables(file: str, text: str) -> dict[str, dict[str, Any]]:
     """The tables of a TOML file by name, in order. Raises TinyclfError for what is not TOML, and outside of a table."""
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        repr(tables)  # of a hexadecimal number of thousands of digits there is none, and messages need it
+    except (ValueError, RecursionError) as error:
         raise TinyclfError(f"{file}: {error}") from error
     for name, table in tables.items():
         if not isinstance(table, dict):

@@ -1,0 +1,95 @@
+"""Whatever a checkpoint, a TOML file, a parameter or a name holds: a result or one message, and no other exception."""
+
+import contextlib
+import json
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from tinyclf.experiments.entries import parse_entries
+from tinyclf.experiments.names import check_name
+from tinyclf.experiments.parameters import parse_assignment
+from tinyclf.experiments.settings import Settings
+from tinyclf.training import checkpoint
+from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.paths import NOTEBOOKS
+
+bounded = settings(max_examples=80, derandomize=True, deadline=None, database=None)
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12)
+JSON = st.recursive(
+    PLAIN,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+LENGTHS = st.sampled_from([0, 1, 2, 8, 40, 2**31, 2**40, 2**63, 2**64 - 1])
+GOOD = '[x]\ntitle = "t"\nnotebook = "1_baseline.ipynb"\n'
+
+
+@bounded
+@given(content=st.binary(max_size=60) | st.tuples(LENGTHS, JSON).map(lambda pair: header(*pair)))
+def test_any_header_is_a_damaged_checkpoint_in_one_message(content, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "any.safetensors"
+    path.write_bytes(content)
+    with contextlib.suppress(TinyclfError):
+        checkpoint.newest(path, report=str)
+        raise AssertionError("it was read")
+
+
+def header(length, value):
+    """What a safetensors file starts with: the length of its header, and the header."""
+    return length.to_bytes(8, "little") + json.dumps(value).encode()
+
+
+@bounded
+@given(
+    about=JSON | st.text(max_size=8), state=JSON, version=st.text(max_size=3) | st.just("1"), time=st.text(max_size=5)
+)
+def test_any_metadata_under_a_right_checksum_is_a_checkpoint_or_one_message(
+    about, state, version, time, tmp_path_factory
+):
+    path = tmp_path_factory.getbasetemp() / "metadata.safetensors"
+    texts = {"about": json.dumps(about), "state": json.dumps(state), "time": time}
+    save_file({}, path, texts | {"version": version, "sha256": checkpoint.digest("".join(texts.values()), {})})
+    with contextlib.suppress(TinyclfError):
+        assert isinstance(checkpoint.read(path).about["history"], list)
+
+
+TOML = st.text(st.sampled_from("[]{}=\".,\n# x1e-_'truefalsnd0:"), max_size=40)
+VALUES = st.sampled_from(
+    ["3", "-1", "1e999", "nan", "true", "[]", "{}", "'x'", "2026-01-01", "0x" + "f" * 5000, "[[1]]", "[" * 5000]
+)
+KEYS = st.sampled_from(
+    ["title", "notebook", "goals", "parameters", "mini", "datasets", "parameters.epochs", "mini.gamma"]
+)
+
+
+@bounded
+@given(text=TOML | st.tuples(KEYS, VALUES).map(lambda pair: f"{GOOD}{' = '.join(pair)}\n"), of_ablation=st.booleans())
+def test_any_toml_is_experiments_or_one_message(text, of_ablation):
+    with contextlib.suppress(TinyclfError):
+        parse_entries(NOTEBOOKS, *((GOOD, text) if of_ablation else (text, "")))
+
+
+@bounded
+@given(name=st.sampled_from(Settings.names()), text=st.text(max_size=20) | PLAIN.map(str) | st.just("9" * 5000))
+def test_any_parameter_is_a_setting_or_one_message(name, text):
+    with contextlib.suppress(TinyclfError):
+        key, value = parse_assignment(f"{name}={text}")
+        Settings.from_notebook({key: value})
+
+
+@bounded
+@given(values=st.dictionaries(st.sampled_from(Settings.names()), JSON, max_size=3))
+def test_any_settings_are_settings_or_one_message(values):
+    with contextlib.suppress(TinyclfError):
+        Settings(**values)
+
+
+@bounded
+@given(name=JSON | st.text("./\\:a-", max_size=6))
+def test_any_name_stays_within_the_folder_of_its_data_set_or_is_refused(name, tmp_path_factory):
+    with contextlib.suppress(TinyclfError):
+        check_name(name)
+        folder = tmp_path_factory.getbasetemp()
+        assert (folder / name).resolve().parent == folder.resolve() and ":" not in name
