@@ -126,7 +126,7 @@ def test_killed_between_its_two_files_a_page_stands_in_no_front_pages_way(tmp_pa
             notebook.run(good)
         assert "Title" not in other_pages("mini").data and "notes" not in other_pages("mini").data
     notebook.run(good)
-    assert '"good/index.html">Title of good (mini)' in other_pages("mini").data
+    assert '"good/index.html">Title of good' in other_pages("mini").data
     assert "notes" not in other_pages("mini").data
     (folder / "mini/good/notebook.ipynb").unlink()
     assert "good" not in other_pages("mini").data
