@@ -1,5 +1,6 @@
 """The command line: what it lists, how it answers wrong usage, and that it answers at once."""
 
+import io
 import os
 import resource
 import subprocess
@@ -287,3 +288,12 @@ def test_the_package_alone_imports_nothing_and_says_how_threads_wait_unless_the_
     for name, value in (("GOMP_SPINCOUNT", "7"), ("OMP_WAIT_POLICY", "active")):
         expected = f"{value}\n" if name == "GOMP_SPINCOUNT" else "None\n"
         assert imported(f"os.environ[{name!r}] = {value!r}\nimport tinyclf", *heavy) == expected
+
+
+def test_a_terminal_of_ascii_gets_what_it_can_show(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(cli, "app", lambda **_: print("26.05\u00a0% \u2192 ä"))
+    cli.main()
+    terminal.flush()
+    assert terminal.buffer.getvalue() == b"26.05?% ? ?\n"

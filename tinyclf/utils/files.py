@@ -1,5 +1,6 @@
 """Files and folders that are written whole or not at all. Nothing is removed but what was proven to be our own."""
 
+import glob
 import os
 import re
 import shutil
