@@ -49,8 +49,8 @@ def test_any_metadata_under_a_right_checksum_is_a_checkpoint_or_one_message(
     about, state, version, time, tmp_path_factory
 ):
     path = tmp_path_factory.getbasetemp() / "metadata.safetensors"
-    texts = {"about": json.dumps(about), "state": json.dumps(state), "time": time}
-    save_file({}, path, texts | {"version": version, "sha256": checkpoint.digest("".join(texts.values()), {})})
+    texts = {"about": json.dumps(about), "state": json.dumps(state), "time": time, "version": version}
+    save_file({}, path, texts | {"sha256": checkpoint.digest("".join(texts.values()), {})})
     with contextlib.suppress(TinyclfError):
         assert isinstance(checkpoint.read(path).about["history"], list)
 

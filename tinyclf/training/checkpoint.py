@@ -85,12 +85,13 @@ def save(path: Path, state: TrainingState, about: dict[str, Any]) -> None:
     parts = {name: getattr(state, name) for name in PARTS if getattr(state, name) is not None}
     tree = {name: flatten(part.state_dict(), name, tensors) for name, part in parts.items()}
     metadata = {"about": json.dumps(about), "state": json.dumps(tree), "time": repr(time.time())}
+    metadata["version"] = str(VERSION)
     metadata["sha256"] = digest("".join(metadata.values()), tensors)
     new = unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # As bytes: safetensors' own files could be read by nobody but their owner, and stay where it is killed
-        atomic_write(new, serialized(tensors, metadata | {"version": str(VERSION)}))
+        atomic_write(new, serialized(tensors, metadata))
         if path.exists():
             os.replace(path, previous(path))
         os.replace(new, path)
@@ -144,16 +145,17 @@ def read(path: Path) -> Saved:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            if int(metadata.get("version", VERSION)) > VERSION:
-                raise NewerVersionError(
-                    f"the checkpoint {path} is of version {metadata['version']}, and this tinyclf reads up to "
-                    f"{VERSION}: use the tinyclf that wrote it, or a newer one"
-                )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
         if not {"about", "state", "sha256"} <= metadata.keys():
             raise ValueError("it is no checkpoint of this version of tinyclf")
-        if digest(metadata["about"] + metadata["state"] + metadata.get("time", ""), tensors) != metadata["sha256"]:
+        covered = "".join(metadata.get(key, "") for key in ("about", "state", "time", "version"))
+        if digest(covered, tensors) != metadata["sha256"]:  # so in every version
             raise ValueError("its content is not what was written")
+        if int(metadata.get("version", VERSION)) > VERSION:
+            raise NewerVersionError(
+                f"the checkpoint {path} is of version {metadata['version']}, and this tinyclf reads up to {VERSION}: "
+                "use the tinyclf that wrote it, or a newer one"
+            )
         about, state = json.loads(metadata["about"]), json.loads(metadata["state"])
         if not (isinstance(about["history"], list) and state.keys() <= set(PARTS)):
             raise ValueError("it has no history, or holds more than a run does")
