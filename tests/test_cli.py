@@ -1,6 +1,7 @@
 """The command line: what it lists, how it answers wrong usage, and that it answers at once."""
 
 import io
+import json
 import os
 import resource
 import subprocess
@@ -17,9 +18,9 @@ import tinyclf
 from tinyclf import cli
 from tinyclf.data.registry import DATASETS, WHOLE_DATASETS
 from tinyclf.experiments import launch
+from tinyclf.experiments.settings import Settings
 from tinyclf.training import device as devices
 from tinyclf.utils import environment
-from tinyclf.experiments.settings import Settings
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS
 
