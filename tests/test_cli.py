@@ -64,7 +64,7 @@ def test_list_has_every_experiment_with_what_has_run(folder):
     done = invoke("list")
     assert done.exit_code == 0, done.output
     lines = {line.split("  ")[0]: line.replace("\u00a0", " ") for line in done.output.splitlines()}
-    assert "3 of 15" in lines["baseline-scratch"] and "25.00%  50.00%  Step 1: " in lines["baseline-scratch"]
+    assert "3 of 8" in lines["baseline-scratch"] and "25.00%  50.00%  Step 1: " in lines["baseline-scratch"]
     assert "30.00%  40.00%" in lines["fast-scratch"] and "(mean of 2 seeds)" in lines["fast-scratch"]
     assert "not run yet" in lines["modern-scratch"] and "not run yet" in lines["summary"]
     assert "page made" in lines["data"]
@@ -229,17 +229,16 @@ def test_a_macs_gpu_is_used_where_it_is_asked_for(ran, monkeypatch):
 def test_several_processes_are_asked_for_the_same(monkeypatch):
     started = []
 
-    def start(command, env):
-        started.append((command, env))
-        return subprocess.CompletedProcess(command, 0)
+    def start(count, arguments, environment):
+        started.append((count, arguments, os.environ | environment))
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(launch.subprocess, "run", start)
+    monkeypatch.setattr("tinyclf.training.distributed.run_processes", start)
     options = ["--epochs", "2", "--device", "cpu", "-p", "flip=False", "--seeds", "0", "1"]
     assert invoke("train", "baseline-scratch", *options, "--processes", "2").exit_code == 0
-    ((command, env),) = started
-    assert env["ACCELERATE_USE_CPU"] == "true"
+    ((count, command, env),) = started
+    assert count == 2 and env["ACCELERATE_USE_CPU"] == "true"
     words = command[command.index("tinyclf") + 1 :]
     assert words[:4] == ["train", "baseline-scratch", "--dataset", "mini"]
     for option in (["--epochs", "2"], ["--device", "cpu"], ["-p", "flip=False"], ["--seeds", "1"]):
