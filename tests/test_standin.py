@@ -50,10 +50,10 @@ def test_a_model_starts_from_them_with_a_head_of_its_own():
 
 
 def test_an_interrupt_leaves_nothing(tiny, monkeypatch):
-    def interrupt(descriptor):
+    def interrupt(source, target):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tinyclf.utils.files.os.fsync", interrupt)
+    monkeypatch.setattr("tinyclf.utils.files.os.replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         standin.weights_file()
     assert list(tiny.iterdir()) == []
