@@ -9,9 +9,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+# What editors, Colab and nbconvert ask for. Without the version of Python, which everybody's Jupyter writes its own.
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-    "language_info": {"name": "python"},
+    "language_info": {
+        "codemirror_mode": {"name": "ipython", "version": 3},
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "name": "python",
+        "nbconvert_exporter": "python",
+        "pygments_lexer": "ipython3",
+    },
 }
 
 

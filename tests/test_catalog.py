@@ -13,6 +13,7 @@ from itertools import pairwise
 import clean_notebooks
 import nbformat
 import pytest
+from nbconvert import ScriptExporter
 from papermill import inspect_notebook
 from typer.testing import CliRunner
 
@@ -255,6 +256,14 @@ def test_what_is_only_started_from_is_run_unless_it_has_finished(finished, comma
 def test_committed_notebooks_are_clean(path):
     assert clean_notebooks.fault(path) == ""
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in nbformat.read(path, 4).cells) == 1
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_committed_notebook_becomes_a_python_script(path):
+    """As `jupyter nbconvert --to script` makes it, by what the metadata say of the language."""
+    script, resources = ScriptExporter().from_filename(str(path))
+    assert resources["output_extension"] == ".py"
+    assert compile(script, path.name, "exec").co_consts
 
 
 def test_a_notebook_that_ran_is_not_clean_and_cleaning_it_gives_it_back(tmp_path):
