@@ -1,8 +1,12 @@
 """Tiny-ImageNet ResNet18 baselines, from raw data to accuracy tables and loss plots."""
 
 import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":  # file locks, processes and signals are those of POSIX
+    raise ImportError("tinyclf runs on Linux and macOS. On Windows, use it in WSL2: https://aka.ms/wsl")
 
 if TYPE_CHECKING:
     from tinyclf.data.cache import load_data as load_data
