@@ -45,9 +45,25 @@ def locked_version(name: str, python: str) -> Version:
     return Version(str(versions[0]).removeprefix("=="))
 
 
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
+
+
+def test_dev_has_every_other_extra_and_the_core_none_of_their_packages():
+    (own,) = [Requirement(line) for line in EXTRAS["dev"] if line.startswith("tinyclf")]
+    assert own.extras == set(EXTRAS) - {"dev"}
+    core = {Requirement(line).name for line in PYPROJECT["project"]["dependencies"]}
+    assert core.isdisjoint(Requirement(line).name for lines in EXTRAS.values() for line in lines)
+
+
 @pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize(
-    "dependency", PYPROJECT["project"]["dependencies"] + PYPROJECT["project"]["optional-dependencies"]["dev"]
+    "dependency",
+    [
+        line
+        for lines in (PYPROJECT["project"]["dependencies"], *EXTRAS.values())
+        for line in lines
+        if not line.startswith("tinyclf[")
+    ],
 )
 def test_every_dependency_is_locked_at_a_version_it_admits(dependency, python):
     wanted = Requirement(dependency)
