@@ -181,6 +181,21 @@ def predict(
         raise TinyclfError(f"{len(refused)} of the files could not be used")
 
 
+@app.command("export")
+def export_model(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="a run that has a checkpoint")],
+    dataset: Dataset = "mini",
+    formats: Annotated[list[str] | None, typer.Option("--format", help="safetensors or onnx alone; repeatable")] = None,
+) -> None:
+    """Write the model of a run as safetensors with torchvision's names, and as ONNX; check it and print the paths."""
+    use_device("cpu")
+    from tinyclf.experiments.export import export
+
+    for file_format in formats or ("safetensors", "onnx"):
+        path, checked_by = export(run, dataset, file_format)
+        print(f"{path}: {'the logits of the run, by ' + checked_by if checked_by else 'not checked: no onnxruntime'}")
+
+
 @app.command()
 def bench(
     dataset: Annotated[

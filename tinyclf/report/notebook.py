@@ -13,7 +13,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
-from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from tinyclf.data.registry import DATASETS
@@ -131,16 +131,35 @@ def clean_notebook(path: Path, experiment: Experiment) -> None:
         notebook.metadata["title"] = heading(dataset)
     else:
         notebook.metadata |= {"front": "../index.html", "dataset": DATASETS[dataset].title}
-    pieces = CoalesceStreamsPreprocessor()  # joins them: papermill leaves one for each time that something was printed
     for cell in notebook.cells:
-        pieces.preprocess_cell(cell, {}, 0)
-        for output in cell.get("outputs", []):
-            if output.output_type == "stream":
-                output.text = OVERWRITTEN.sub("", output.text)
+        if "outputs" in cell:
+            cell.outputs = joined_streams(cell.outputs)
     for key in ("input_path", "output_path"):
         notebook.metadata.get("papermill", {}).pop(key, None)
     weights, text = experiment.parameters.get("weights", ""), nbformat.writes(notebook)
     path.write_text(text.replace(weights, os.path.basename(weights)) if os.sep in weights else text, "utf-8")
+
+
+def joined_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Outputs with what was printed in one piece, and without what was overwritten.
+
+    papermill leaves a piece for each time that something was printed. (nbconvert joins them from version 7 on.)
+    """
+    joined: list[NotebookNode] = []
+    streams: dict[str, NotebookNode] = {}  # standard output and error since the last output of another kind
+    for output in outputs:
+        if output.output_type != "stream":
+            streams = {}
+        elif output.name in streams:
+            streams[output.name].text += output.text
+            continue
+        else:
+            streams[output.name] = output
+        joined.append(output)
+    for output in joined:
+        if output.output_type == "stream":
+            output.text = OVERWRITTEN.sub("", output.text)
+    return joined
 
 
 def render(path: Path, title: str) -> str:

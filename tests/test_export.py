@@ -1,0 +1,140 @@
+"""Exported files give the logits of the run, to torchvision and to onnxruntime; what cannot be exported is named."""
+
+import dataclasses
+import importlib.util
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torchvision
+from safetensors import safe_open
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from tinyclf import cli
+from tinyclf.data.cache import load_data
+from tinyclf.experiments import export as module
+from tinyclf.experiments.export import export
+from tinyclf.experiments.predict import Predictor
+from tinyclf.experiments.recipe import build_recipe
+from tinyclf.experiments.settings import Settings
+from tinyclf.training import checkpoint
+from tinyclf.utils.errors import TinyclfError
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    return tmp_path / "mini"
+
+
+def leave_run(folder, name="some", **settings):
+    """The checkpoint of a run of one epoch that nobody trained, with statistics of batch norm other than the first."""
+    settings, data = Settings(epochs=1, seed=3, **settings), load_data("mini")
+    recipe = build_recipe(settings, data)
+    recipe.model.train()(torch.rand(8, 3, 64, 64))
+    state = checkpoint.TrainingState(recipe.model, recipe.optimizer, recipe.scheduler)
+    about = {
+        "settings": dataclasses.asdict(settings),
+        "history": [{"epoch": 1}],
+        "overrides": {},
+        "classes": dict(zip(data.classes, data.class_names, strict=True)),
+    }
+    (folder / name).mkdir(parents=True)
+    checkpoint.save(folder / name / "checkpoint.safetensors", state, about)
+    return np.array(data.val.images[:6])
+
+
+def normalized(images, mean, std):
+    """As torchvision's ToTensor and Normalize have it."""
+    scaled = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    return torchvision.transforms.functional.normalize(scaled, mean, std)
+
+
+def test_the_files_give_torchvision_and_onnxruntime_the_probabilities_of_the_run(folder):
+    images = leave_run(folder, normalization="imagenet")
+    expected = Predictor("some", "mini").predict_proba(images)
+    done = CliRunner().invoke(cli.app, ["export", "some"])
+    assert done.exit_code == 0, done.output
+    paths = [folder / "some" / f"model.{suffix}" for suffix in ("safetensors", "onnx")]
+    assert done.stdout.splitlines() == [
+        f"{paths[0]}: the logits of the run, by torchvision",
+        f"{paths[1]}: the logits of the run, by onnxruntime {onnxruntime.__version__}",
+    ]
+    with safe_open(paths[0], "pt") as file:
+        about = file.metadata()
+    session = onnxruntime.InferenceSession(paths[1])
+    assert session.get_modelmeta().custom_metadata_map | {"format": "pt"} == about
+    assert about["model"] == "resnet18" and json.loads(about["mean"]) == [0.485, 0.456, 0.406]
+    assert json.loads(about["classes"]) == load_data("mini").classes
+    inputs = normalized(images, json.loads(about["mean"]), json.loads(about["std"]))
+    model = torchvision.models.resnet18(num_classes=10)
+    model.load_state_dict(load_file(paths[0]))  # all names and shapes, or it raises
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(inputs).softmax(1), expected, rtol=1e-3, atol=1e-5)
+    (logits,) = session.run(["logits"], {"images": inputs.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits).softmax(1), expected, rtol=1e-3, atol=1e-5)
+    assert sorted(path.name for path in paths[0].parent.iterdir()) == [
+        "checkpoint.safetensors",
+        "model.onnx",
+        "model.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("stem", ["small", "sub-pixel"])
+def test_other_stems_are_exported_too(folder, stem):
+    leave_run(folder, stem=stem, input_size=32)
+    assert "tinyclf's own" in export("some", "mini", "safetensors")[1]
+    assert "onnxruntime" in export("some", "mini", "onnx")[1]
+
+
+@pytest.mark.parametrize("name", ["googlenet", "mobilenet_v3_small"])
+def test_other_models_are_exported_too(folder, name):
+    leave_run(folder, model=name)
+    assert export("some", "mini", "safetensors")[1]
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "onnx"])
+def test_a_file_of_other_logits_is_not_written(folder, suffix, monkeypatch):
+    leave_run(folder)
+    name = f"write_{suffix}"
+    write = getattr(module, name)
+
+    def write_another(path, model, images, about):
+        with torch.no_grad():
+            model.fc.bias[0] += 1
+        write(path, model, images, about)
+
+    monkeypatch.setattr(module, name, write_another)
+    with pytest.raises(TinyclfError, match=rf"model.{suffix} was not written: by .*, its logits differ .* by \d"):
+        export("some", "mini", suffix)
+    assert [path.name for path in (folder / "some").iterdir()] == ["checkpoint.safetensors"]
+
+
+def without(monkeypatch, *names):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name in names else find(name))
+
+
+def test_without_onnx_it_says_what_to_install_and_writes_safetensors(folder, monkeypatch):
+    leave_run(folder)
+    without(monkeypatch, "onnxscript")
+    done = CliRunner().invoke(cli.app, ["export", "some"])
+    assert done.exit_code == 1 and done.stdout.count("model.safetensors: the logits") == 1
+    assert "ONNX needs onnxscript: pip install onnx onnxscript onnxruntime" in done.stderr
+
+
+def test_without_onnxruntime_it_says_that_the_file_was_not_checked(folder, monkeypatch):
+    leave_run(folder)
+    without(monkeypatch, "onnxruntime")
+    done = CliRunner().invoke(cli.app, ["export", "some", "--format", "onnx"])
+    assert done.exit_code == 0
+    assert done.stdout == f"{folder / 'some' / 'model.onnx'}: not checked: no onnxruntime\n"
+
+
+def test_a_run_without_a_checkpoint_is_named(folder):
+    done = CliRunner().invoke(cli.app, ["export", "nobodys"])
+    assert done.exit_code == 1 and "run 'nobodys' has no checkpoint" in done.stderr

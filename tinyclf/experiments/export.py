@@ -1,0 +1,149 @@
+"""The model of a run as a file for other tools: safetensors with torchvision's names, or ONNX. Each file is checked.
+
+Both take images float32 (B, 3, H, W) in 0..1, normalized as the file's metadata say, and give logits (B, classes).
+"""
+
+import json
+import logging
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_model, save_file
+from torch import Tensor, nn
+from torchvision.models import get_model  # type: ignore[attr-defined] # it is public
+
+from tinyclf.data.loader import ImageLoader
+from tinyclf.data.registry import NORMALIZATIONS, SIDE
+from tinyclf.experiments.predict import Predictor
+from tinyclf.models.resnet import INCEPTIONS, build_model
+from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.files import atomic_write
+
+CHECKED = 8  # images that a file is checked with
+TOLERANCE = 1e-3  # of a file's logits, in parts of the largest one
+ONNX_PACKAGES = ("onnx", "onnxscript")
+OPSET = 18
+
+
+def export(run: str, dataset: str, file_format: str) -> tuple[Path, str]:
+    """Write the model of a run into its folder, as `model.safetensors` or `model.onnx`.
+
+    file_format: `safetensors` or `onnx`. Returns the path, and in words by what the file was checked; empty if by
+    nothing, for want of onnxruntime. A file whose logits differ from the run's own is refused; one of before stays.
+    Raises TinyclfError for that, for a missing package, and as `Predictor` does.
+    """
+    missing = [name for name in ONNX_PACKAGES if file_format == "onnx" and find_spec(name) is None]
+    if missing:
+        raise TinyclfError(
+            f"ONNX needs {' and '.join(missing)}: pip install onnx onnxscript onnxruntime (the last one checks the "
+            "file), or export by --format safetensors alone"
+        )
+    predictor = Predictor(run, dataset)
+    model = predictor.model.cpu().eval()
+    images = sample_images(predictor)
+    with torch.inference_mode():
+        expected = model(images)
+    write, check = {"safetensors": (write_safetensors, check_safetensors), "onnx": (write_onnx, check_onnx)}[
+        file_format
+    ]
+    path, checked_by = predictor.folder / f"model.{file_format}", ""
+
+    def write_and_check(partial: Path) -> None:
+        nonlocal checked_by
+        write(partial, model, images, metadata(run, predictor))
+        logits, checked_by = check(partial, images)
+        difference = (logits - expected).abs().max() / expected.abs().max()
+        if checked_by and not difference < TOLERANCE:
+            raise TinyclfError(
+                f"{path} was not written: by {checked_by}, its logits differ from the run's own by {difference:.1%} of "
+                "the largest one"
+            )
+
+    atomic_write(path, write_and_check)
+    return path, checked_by
+
+
+def sample_images(predictor: Predictor) -> Tensor:
+    """Random images as the run's model takes them: resized and normalized, float32 (CHECKED, 3, H, W)."""
+    pixels = np.random.default_rng(0).integers(0, 256, (CHECKED, SIDE, SIDE, 3), np.uint8)
+    settings = predictor.settings
+    loader = ImageLoader(
+        pixels,
+        np.zeros(CHECKED, int),
+        CHECKED,
+        input_size=settings.input_size,
+        normalization=settings.normalization,
+    )
+    return next(loader.epoch()).images
+
+
+def metadata(run: str, predictor: Predictor) -> dict[str, str]:
+    """What a user of the file needs to know. Values are text, as both formats want it: names, or JSON."""
+    mean, deviation = NORMALIZATIONS[predictor.settings.normalization] or ((0.0,) * 3, (1.0,) * 3)
+    values = {
+        "classes": list(predictor.classes),
+        "words": list(predictor.classes.values()),
+        "input_size": predictor.settings.input_size,
+        "mean": mean,
+        "std": deviation,
+        "epoch": predictor.epoch,
+    }
+    names = {"model": predictor.settings.model, "stem": predictor.settings.stem, "run": run}
+    return names | {"dataset": predictor.dataset} | {name: json.dumps(value) for name, value in values.items()}
+
+
+def write_safetensors(path: Path, model: nn.Module, images: Tensor, about: dict[str, str]) -> None:
+    """The state dict, whose names are those of torchvision."""
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path, about | {"format": "pt"})
+
+
+def check_safetensors(path: Path, images: Tensor) -> tuple[Tensor, str]:
+    """Logits of a model that is made of the file alone, torchvision's own where it has that model."""
+    with safe_open(path, "pt") as file:
+        about: dict[str, str] = file.metadata()
+    name, stem, classes = about["model"], about["stem"], len(json.loads(about["classes"]))
+    own = stem != "imagenet" or name in INCEPTIONS  # torchvision's have auxiliary heads, which are for training alone
+    model = build_model(name, classes, stem=stem) if own else get_model(name, num_classes=classes)
+    load_model(model, path)
+    with torch.inference_mode():
+        return model.eval()(images), "tinyclf's own model, as torchvision has none like it" if own else "torchvision"
+
+
+def write_onnx(path: Path, model: nn.Module, images: Tensor, about: dict[str, str]) -> None:
+    """The model as ONNX: input `images` of any batch size, output `logits`."""
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of torch, about itself
+            program = torch.onnx.export(
+                model,
+                (images,),
+                dynamo=True,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                opset_version=OPSET,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise TinyclfError(f"torch cannot export a {about['model']} to ONNX: {error}") from error
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)
+    assert program is not None  # of dynamo=True
+    program.model.metadata_props.update(about)
+    program.save(path, external_data=False)
+
+
+def check_onnx(path: Path, images: Tensor) -> tuple[Tensor, str]:
+    """Logits of the file by onnxruntime, in batches of two sizes; without onnxruntime none, and nothing checked."""
+    if find_spec("onnxruntime") is None:
+        return torch.empty(()), ""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    parts = [session.run(None, {"images": part.numpy()})[0] for part in (images[:1], images[1:])]
+    return torch.from_numpy(np.concatenate(parts)), f"onnxruntime {onnxruntime.__version__}"
