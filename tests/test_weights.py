@@ -1,5 +1,6 @@
 """Starting weights: read from any file without trusting it, and copied into the models that they fit."""
 
+import argparse
 import io
 import pickle
 import re
@@ -13,6 +14,8 @@ from torch import nn
 from torch.nn.functional import conv2d, interpolate
 from torchvision.models import ResNet18_Weights
 
+from tinyclf.experiments.initial import load_initial_weights
+from tinyclf.experiments.settings import Settings
 from tinyclf.models import weights
 from tinyclf.models.resnet import build_model, compose_filters, head_names, shrink_filters
 from tinyclf.models.weights import copy_weights, load_state, load_weights, weights_file
@@ -231,16 +234,17 @@ def test_a_file_that_holds_no_weights_is_named(tmp_path, content, suffix):
 
 def test_a_checkpoint_that_is_no_state_dict_is_refused(tmp_path):
     with pytest.raises(TinyclfError, match="expected a state dict"):
-        loaded(200, saved({"model": {"a": torch.zeros(1)}}, tmp_path / "nested.pth"))
+        loaded(200, saved({"weights": {"a": torch.zeros(1)}}, tmp_path / "nested.pth"))
 
 
 def test_a_stem_or_a_checkpoint_in_the_wrong_place_is_refused_with_the_setting_for_it(tmp_path):
     small = saved(build_model("resnet18", 10, stem="small").state_dict(), tmp_path / "small.safetensors")
     with pytest.raises(TinyclfError, match=r"they have a small stem \(stem=small\)"):
         loaded(10, small)
-    checkpoint = saved({"model.fc.bias": torch.zeros(1)}, tmp_path / "checkpoint.safetensors")
+    checkpoint, about = tmp_path / "checkpoint.safetensors", {"about": "{}", "state": "{}", "sha256": ""}
+    save_file({"model.fc.bias": torch.zeros(1)}, checkpoint, about)
     with pytest.raises(TinyclfError, match=rf"checkpoint of a run: .* weights=run:{tmp_path.name}"):
-        loaded(10, checkpoint)
+        loaded(10, str(checkpoint))
 
 
 def test_unknown_names_and_missing_files_are_refused():
@@ -335,3 +339,66 @@ def test_filters_are_shrunk_of_a_stem_of_7x7_alone(imagenet_like):
 def test_the_stand_in_is_a_resnet18s():
     with pytest.raises(TinyclfError, match="a resnet18, and the model is 'resnet34'"):
         weights_file("mini", "resnet34")
+
+
+def prefixed(state, prefix):
+    return {prefix + name: value for name, value in state.items()}
+
+
+WRAPPED = {
+    "distributed.pt": lambda state: prefixed(state, "module."),
+    "compiled.bin": lambda state: prefixed(state, "_orig_mod."),
+    "stacked.pth": lambda state: prefixed(state, "module.model.backbone._orig_mod."),
+    "averaged.pth": lambda state: prefixed(state, "module.") | {"n_averaged": torch.tensor(3)},
+    # As Lightning and timm write them
+    "lightning.ckpt": lambda state: {
+        "epoch": 3,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": prefixed(state, "model."),
+        "optimizer_states": [{"state": {}}],
+    },
+    "timm.pth.tar": lambda state: {
+        "epoch": 3,
+        "arch": "resnet18",
+        "state_dict": state,
+        "args": argparse.Namespace(lr=0.1),
+        "metric": 70.0,
+    },
+    "script.pt": lambda state: {"model_state_dict": state, "optimizer_state_dict": {"state": {}}},
+    "model.pth": lambda state: {"model": prefixed(state, "module."), "epoch": 3},
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_a_state_dict_is_found_within_what_people_have(imagenet_like, tmp_path, name, dtype):
+    state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in imagenet_like.items()}
+    model = loaded(1000, saved(WRAPPED[name](state), tmp_path / name))
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[key].to(value.dtype)), key
+
+
+def test_names_of_which_only_some_have_a_prefix_keep_it(imagenet_like, tmp_path):
+    some = {f"module.{name}" if name == "fc.bias" else name: value for name, value in imagenet_like.items()}
+    with pytest.raises(TinyclfError, match=r"module\.fc\.bias is not of this model"):
+        loaded(1000, saved(some, tmp_path / "some.pth"))
+
+
+def test_a_head_of_another_size_starts_afresh_when_asked(tmp_path):
+    torch.manual_seed(7)
+    path = saved(build_model("resnet18", 37).state_dict(), tmp_path / "pets.pt")
+    model = build_model("resnet18", 10)
+    with pytest.raises(TinyclfError, match=r"fc\.weight has shape .* -p adapt=classes, the head starts afresh"):
+        load_initial_weights(model, Settings(weights=path), list("abcdefghij"))
+    head = model.fc.weight.clone()
+    load_initial_weights(model, Settings(weights=path, adapt="classes"), list("abcdefghij"))
+    assert torch.equal(model.conv1.weight, torch.load(path)["conv1.weight"]) and torch.equal(model.fc.weight, head)
+
+
+def test_a_file_without_a_head_gets_a_fresh_one_when_asked(imagenet_like, tmp_path):
+    path = saved({k: v for k, v in imagenet_like.items() if "fc" not in k}, tmp_path / "features.pt")
+    model = build_model("resnet18", 10)
+    with pytest.raises(TinyclfError, match=r"fc\.weight is missing.* adapt=classes"):
+        load_weights(model, path)
+    load_weights(model, path, fresh_head=True)
+    assert torch.equal(model.conv1.weight, imagenet_like["conv1.weight"])

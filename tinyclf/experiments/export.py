@@ -3,9 +3,11 @@
 Both take images float32 (B, 3, H, W) in 0..1, normalized as the file's metadata say, and give logits (B, classes).
 """
 
+import io
 import json
 import logging
 import warnings
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -118,7 +120,8 @@ def write_onnx(path: Path, model: nn.Module, images: Tensor, about: dict[str, st
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(action="ignore"):  # of torch, about itself
+        # Of torch and onnxscript, about themselves
+        with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
             program = torch.onnx.export(
                 model,
                 (images,),

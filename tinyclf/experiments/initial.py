@@ -26,11 +26,18 @@ def load_initial_weights(model: nn.Module, settings: Settings, classes: list[str
     """Load the weights that a run of `settings` starts from into `model`, which has fresh ones.
 
     classes: of the data, in order. A parent's model (weights = run:NAME) gives all of its tensors, but for a stem and
-    a head that `settings.adapt` allows to differ. Raises TinyclfError as `load_weights` and `find_parent` do.
+    a head that `settings.adapt` allows to differ; with `classes` there,
+    the head of a file is left out. Raises TinyclfError as `load_weights` and `find_parent` do.
     """
     parent = find_parent(settings, classes)
     if parent is None:
-        load_weights(model, settings.weights, model_name=settings.model, stem_init=settings.stem_init)
+        load_weights(
+            model,
+            settings.weights,
+            model_name=settings.model,
+            stem_init=settings.stem_init,
+            fresh_head="classes" in settings.adapts,
+        )
         return
     fresh = ("conv1.",) * (parent.about["settings"]["stem"] != settings.stem)
     if list(parent.about["classes"]) != classes:

@@ -52,8 +52,8 @@ class Settings:
 
     dataset: str = "mini"  # mini | tiny-imagenet | tiny-imagenet-20, every tenth class of it
     model: str = "resnet18"  # any classification model of torchvision, by its name there
-    weights: str = "none"  # none | imagenet | mini | run:NAME | path of a .pth or .safetensors state dict
-    adapt: str = ""  # what may differ from what run:NAME was trained for: input_size, normalization, stem, classes
+    weights: str = "none"  # none | imagenet | mini | run:NAME | path of a state dict
+    adapt: str = ""  # what may differ from what weights were made for: input_size, normalization, stem, classes
     input_size: int = 64  # pixels, height and width; images of another size are resized to it (bicubic)
     start_size: int = 0  # input size of the first epoch, from which it grows to input_size in 2/3 of them; 0: no growth
     eval_size: int = 0  # another input size, at which the trained model is evaluated as well; 0: none

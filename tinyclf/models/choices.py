@@ -8,12 +8,13 @@ STEMS = ("imagenet", "small", "small-pool", "sub-pixel")
 STEM_INITS = ("random", "shrunk")
 NAMED_WEIGHTS = ("none", "imagenet", "mini")
 RUN = "run:"  # starts the name of weights that are another run's
-FILE = "the path of a .pth or .safetensors file"
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
+FILE = f"the path of a state dict ({', '.join(SUFFIXES)})"
 
 
 def is_file(weights: str) -> bool:
     """Whether `weights` are the path of a state dict, not a name."""
-    return weights.endswith((".pth", ".safetensors")) and not weights.startswith(RUN)
+    return weights.endswith(SUFFIXES) and not weights.startswith(RUN)
 
 
 def existing_file(weights: str) -> Path:

@@ -1,5 +1,6 @@
 """Pretrained weights: their files, and their tensors copied into a model."""
 
+import argparse
 import hashlib
 import pickle
 import re
@@ -10,6 +11,7 @@ from typing import Any
 from urllib.error import URLError
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import get_model_weights  # type: ignore[attr-defined] # it is public
@@ -25,16 +27,26 @@ AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # in torchvision's files of 
 # torchvision's files of DenseNets have `norm.1` for today's `norm1`
 REAL = "real numbers"
 LFS = b"version https://git-lfs"  # starts what Git LFS leaves in place of a file
+# Where training scripts, Lightning and timm keep the state dict within a checkpoint, and what starts its names there
+NESTED = ("state_dict", "model_state_dict", "model_state", "model", "net")
+PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.", "net.")
 DENSE = (Tensor, nn.Parameter)  # others are views with rules of their own, as nested tensors
 DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
-def load_weights(model: nn.Module, weights: str, *, model_name: str = "resnet18", stem_init: str = "random") -> None:
+def load_weights(
+    model: nn.Module,
+    weights: str,
+    *,
+    model_name: str = "resnet18",
+    stem_init: str = "random",
+    fresh_head: bool = False,
+) -> None:
     """Copy pretrained weights into a model of `build_model`, in place.
 
     weights: `none` (nothing is copied), `imagenet` (torchvision's own, through torch's cache), `mini` (see standin.py)
     or the path of a state dict. A head of ImageNet's 1000 classes, or of the classes of `mini`, is left out where the
-    model's has another number of them; for the stem see `copy_weights`.
+    model's has another number of them; any head with `fresh_head`; for the stem see `copy_weights`.
     Raises TinyclfError for unknown names, unreadable files, and tensors that do not fit, by name.
     """
     if weights == "none":
@@ -42,7 +54,7 @@ def load_weights(model: nn.Module, weights: str, *, model_name: str = "resnet18"
     state, head = load_state(weights, model_name), head_names(model)
     classes = {tuple(state[name].shape[:1]) for name in head if name in state}
     own_classes = len(model.state_dict()[head[0]])
-    other_head = weights == "mini" or classes == {(IMAGENET_CLASSES,)} != {(own_classes,)}
+    other_head = fresh_head or weights == "mini" or classes == {(IMAGENET_CLASSES,)} != {(own_classes,)}
     copy_weights(model, state, weights, head if other_head else (), stem_init=stem_init)
 
 
@@ -66,6 +78,8 @@ def copy_weights(
     state = {name: value for name, value in state.items() if not name.startswith(fresh)}
     if faults := mismatches(own, state) or [fault for name in state if (fault := bad_values(name, state[name]))]:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        head = any(fault.startswith(head_names(model)) for fault in faults)
+        more += ". With -p adapt=classes, the head starts afresh" if head else ""
         raise TinyclfError(f"weights {origin!r} do not fit this {type(model).__name__}: {'; '.join(faults[:5])}{more}")
     model.load_state_dict(state, strict=False)
 
@@ -119,17 +133,38 @@ def load_state(weights: str, model_name: str = "resnet18") -> dict[str, Tensor]:
     path = weights_file(weights, model_name)
     if path is None:
         raise TinyclfError("weights = 'none': they have no tensors to load")
-    state = read_tensors(path)
+    state = without_prefixes(nested(read_tensors(path)))
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             what = f"under {name!r} there is a {type(value).__name__}"
             raise TinyclfError(f"{path}: expected a state dict, a mapping of names to tensors, and {what}")
         if value.layout != torch.strided or value.is_meta or value.is_quantized or type(value) not in DENSE:
             raise TinyclfError(f"{path}: {name} is sparse, quantized or without values: save it as a plain tensor")
-    if any(name.startswith("model.") for name in state):
-        raise TinyclfError(f"{path} is the checkpoint of a run: name the run instead, weights=run:{path.parent.name}")
     named = {DENSENET_NAME.sub(r"\1\2", name): value for name, value in state.items()}
     return {name: value for name, value in named.items() if not name.startswith(AUXILIARY_HEADS)}
+
+
+def nested(state: dict[Any, Any]) -> dict[Any, Any]:
+    """The state dict within a training script's checkpoint, or `state` itself where it is one."""
+    inner = next((state[key] for key in NESTED if isinstance(state.get(key), dict)), None)
+    return state if inner is None else nested(inner)
+
+
+def without_prefixes(state: dict[Any, Any]) -> dict[Any, Any]:
+    """A state dict without what wrappers put before every name, one within the other: `model._orig_mod.fc.bias`."""
+    names = [name for name in state if name != "n_averaged"]  # torch's AveragedModel counts beside its `module.`
+    for prefix in PREFIXES:
+        if names and all(isinstance(name, str) and name.startswith(prefix) for name in names):
+            return without_prefixes({name.removeprefix(prefix): state[name] for name in names})
+    return state
+
+
+def refuse_checkpoint(path: Path) -> None:
+    """Raise TinyclfError for a checkpoint of ours, whose metadata say what the run is."""
+    with safe_open(path, "pt") as file:
+        if {"about", "state", "sha256"} <= (file.metadata() or {}).keys():
+            run = path.parent.name
+            raise TinyclfError(f"{path} is the checkpoint of a run: name the run instead, weights=run:{run}")
 
 
 def read_tensors(path: Path) -> dict[Any, Any]:
@@ -138,7 +173,10 @@ def read_tensors(path: Path) -> dict[Any, Any]:
         with open(path, "rb") as file:
             if file.read(len(LFS)) == LFS:
                 raise TinyclfError(f"{path}: a pointer of Git LFS, not the file itself: get that by `git lfs pull`")
-        with warnings.catch_warnings(action="ignore"):  # of what is refused below
+        if path.suffix == ".safetensors":
+            refuse_checkpoint(path)
+        # Namespace: the options that timm and many scripts keep beside the weights, plain values
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):
             state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except TinyclfError:
         raise
