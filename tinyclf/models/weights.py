@@ -138,7 +138,8 @@ def load_state(weights: str, model_name: str = "resnet18") -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(value, Tensor):
             what = f"under {name!r} there is a {type(value).__name__}"
             raise TinyclfError(f"{path}: expected a state dict, a mapping of names to tensors, and {what}")
-        if value.layout != torch.strided or value.is_meta or value.is_quantized or type(value) not in DENSE:
+        odd = value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_nested
+        if odd or type(value) not in DENSE:
             raise TinyclfError(f"{path}: {name} is sparse, quantized or without values: save it as a plain tensor")
     named = {DENSENET_NAME.sub(r"\1\2", name): value for name, value in state.items()}
     return {name: value for name, value in named.items() if not name.startswith(AUXILIARY_HEADS)}
