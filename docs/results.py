@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from tinyclf.experiments import catalog
 from tinyclf.report.accuracy import markdown_report
-from tinyclf.report.figures import PERCENT, Line, curve_table, draw, line_style, styled, svg
+from tinyclf.report.figures import Line, curve_table, draw, line_style, percent_label, styled, svg
 from tinyclf.report.published import PUBLISHED, published_curve
 from tinyclf.report.runs import group_runs, load_histories, load_runs
 from tinyclf.utils.paths import PROJECT
@@ -50,7 +50,7 @@ def figure() -> str:
     handles += [Line2D([], [], color=ink, label="ours"), Line2D([], [], color=ink, linestyle=":", label="published")]
     axes.set(xlabel="epoch", ylabel="validation accuracy (top-1)", ylim=0)
     axes.locator_params("x", integer=True)
-    axes.yaxis.set_major_formatter(PERCENT)
+    axes.yaxis.set_major_formatter(percent_label)
     drawing.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8)
     plt.close(drawing)
     return svg(drawing)
