@@ -92,9 +92,11 @@ def test_the_history_is_the_same_to_the_last_bit_every_time(reports):
 
 def test_a_finished_run_is_not_repeated_unless_forced(reports, capsys):
     first = finished()
-    assert capsys.readouterr().out.count("epoch ") == 2
+    said = capsys.readouterr().out
+    assert said.startswith("device: cpu, ") and said.count("epoch ") == 2
     assert finished()["history"] == first["history"]
-    assert "epoch  1" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "device" not in said and "epoch  1" not in said
     finished(force=True)
     assert "epoch  1" in capsys.readouterr().out
 

@@ -44,7 +44,7 @@ def accepted_parameters(own: Mapping[str, Any]) -> dict[str, Any]:
 def check_parameters(namespace: Mapping[str, Any], notebook: str) -> None:
     """Raise TinyclfError for a parameter from papermill that the notebook does not take, or has as another type.
 
-    Of a notebook that trains, it prints the device, and refuses a precision that the device lacks.
+    Of a notebook that trains, it refuses a precision that the device lacks.
 
     namespace: the notebook's `globals()`, where IPython keeps the source of each cell that ran.
     notebook: its file under notebooks/, whose parameters cell is what counts; a copy elsewhere gives its whole path.
@@ -57,7 +57,7 @@ def check_parameters(namespace: Mapping[str, Any], notebook: str) -> None:
     for name, value in latest_injected(namespace.get("In", []), own).items():
         one_of("parameter", name, tuple(accepted))
         typed(name, value, accepted[name])
-    if RUN_NAME in own and RUN_NAME in namespace:
+    if "force" in own and RUN_NAME in namespace:  # it trains
         from tinyclf.experiments.run import check_device  # imports torch, which the command line does without
 
         check_device(Settings.from_notebook(namespace), namespace[RUN_NAME], force=bool(namespace.get("force")))

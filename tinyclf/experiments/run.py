@@ -120,6 +120,8 @@ class Run:
             self._continue_from_checkpoint()  # again, as no other process changes it now
             if len(self.about["history"]) < self.settings.epochs:
                 refuse_unsupported(self.settings.precision, self.device)  # before a checkpoint is dropped
+                if self.process.is_main_process:
+                    print(device_line(self.device))
             if self.fresh and model in TRAINED:
                 raise TinyclfError(
                     f"run {self.name!r} would start with a model that is trained already: make model, optimizer and "
@@ -253,13 +255,11 @@ def train_experiment(name: str, parameters: dict[str, Any]) -> None:
 
 
 def check_device(settings: Settings, name: str = "", *, force: bool = False) -> None:
-    """Print the device that a run computes on, its first line; call it before data are packed, which takes a while.
+    """Raise TinyclfError for a precision that the device does not support, unless the run has finished elsewhere.
 
-    Raises TinyclfError for a precision that the device does not support, unless the run has finished elsewhere.
+    Call it before data are packed, which takes a while.
     """
     process = this_process()
-    if process.is_main_process:
-        print(device_line(process.device))
     settings = with_precision(settings, process.device)
     if unsupported_reason(settings.precision, process.device):
         path = checkpoint_of(name or default_name(settings), settings.dataset)

@@ -18,7 +18,7 @@ class Gpu(NamedTuple):
 
 
 def device_line(device: torch.device) -> str:
-    """The first line of a run: its device by name; and where a GPU is there and is not used, why."""
+    """The first line of a training: its device by name; and where a GPU is there and is not used, why."""
     if device.type == "cuda":
         capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
         return f"device: {device.type}, {torch.cuda.get_device_name(device)}, capability {capability}"
