@@ -138,7 +138,8 @@ class Jobs:
     def follow(self, job: Job, slot: int, reader: Connection) -> bool:
         """Show what a job prints until it ends; returns whether it did all that it had to."""
         started, tail = time.monotonic(), deque[str](maxlen=TAIL)
-        with open(reader.fileno(), errors="replace", closefd=False) as output:  # where a \r ends a line too
+        # A \r ends a line here too.
+        with open(reader.fileno(), encoding="utf-8", errors="replace", closefd=False) as output:
             for line in filter(None, map(str.strip, output)):
                 tail.append(line)
                 self.board.latest(slot, job.name, line)
