@@ -103,7 +103,8 @@ def test_the_version_is_that_of_the_package():
 
 
 def test_every_argument_and_option_has_help_and_no_option_has_a_no():
-    assert set("list run report train compare render predict export bench table".split()) == set(COMMANDS)
+    names = ["list", "run", "report", "train", "compare", "render", "predict", "export", "bench", "table"]
+    assert set(names) == set(COMMANDS)
     for name, command in COMMANDS.items():
         assert command.help, name
         for parameter in command.params:
