@@ -21,7 +21,7 @@ from tinyclf.report import notebook
 from tinyclf.report.index_page import other_pages
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.locks import locked
-from tinyclf.utils.paths import NOTEBOOKS
+from tinyclf.utils.paths import NOTEBOOKS, PROJECT, data_dir
 
 FIGURE = """
 import matplotlib.pyplot as plt
@@ -102,8 +102,19 @@ def test_the_kernel_is_that_of_this_python_whatever_python3_is_elsewhere(tmp_pat
     spec.parent.mkdir(parents=True)
     spec.write_text(json.dumps({"argv": [*argv, "-f", "{connection_file}"], "display_name": "x", "language": "python"}))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
-    notebook.run(experiment(tmp_path, "good", "import sys\nprint(sys.executable)"))
-    assert sys.executable in (folder / "mini/good/notebook.ipynb").read_text()
+    notebook.run(experiment(tmp_path, "good", f"import sys\nprint('the same', sys.executable == {sys.executable!r})"))
+    assert "the same True" in (folder / "mini/good/notebook.ipynb").read_text()
+
+
+def test_a_page_has_no_path_of_the_machine(tmp_path, folder, monkeypatch):
+    monkeypatch.setenv("TINYCLF_DATA", str(tmp_path / "mine/images.zip"))
+    said = [tmp_path / "mine/images.zip", folder / "mini", data_dir() / "mini", PROJECT / "docs"]
+    code = f"import sys\nprint('packing', {list(map(str, said))}, file=sys.stderr)"
+    notebook.run(experiment(tmp_path, "good", code))
+    for name in ("notebook.ipynb", "index.html"):
+        text = html.unescape((folder / "mini/good" / name).read_text())
+        assert "['images.zip', 'reports/mini', 'data/mini', " in text
+        assert not [path for path in said if str(path) in text] and str(PROJECT) not in text
 
 
 def test_killed_between_its_two_files_a_page_stands_in_no_front_pages_way(tmp_path, folder, monkeypatch):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from contextlib import contextmanager
 from html.parser import HTMLParser
@@ -168,6 +169,14 @@ def test_a_committed_page_opens_whole_from_disk_and_shows_no_image_of_the_data_s
     page, notebook = path.read_text(), path.with_name("notebook.ipynb").read_text()
     for kind in ("image/png", "image/jpeg"):
         assert kind not in page and f'"{kind}"' not in notebook and f'src=\\"data:{kind}' not in notebook
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: str(path.parent.relative_to(PROJECT / "reports")))
+def test_a_committed_page_has_no_path_of_a_machine(path):
+    for file in (path, path.with_name("notebook.ipynb")):
+        assert (
+            re.findall(r"(?<![\w.:/+<])/(?:home|root|Users|work|tmp|mnt|opt|content|kaggle)/.*", file.read_text()) == []
+        )
 
 
 def test_the_page_of_a_run_opens_with_its_title_and_result(made, browser):

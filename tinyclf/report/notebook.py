@@ -24,7 +24,7 @@ from tinyclf.report.sections import arrange
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import atomic_write, writable
 from tinyclf.utils.locks import locked
-from tinyclf.utils.paths import reports_dir
+from tinyclf.utils.paths import PROJECT, data_dirs, reports_dir, tiny_imagenet_sources
 
 OVERWRITTEN = re.compile(r"[^\n\r]*\r(?!\n)")  # by what comes after it, as on a terminal
 FAILED = ("failed.ipynb", "failed.html")  # what a run that failed leaves; not committed
@@ -136,8 +136,17 @@ def clean_notebook(path: Path, experiment: Experiment) -> None:
             cell.outputs = joined_streams(cell.outputs)
     for key in ("input_path", "output_path"):
         notebook.metadata.get("papermill", {}).pop(key, None)
-    weights, text = experiment.parameters.get("weights", ""), nbformat.writes(notebook)
-    path.write_text(text.replace(weights, os.path.basename(weights)) if os.sep in weights else text, "utf-8")
+    path.write_text(without_paths(nbformat.writes(notebook), experiment.parameters.get("weights", "")), "utf-8")
+
+
+def without_paths(text: str, weights: str) -> str:
+    """`text` where the paths of data, reports, project and `weights` are their last part alone."""
+    folders = [*tiny_imagenet_sources(), *data_dirs(), reports_dir(), *filter(None, [PROJECT])]
+    paths = {weights, *map(str, folders)}
+    for path in sorted(paths, key=len, reverse=True):  # a folder after what is in it
+        if os.sep in path and (name := os.path.basename(path)):
+            text = text.replace(path, name)
+    return text
 
 
 def joined_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
