@@ -8,7 +8,7 @@ from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel
 from torchvision import models
 
-from tinyclf.data.cache import Packed, PackedSplit
+from tinyclf.data.packed import Packed, PackedSplit
 from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings

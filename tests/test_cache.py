@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from tinyclf.data import cache, packing, registry
-from tinyclf.data.cache import Packed, PackedSplit
+from tinyclf.data import cache, packed, packing, registry
 from tinyclf.data.loader import ImageLoader
+from tinyclf.data.packed import Packed, PackedSplit
 from tinyclf.utils.errors import TinyclfError
 
 fork = multiprocessing.get_context("fork")
@@ -165,7 +165,7 @@ def with_labels(labels: np.ndarray) -> Callable[[Path], None]:
             digest.update(np.load(folder / f"{name}.npy").tobytes())
         del meta["sha256"]
         meta["fingerprint"] = digest.hexdigest()
-        (folder / "meta.json").write_text(json.dumps(meta | {"sha256": cache._digest_of(meta)}))
+        (folder / "meta.json").write_text(json.dumps(meta | {"sha256": packed.digest_of(meta)}))
 
     return edit
 
@@ -218,9 +218,9 @@ def test_no_byte_of_a_header_goes_unseen(small, name):
     path = cache_of(small.zip) / key / f"{name}.npy"
     for position in range(128):
         flip(path, position)
-        assert cache._open(path.parent, small.layout, "small", report=False) is None
+        assert packed.open_packed(path.parent, small.layout, "small", report=False) is None
         flip(path, position)
-    assert cache._open(path.parent, small.layout, "small") is not None
+    assert packed.open_packed(path.parent, small.layout, "small") is not None
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])

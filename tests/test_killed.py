@@ -22,7 +22,7 @@ import torch
 from jupyter_client.manager import start_new_kernel
 from torch import nn
 
-from tinyclf.data.cache import Packed, PackedSplit
+from tinyclf.data.packed import Packed, PackedSplit
 from tinyclf.experiments.initial import CHECKPOINT
 from tinyclf.experiments.recipe import recipe_for
 from tinyclf.experiments.run import Run

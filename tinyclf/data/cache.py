@@ -10,7 +10,6 @@ import dataclasses
 import errno
 import fcntl
 import hashlib
-import io
 import json
 import os
 import re
@@ -18,15 +17,14 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 from tqdm import tqdm
 
 from tinyclf.data.archive import fingerprint
 from tinyclf.data.locate import locate_dataset
+from tinyclf.data.packed import Packed, PackedSplit, digest_of, image_counts, npy_header, open_packed
 from tinyclf.data.packing import IMAGE_BYTES, decode_into
 from tinyclf.data.registry import SIDE, Layout, dataset_info
 from tinyclf.data.tiny_imagenet import TinyImageNet, refuse_images
@@ -38,30 +36,6 @@ from tinyclf.utils.locks import locked
 FORMAT = 2  # raise it when the content of a cache changes
 MARKER = ".tinyclf"  # says that a folder is a cache of ours; FILES are the others in it
 FILES = re.compile(r"meta\.json|(train|val)_(images|labels)\.npy")
-
-
-class _DamagedError(Exception):
-    """What is wrong with a cache that is there."""
-
-
-@dataclass(frozen=True)
-class PackedSplit:
-    """Images of one split in the order of `TinyImageNet`: by class and name (train) or by name (val)."""
-
-    images: np.ndarray  # uint8 (N, 64, 64, 3), RGB; a read-only memory map, or for a part of the set an array
-    labels: np.ndarray  # int64 (N,), indices of Packed.classes
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A whole packed data set."""
-
-    name: str  # one of registry.DATASETS
-    classes: list[str]  # wnids, sorted
-    class_names: list[str]  # their words, in the same order
-    fingerprint: str  # sha256 over classes, pixels and labels: the same for folder and zip of the same content
-    train: PackedSplit
-    val: PackedSplit
 
 
 def load_data(name: str, hold_out: bool = False) -> Packed:
@@ -111,14 +85,14 @@ def pack(path: Path, layout: Layout, name: str) -> Packed:
     key = hashlib.sha256(f"{FORMAT} {fingerprint(path)}".encode()).hexdigest()[:16]
     folders = [parent / f"{layout.folder}.packed" for parent in (path.parent, *paths.data_dirs())]
     for folder in folders:
-        if packed := _open(folder / key, layout, name):
+        if packed := open_packed(folder / key, layout, name):
             return packed
     folder = _first_writable(folders)
     try:
         with _lock(folder):
-            return _open(folder / key, layout, name, report=False) or _pack(path, layout, folder / key, name)
+            return open_packed(folder / key, layout, name, report=False) or _pack(path, layout, folder / key, name)
     except OSError as error:
-        size = sum(_counts(layout).values()) * IMAGE_BYTES
+        size = sum(image_counts(layout).values()) * IMAGE_BYTES
         raise TinyclfError(
             f"The packed cache cannot be written to {folder}: {error.strerror}. It needs {size:,} bytes. "
             "Free some space, or move the data set to a larger disk."
@@ -147,85 +121,9 @@ def _lock(folder: Path) -> Iterator[None]:
             folder.rmdir()
 
 
-def _open(folder: Path, layout: Layout, name: str, report: bool = True) -> Packed | None:
-    """The cache in `folder`; None if it is missing, or is not what was written: then `report` it."""
-    try:
-        meta = _read_meta(folder / "meta.json", layout)
-        splits = []
-        digest = hashlib.sha256(json.dumps(meta["classes"]).encode())
-        for split, count in _counts(layout).items():
-            images = _map(folder / f"{split}_images.npy", np.dtype("|u1"), (count, SIDE, SIDE, 3), digest)
-            labels = np.array(_map(folder / f"{split}_labels.npy", np.dtype("<i8"), (count,), digest))
-            if labels.min() < 0 or labels.max() >= layout.classes:
-                raise _DamagedError(f"{split}_labels.npy has other labels")
-            splits.append(PackedSplit(images, labels))
-        if digest.hexdigest() != meta["fingerprint"]:
-            raise _DamagedError("its arrays are not those that were written")
-        return Packed(name, meta["classes"], meta["class_names"], meta["fingerprint"], *splits)
-    except FileNotFoundError as error:
-        fault = f"{Path(error.filename).name} is missing" if folder.exists() else ""
-    except OSError as error:
-        fault = f"{error.filename or folder}: {error.strerror}"
-    except _DamagedError as error:
-        fault = str(error)
-    if fault and report:
-        print(f"The packed cache {folder} cannot be used ({fault}): packing again", file=sys.stderr, flush=True)
-    return None
-
-
-def _read_meta(path: Path, layout: Layout) -> dict[str, Any]:
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-        digest = meta.pop("sha256")
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise _DamagedError("meta.json cannot be read") from error
-    if digest != _digest_of(meta) or len(meta["classes"]) != layout.classes:
-        raise _DamagedError("meta.json is not the one that was written")
-    return dict(meta)
-
-
-def _digest_of(meta: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
-
-
-def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], digest: "hashlib._Hash") -> np.memmap[Any, Any]:
-    """A read-only memory map of an array in `path`, which is added to `digest`: it costs a second for 1.35 GB.
-
-    The map has the open file, and thereby its lock, as long as anybody uses it.
-    """
-    header = _header(dtype, shape)
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise _DamagedError("it is being removed") from error
-        except OSError:
-            pass  # on a disk without locks no cache is ever removed
-        size = len(header) + dtype.itemsize * int(np.prod(shape))
-        if os.fstat(file.fileno()).st_size != size or file.read(len(header)) != header:
-            raise _DamagedError(f"{path.name} is of another shape or type")
-        _add_rest(file, digest)
-        return np.memmap(file, dtype, "r", len(header), shape)
-
-
-def _add_rest(file: IO[bytes], digest: "hashlib._Hash") -> None:
-    """Read, not mapped: pages of a map would count as memory of this process."""
-    buffer = memoryview(bytearray(1 << 20))
-    while count := file.readinto(buffer):  # type: ignore[attr-defined]
-        digest.update(buffer[:count])
-
-
-def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """What precedes the array in a .npy file."""
-    text = io.BytesIO()
-    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(text, about)
-    return text.getvalue()
-
-
 def _pack(path: Path, layout: Layout, target: Path, name: str) -> Packed:
     """Writes the cache `target`, whole or not at all; under the lock."""
-    splits = {split: TinyImageNet(path, split, layout=layout) for split in _counts(layout)}
+    splits = {split: TinyImageNet(path, split, layout=layout) for split in image_counts(layout)}
     TinyImageNet(path, "test", layout=layout)  # not packed, but checked with the rest
     _remove_outdated(path, target)
     total = sum(map(len, splits.values()))
@@ -242,9 +140,9 @@ def _pack(path: Path, layout: Layout, target: Path, name: str) -> Packed:
                 _write_split(images, folder / split, digest, faults, bar)
         refuse_images(faults)
         meta = {"source": str(path), "classes": classes, "class_names": class_names, "fingerprint": digest.hexdigest()}
-        text = json.dumps(meta | {"sha256": _digest_of(meta)})
+        text = json.dumps(meta | {"sha256": digest_of(meta)})
         (folder / "meta.json").write_text(text, encoding="utf-8")
-    if packed := _open(target, layout, name):
+    if packed := open_packed(target, layout, name):
         return packed
     raise TinyclfError(f"The cache just written to {target} cannot be read. Is that disk in order?")
 
@@ -252,14 +150,14 @@ def _pack(path: Path, layout: Layout, target: Path, name: str) -> Packed:
 def _write_split(split: TinyImageNet, stem: Path, digest: "hashlib._Hash", faults: list[str], bar: tqdm) -> None:
     """Writes `<stem>_images.npy` and `<stem>_labels.npy` and adds both to `digest`; unusable images go to `faults`."""
     path = Path(f"{stem}_images.npy")
-    header = _header(np.dtype("|u1"), (len(split), SIDE, SIDE, 3))
+    header = npy_header(np.dtype("|u1"), (len(split), SIDE, SIDE, 3))
     path.write_bytes(header)
     for pixels, damaged in decode_into(path, len(header), split):
         digest.update(pixels)
         faults += damaged
         bar.update(len(pixels) // IMAGE_BYTES)
     labels = np.array(split.targets, "<i8")
-    Path(f"{stem}_labels.npy").write_bytes(_header(labels.dtype, labels.shape) + labels.tobytes())
+    Path(f"{stem}_labels.npy").write_bytes(npy_header(labels.dtype, labels.shape) + labels.tobytes())
     digest.update(labels.data)
 
 
@@ -286,8 +184,3 @@ def _unused(folder: Path) -> Iterator[None]:
         for file in (train, val):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-
-
-def _counts(layout: Layout) -> dict[str, int]:
-    """Number of images of each split that is packed."""
-    return {"train": layout.classes * layout.train, "val": layout.classes * layout.val}

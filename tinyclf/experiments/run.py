@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from tinyclf.data.cache import Packed, load_data
+from tinyclf.data.cache import load_data
+from tinyclf.data.packed import Packed
 from tinyclf.experiments import catalog
 from tinyclf.experiments.identity import default_name, identity, identity_differences
 from tinyclf.experiments.initial import checkpoint_of, describe_initial_weights, find_parent, is_finished
