@@ -8,18 +8,11 @@ import pytest
 from records import leave, planned, started_from
 
 from tinyclf.data.registry import DATASETS
-from tinyclf.report.accuracy import (
-    accuracy_table,
-    data_notes,
-    goal_status,
-    markdown_report,
-    markdown_tables,
-    order,
-    verdict_text,
-)
+from tinyclf.report.accuracy import accuracy_table, goal_status
 from tinyclf.report.format import duration, format_metric, hardware, percent, points, share
 from tinyclf.report.published import PUBLISHED, published, published_at, published_curve
 from tinyclf.report.verdict import Verdict
+from tinyclf.report.wording import data_notes, markdown_report, markdown_tables, order, verdict_text
 from tinyclf.utils.paths import PROJECT
 
 BEFORE = json.loads((PROJECT / "tests" / "numbers_before.json").read_text())["tables"]

@@ -234,7 +234,7 @@ def test_what_is_only_started_from_is_run_unless_it_has_finished(finished, comma
     ran = []
     monkeypatch.setattr("tinyclf.experiments.initial.is_finished", lambda name, dataset: finished)
     monkeypatch.setattr("tinyclf.report.notebook.run", lambda experiment: ran.append(experiment.name))
-    monkeypatch.setattr("tinyclf.experiments.run.train_experiment", lambda name, parameters: ran.append(name))
+    monkeypatch.setattr("tinyclf.experiments.train.train_experiment", lambda name, parameters: ran.append(name))
     front = ["summary"] * (command == "run")  # made anew after what was run
     done = CliRunner().invoke(cli.app, [command, "finetuning"])
     assert done.exit_code == 0, done.output
@@ -247,7 +247,7 @@ def test_what_is_only_started_from_is_run_unless_it_has_finished(finished, comma
     ran.clear()
     monkeypatch.undo()
     monkeypatch.setattr("tinyclf.report.notebook.run", lambda experiment: ran.append(experiment.name))
-    monkeypatch.setattr("tinyclf.experiments.run.train_experiment", lambda name, parameters: ran.append(name))
+    monkeypatch.setattr("tinyclf.experiments.train.train_experiment", lambda name, parameters: ran.append(name))
     CliRunner().invoke(cli.app, [command, "preprocessing"])
     assert ran == ["preprocessing", *front]  # asked for by name, a finished one is shown again
 

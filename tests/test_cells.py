@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from tinyclf.data.cache import PackedSplit
-from tinyclf.experiments.run import train_experiment
+from tinyclf.experiments.train import train_experiment
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS
 

@@ -40,7 +40,7 @@ def ran(monkeypatch):
     experiments = []
     monkeypatch.setattr("tinyclf.report.notebook.run", experiments.append)
     monkeypatch.setattr(
-        "tinyclf.experiments.run.train_experiment", lambda name, parameters: experiments.append(parameters)
+        "tinyclf.experiments.train.train_experiment", lambda name, parameters: experiments.append(parameters)
     )
     return experiments
 
@@ -180,14 +180,14 @@ def test_a_failed_run_ends_with_status_1_and_the_others_still_run(ran, monkeypat
             raise TinyclfError("the disk is full")
         ran.append(name)
 
-    monkeypatch.setattr("tinyclf.experiments.run.train_experiment", fail)
+    monkeypatch.setattr("tinyclf.experiments.train.train_experiment", fail)
     done = invoke("train", "baseline-scratch", "fast-scratch")
     assert done.exit_code == 1 and ran == ["fast-scratch"]
     assert "tinyclf: baseline-scratch: the disk is full\n" in done.output
     assert done.output.endswith("tinyclf: failed: baseline-scratch\n")
 
 
-@pytest.mark.parametrize("where", ["tinyclf.experiments.run.train_experiment", "tinyclf.experiments.launch.select"])
+@pytest.mark.parametrize("where", ["tinyclf.experiments.train.train_experiment", "tinyclf.experiments.launch.select"])
 def test_an_interrupt_ends_with_status_130(where, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tinyclf.experiments import run as run_module
-from tinyclf.experiments.run import check_device, with_precision
+from tinyclf.experiments import train
+from tinyclf.experiments.run import with_precision
 from tinyclf.experiments.settings import Settings
+from tinyclf.experiments.train import check_device
 from tinyclf.training import device
 from tinyclf.training.device import Gpu, device_line, has_kernels
 from tinyclf.utils import environment
@@ -110,7 +111,7 @@ def test_kernels_run_within_a_major_version_or_are_compiled(capability, architec
 
 def test_the_best_precision_is_taken_and_what_a_gpu_lacks_is_refused_before_packing(machine, monkeypatch, tmp_path):
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
-    monkeypatch.setattr(run_module, "this_process", lambda: SimpleNamespace(device=CUDA, is_main_process=True))
+    monkeypatch.setattr(train, "this_process", lambda: SimpleNamespace(device=CUDA, is_main_process=True))
     machine(T4)
     for precision in ("bf16", "tf32"):
         said = rf"precision = '{precision}': needs a GPU of CUDA capability 8\.0 or more.*Tesla T4.* use fp16, or auto"
@@ -127,9 +128,9 @@ def test_the_best_precision_is_taken_and_what_a_gpu_lacks_is_refused_before_pack
 
 def test_training_loads_no_data_that_it_cannot_train_on(monkeypatch, tmp_path):
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
-    monkeypatch.setattr(run_module, "load_data", lambda *_: pytest.fail("data were packed"))
+    monkeypatch.setattr(train, "load_data", lambda *_: pytest.fail("data were packed"))
     with pytest.raises(TinyclfError, match="precision = 'tf32'"):
-        run_module.train_experiment("any", {"run_name": "any", "precision": "tf32"})
+        train.train_experiment("any", {"run_name": "any", "precision": "tf32"})
 
 
 def test_the_record_has_the_versions_of_a_gpus_run(monkeypatch):

@@ -8,9 +8,9 @@ from records import leave, planned
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments.settings import Settings
 from tinyclf.report import index_page
-from tinyclf.report.accuracy import answer
 from tinyclf.report.index_page import front_tables, goals_table, runs_table, show_answer, show_curves, show_details
 from tinyclf.report.published import PUBLISHED
+from tinyclf.report.wording import answer
 
 WHOLE = {"name": "tiny-imagenet", "classes": 200, "train": 100_000, "val": 10_000, "sha256": "abc"}
 

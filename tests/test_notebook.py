@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from tinyclf import cli
 from tinyclf.experiments.catalog import Experiment
-from tinyclf.experiments.run import train_experiment
+from tinyclf.experiments.train import train_experiment
 from tinyclf.report import notebook
 from tinyclf.report.index_page import other_pages
 from tinyclf.utils.errors import TinyclfError

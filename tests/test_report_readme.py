@@ -6,8 +6,8 @@ import pytest
 from records import leave, planned
 
 from tinyclf.report import index_page
-from tinyclf.report.accuracy import markdown_tables
 from tinyclf.report.index_page import write_readme
+from tinyclf.report.wording import markdown_tables
 from tinyclf.utils.paths import PROJECT
 
 

@@ -102,9 +102,9 @@ def train(request: Request) -> None:
             return launch(request, experiments)
     if request.jobs > 1:
         return run_at_once(
-            request, experiments, "tinyclf.experiments.run:train_experiment", lambda run: (run.name, run.parameters)
+            request, experiments, "tinyclf.experiments.train:train_experiment", lambda run: (run.name, run.parameters)
         )
-    from tinyclf.experiments.run import train_experiment
+    from tinyclf.experiments.train import train_experiment
     from tinyclf.training.distributed import this_process
 
     def do(experiment: Experiment) -> None:
@@ -216,9 +216,9 @@ def bench(
 @app.command()
 def table(dataset: Dataset = "mini") -> None:
     """Print what was reproduced, and the accuracy tables of the runs recorded so far, in Markdown."""
-    from tinyclf.report import accuracy
+    from tinyclf.report import wording
 
-    print(f"{accuracy.answer_in_markdown(dataset)}\n\n{accuracy.markdown_report(dataset)}")
+    print(f"{wording.answer_in_markdown(dataset)}\n\n{wording.markdown_report(dataset)}")
 
 
 def run_notebooks(request: Request, experiments: list[Experiment]) -> None:

@@ -58,7 +58,7 @@ def check_parameters(namespace: Mapping[str, Any], notebook: str) -> None:
         one_of("parameter", name, tuple(accepted))
         typed(name, value, accepted[name])
     if "force" in own and RUN_NAME in namespace:  # it trains
-        from tinyclf.experiments.run import check_device  # imports torch, which the command line does without
+        from tinyclf.experiments.train import check_device  # imports torch, which the command line does without
 
         check_device(Settings.from_notebook(namespace), namespace[RUN_NAME], force=bool(namespace.get("force")))
 

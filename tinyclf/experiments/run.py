@@ -3,7 +3,6 @@
 import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
 import torch
@@ -12,14 +11,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from tinyclf.data.cache import load_data
 from tinyclf.data.packed import Packed
 from tinyclf.experiments import catalog
 from tinyclf.experiments.identity import default_name, identity, identity_differences
 from tinyclf.experiments.initial import checkpoint_of, describe_initial_weights, find_parent, is_finished
 from tinyclf.experiments.names import check_name, family
-from tinyclf.experiments.parameters import RUN_NAME
-from tinyclf.experiments.recipe import build_recipe, expected_recipe, train_loader, val_loader
+from tinyclf.experiments.recipe import expected_recipe, train_loader, val_loader
 from tinyclf.experiments.record import RECORD, Record, read_record, write_record
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.flops import training_multiply_adds
@@ -36,7 +33,6 @@ from tinyclf.training.precision import (
     best_precision,
     refuse_unsupported,
     supported_precision,
-    unsupported_reason,
 )
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
@@ -237,36 +233,6 @@ class Run:
                 other_sizes={size: self.evaluate(size)} if size else {},
                 flip_tta=self.evaluate(flip_tta=True) if self.settings.flip_tta else None,
             )
-
-
-def train_experiment(name: str, parameters: dict[str, Any]) -> None:
-    """Train an experiment as its notebook does, in this process or as one of several, to the record but no page."""
-    if RUN_NAME not in parameters:
-        raise TinyclfError(f"there is nothing to train; `tinyclf run {name}` makes its page")
-    settings = Settings.from_notebook(parameters)
-    check_device(settings, parameters[RUN_NAME], force=parameters.get("force", False))
-    data = load_data(settings.dataset, settings.hold_out)
-    run = Run(settings, data, parameters[RUN_NAME], force=parameters.get("force", False))
-    if run.is_recorded():
-        return
-    run.fit(**vars(build_recipe(settings, data)))
-    if run.process.is_main_process:
-        run.finish()
-    run.process.wait_for_everyone()
-
-
-def check_device(settings: Settings, name: str = "", *, force: bool = False) -> None:
-    """Raise TinyclfError for a precision that the device does not support, unless the run has finished elsewhere.
-
-    Call it before data are packed, which takes a while.
-    """
-    process = this_process()
-    settings = with_precision(settings, process.device)
-    if unsupported_reason(settings.precision, process.device):
-        path = checkpoint_of(name or default_name(settings), settings.dataset)
-        saved = None if force else checkpoint.newest(path, report=silent)
-        if saved is None or len(saved.about["history"]) < settings.epochs:
-            refuse_unsupported(settings.precision, process.device)
 
 
 def with_precision(settings: Settings, device: torch.device) -> Settings:

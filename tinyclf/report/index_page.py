@@ -13,17 +13,7 @@ from markupsafe import Markup
 from nbconvert.filters.markdown import markdown2html
 
 from tinyclf.data.registry import DATASETS
-from tinyclf.report.accuracy import (
-    TITLES,
-    accuracy_table,
-    answer,
-    answer_in_markdown,
-    data_notes,
-    differs,
-    epochs_text,
-    markdown_report,
-    reading_notes,
-)
+from tinyclf.report.accuracy import accuracy_table
 from tinyclf.report.figures import Described, Line, curve_table, curves, show, small_multiple, svg
 from tinyclf.report.format import (
     duration,
@@ -40,6 +30,16 @@ from tinyclf.report.published import PUBLISHED
 from tinyclf.report.run_page import run_link
 from tinyclf.report.runs import group_runs, load_histories, load_runs
 from tinyclf.report.verdict import interval
+from tinyclf.report.wording import (
+    TITLES,
+    answer,
+    answer_in_markdown,
+    data_notes,
+    differs,
+    epochs_text,
+    markdown_report,
+    reading_notes,
+)
 from tinyclf.utils.files import atomic_write, writable
 from tinyclf.utils.lazy import pd
 from tinyclf.utils.paths import reports_dir

@@ -15,7 +15,6 @@ from tinyclf.experiments.identity import default_name
 from tinyclf.experiments.record import Record, read_records, table_path
 from tinyclf.experiments.settings import Settings
 from tinyclf.report import widgets
-from tinyclf.report.accuracy import data_notes
 from tinyclf.report.evaluation import class_table, commonest, heat_map, reliability
 from tinyclf.report.figures import experiment_curves, show
 from tinyclf.report.format import assignments, duration, format_metric, hardware, percent, percent_range, pixels
@@ -24,6 +23,7 @@ from tinyclf.report.navigation import run_title
 from tinyclf.report.published import published, published_curve
 from tinyclf.report.runs import RECIPE, history_frame, start_of
 from tinyclf.report.verdict import interval, verdict
+from tinyclf.report.wording import data_notes
 from tinyclf.utils.checks import one_of
 from tinyclf.utils.environment import public_origin
 from tinyclf.utils.lazy import pd
