@@ -201,3 +201,4 @@ def test_numbers_as_text():
     gpu = {"device": "cuda", "name": "A GPU", "threads": 8, "processes": 2}
     cpu = {"device": "cpu", "name": "A CPU", "threads": 2}
     assert hardware([cpu, gpu, cpu]) == "A CPU, 2 threads; A GPU in 2 processes"
+    assert hardware([cpu | {"threads": 1}]) == "A CPU, 1 thread"

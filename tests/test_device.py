@@ -48,9 +48,11 @@ def test_a_gpu_that_is_used_is_named(machine):
     assert device.cuda_is_usable()
 
 
-def test_a_cpu_is_named_and_no_gpu_is_spoken_of_where_there_is_none(machine):
+def test_a_cpu_is_named_and_no_gpu_is_spoken_of_where_there_is_none(machine, monkeypatch):
     machine()
-    assert device_line(CPU) == f"device: cpu, {environment.cpu_name()}, {torch.get_num_threads()} threads"
+    for threads, said in ((1, "1 thread"), (2, "2 threads")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert device_line(CPU) == f"device: cpu, {environment.cpu_name()}, {said}"
 
 
 def test_a_gpu_without_kernels_is_told_and_not_used(machine):

@@ -65,7 +65,7 @@ def hardware(machines: Iterable[Mapping[str, Any]]) -> str:
     """Every machine in words, once. machines: `hardware` of the environments in a record."""
     names = []
     for machine in machines:
-        threads = f", {machine['threads']} threads" if machine["device"] == "cpu" else ""
+        threads = f", {machine['threads']} thread{'s' * (machine['threads'] > 1)}" if machine["device"] == "cpu" else ""
         processes = f" in {machine['processes']} processes" if machine.get("processes", 1) > 1 else ""
         names.append(f"{machine['name']}{threads}{processes}")
     return "; ".join(dict.fromkeys(names))

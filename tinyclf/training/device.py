@@ -22,7 +22,8 @@ def device_line(device: torch.device) -> str:
     if device.type == "cuda":
         capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
         return f"device: {device.type}, {torch.cuda.get_device_name(device)}, capability {capability}"
-    name = f"device: {device.type}, {cpu_name()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    name = f"device: {device.type}, {cpu_name()}, {threads} thread{'s' * (threads > 1)}"
     reason = unused_gpu_reason() if device.type == "cpu" else ""
     return f"{name}; {reason}" if reason else name
 
