@@ -105,13 +105,13 @@ def train(request: Request) -> None:
             request, experiments, "tinyclf.experiments.train:train_experiment", lambda run: (run.name, run.parameters)
         )
     from tinyclf.experiments.train import train_experiment
-    from tinyclf.training.distributed import this_process
+    from tinyclf.training.distributed import connected, this_process
 
     def do(experiment: Experiment) -> None:
         train_experiment(experiment.name, experiment.parameters)
 
     if this_process().num_processes > 1:  # one that went on alone would leave the others waiting for it
-        with interruptible():
+        with interruptible(), connected():
             for experiment in experiments:
                 do(experiment)
     else:

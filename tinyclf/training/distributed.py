@@ -5,14 +5,15 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
-from torch.distributed import all_reduce
+from torch.distributed import DistError, all_reduce
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -81,6 +82,17 @@ def run_processes(count: int, arguments: Sequence[str], environment: Mapping[str
         signal.signal(signal.SIGTERM, on_term)
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Raise TinyclfError where another process of the run ended, which torch tells the others as a lost connection."""
+    try:
+        yield
+    except RuntimeError as error:  # of NCCL a DistError, of Gloo a plain one
+        if isinstance(error, DistError) or "gloo" in str(error):
+            raise TinyclfError("another process of this run ended, and so does this one") from error
+        raise
 
 
 class AllReduceSum(torch.autograd.Function):
