@@ -35,13 +35,14 @@ def read(folder):
     return {path.name: eval(path.read_text()) for path in folder.iterdir()}
 
 
-def test_jobs_run_at_the_same_time_and_after_what_they_need(tmp_path):
+def test_jobs_run_at_the_same_time_and_after_what_they_need(tmp_path, capfd):
     shares = [HERE | {"CUDA_VISIBLE_DEVICES": name} for name in "01"]
     todo = [job(tmp_path, "last", after=("parent", "child", "other")), job(tmp_path, "child", ("parent",))]
     run_jobs([*todo, job(tmp_path, "other", until="child"), job(tmp_path, "parent")], shares)
     ran = read(tmp_path)
     assert ran["parent"][1] < ran["child"][0] and ran["child"][1] < ran["other"][1] < ran["last"][0]
-    assert ran["parent"][0] < ran["other"][0], "what others need comes first"
+    said = capfd.readouterr().err.splitlines()
+    assert said.index("parent: title of parent") < said.index("other: title of other"), "what others need comes first"
     assert {ran[name][2]["CUDA_VISIBLE_DEVICES"] for name in ("parent", "other")} == {"0", "1"}
     assert {given["OMP_NUM_THREADS"] for _, _, given in ran.values()} == {"1"}
 

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import nbformat
@@ -64,6 +65,7 @@ def train(pause=0.0, settings=SETTINGS):
 @pytest.fixture(scope="module")
 def processes():
     """Starts processes that have imported everything already."""
+    forkserver._forkserver._stop()  # one that other tests of this process started imports other modules
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tinyclf.experiments.run", "pytest", "nbformat", "jupyter_client.manager"])
     return context
