@@ -21,7 +21,7 @@ from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
 from tinyclf.utils.errors import TinyclfError
 
-SETTINGS = Settings(epochs=2, batch_size=8)
+SETTINGS = Settings(epochs=2, input_size=64, batch_size=8)
 WORDS = ["ant", "bee", "cat", "dog"]
 
 
@@ -103,14 +103,14 @@ def test_a_finished_run_is_not_repeated_unless_forced(reports, capsys):
 
 def test_a_run_is_continued_to_more_epochs(reports):
     finished()
-    longer = finished(Settings(epochs=3, batch_size=8))
-    whole = finished(Settings(epochs=3, batch_size=8), "whole")
+    longer = finished(Settings(epochs=3, input_size=64, batch_size=8))
+    whole = finished(Settings(epochs=3, input_size=64, batch_size=8), "whole")
     assert [row["val_loss"] for row in longer["history"]] == [row["val_loss"] for row in whole["history"]]
 
 
 @pytest.mark.parametrize("planned", [{"schedule": "cosine"}, {"start_size": 40}, {"warmup": 0.2}])
 def test_a_run_whose_every_epoch_depends_on_their_number_is_not_continued_to_more(reports, planned):
-    recipe = Settings(epochs=2, batch_size=8, **planned)
+    recipe = Settings(epochs=2, input_size=64, batch_size=8, **planned)
     run, net = Run(recipe, data(), "planned"), model()
     net[0].stride = (5, 5)
     net.insert(1, torch.nn.AdaptiveAvgPool2d(8))
@@ -121,7 +121,7 @@ def test_a_run_whose_every_epoch_depends_on_their_number_is_not_continued_to_mor
 
 def test_test_time_averaging_stands_beside_the_plain_evaluation(reports):
     plain = finished(name="plain")
-    both = finished(Settings(epochs=2, batch_size=8, flip_tta=True), "both")
+    both = finished(Settings(epochs=2, input_size=64, batch_size=8, flip_tta=True), "both")
     assert plain["flip_tta"] is None and both["evaluation"] == plain["evaluation"] != both["flip_tta"]
     run, net = Run(SETTINGS, data(), "plain"), model()
     fit(run, net)
@@ -137,8 +137,8 @@ def test_a_run_continued_under_other_versions_lists_all_of_them(reports, monkeyp
     describe = runs.environment.describe
     newer = {"versions": {"torch": "99"}}
     monkeypatch.setattr(runs.environment, "describe", lambda *args: describe(*args) | newer)
-    finished(Settings(epochs=3, batch_size=8))
-    record = finished(Settings(epochs=4, batch_size=8))
+    finished(Settings(epochs=3, input_size=64, batch_size=8))
+    record = finished(Settings(epochs=4, input_size=64, batch_size=8))
     assert [each["versions"]["torch"] for each in record["environments"]] == [torch.__version__, "99"]
 
 
@@ -148,9 +148,9 @@ def test_a_setting_newer_than_a_run_had_its_default_then(reports, monkeypatch):
         patch.setattr(identity.dataclasses, "asdict", lambda settings: older)
         before = finished()
     assert "cutmix" not in before["settings"]
-    assert finished(Settings(epochs=3, batch_size=8))["history"][:2] == before["history"]
+    assert finished(Settings(epochs=3, input_size=64, batch_size=8))["history"][:2] == before["history"]
     with pytest.raises(TinyclfError, match=r"cutmix: 0\.0 before, 1\.0 now"):
-        finished(Settings(epochs=3, batch_size=8, cutmix=1.0))
+        finished(Settings(epochs=3, input_size=64, batch_size=8, cutmix=1.0))
 
 
 def test_forced_a_run_leaves_what_was_there_until_it_has_something_better(reports, monkeypatch):
@@ -206,7 +206,7 @@ def test_a_run_that_finished_no_epoch_stands_in_nobodys_way(reports):
 def test_a_run_of_other_settings_is_refused_by_naming_the_difference(reports, change, said):
     before = finished()
     with pytest.raises(TinyclfError) as error:
-        finished(Settings(**{"epochs": 2, "batch_size": 8} | change))
+        finished(Settings(**{"epochs": 2, "input_size": 64, "batch_size": 8} | change))
     assert said in str(error.value)
     assert read_records("mini")["mine"] == before
 

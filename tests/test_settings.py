@@ -13,7 +13,11 @@ def test_the_defaults_are_the_published_recipe():
     recipe = Settings(dataset="tiny-imagenet")
     assert {name: getattr(recipe, name) for name in published} == published
     assert recipe.flip and recipe.stem == "imagenet"
-    assert dataclasses.asdict(Settings()) == dataclasses.asdict(recipe) | {"dataset": "mini", "batch_size": 20}
+    assert dataclasses.asdict(Settings()) == dataclasses.asdict(recipe) | {
+        "dataset": "mini",
+        "batch_size": 10,
+        "input_size": 32,
+    }
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_pixels_are_those_of_this_version() -> None:
     total = hashlib.sha256()
     for kind in synthetic.class_table().values():
         total.update(drawing.draw_image(*kind, synthetic._generator("pinned", *kind))[0].tobytes())
-    assert (synthetic.VERSION, total.hexdigest()[:16]) == (3, "a244223652315d66")
+    assert (synthetic.VERSION, total.hexdigest()[:16]) == (4, "a244223652315d66")
 
 
 def test_same_bytes_every_time(root: Path, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ class DatasetInfo:
     name: str
     title: str  # the name in words, for a heading
     help: str  # what it is, in a few words
+    input_size: int  # by default, in pixels: as published, and smaller where all shall be quick
     batch_size: int  # by default: as published, and smaller where an epoch would have too few steps
     layout: Layout  # of the files; a subset has the files of its whole
     subset_of: str = ""  # name of the data set that has all of the classes; "": this one is whole
@@ -55,7 +56,8 @@ DATASETS = {
             "mini",
             "mini, a small synthetic data set",
             "10 synthetic classes, made on first use",
-            batch_size=20,
+            input_size=32,
+            batch_size=10,
             layout=MINI,
             synthetic=True,
             note="`mini` is a stand-in: a small synthetic data set in place of Tiny-ImageNet, and weights trained on "
@@ -66,6 +68,7 @@ DATASETS = {
             "tiny-imagenet",
             "Tiny-ImageNet",
             "200 classes, downloaded on first use",
+            input_size=64,
             batch_size=100,
             layout=TINY_IMAGENET,
             comparable=True,
@@ -74,6 +77,7 @@ DATASETS = {
             "tiny-imagenet-20",
             "every tenth class of Tiny-ImageNet",
             "every tenth class of tiny-imagenet",
+            input_size=64,
             batch_size=20,
             layout=TINY_IMAGENET,
             subset_of="tiny-imagenet",

@@ -158,14 +158,15 @@ def resolve(
     check_ranges(f"experiments.toml: {name}", parameters)
     notebook = notebook_for(folder / entry["notebook"], parameters)
     goals = tuple(Goal(**goal) for goal in entry.get("goals", []))
-    yield Experiment(name, entry["title"], notebook, parameters, goals=goals)
+    title = entry["title"].replace("{input_size}", str(Settings.from_notebook(parameters).input_size))
+    yield Experiment(name, title, notebook, parameters, goals=goals)
     for label in ablations:
         values = parameters | inherited(name, label, ablations) | {"hold_out": True}
         check_ranges(f"ablations.toml: {name}.{label}", values)
         changes = dict(ablations[label])
         ablation = Ablation(name, label, changes.pop("base"), changes)
-        title = f"{entry['title']}, ablation: {label}"
-        yield Experiment(f"{name}.{label}", title, notebook_for(notebook, values), values, ablation=ablation)
+        about = f"{title}, ablation: {label}"
+        yield Experiment(f"{name}.{label}", about, notebook_for(notebook, values), values, ablation=ablation)
 
 
 def inherited(recipe: str, label: str, ablations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

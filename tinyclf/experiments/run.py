@@ -180,7 +180,8 @@ class Run:
 
     def _compute(self, model: nn.Module) -> dict[str, int | None]:
         """The multiply-adds of training, forward and backward: this run's, all its ancestors' too, the baseline's."""
-        images, classes, baseline = len(self.data.train.labels), len(self.data.classes), Settings()
+        images, classes = len(self.data.train.labels), len(self.data.classes)
+        baseline = Settings(dataset=self.settings.dataset)
         sizes = [self.settings.size_in(epoch + 1) for epoch in range(self.settings.epochs)]
         parent = find_parent(self.settings, self.data.classes)
         own = training_multiply_adds(model, sizes, images)

@@ -54,7 +54,7 @@ class Settings:
     model: str = "resnet18"  # any classification model of torchvision, by its name there
     weights: str = "none"  # none | imagenet | mini | run:NAME | path of a state dict
     adapt: str = ""  # what may differ from what weights were made for: input_size, normalization, stem, classes
-    input_size: int = 64  # pixels, height and width; images of another size are resized to it (bicubic)
+    input_size: int = 0  # pixels, height and width, that images are resized to; 0: the data set's own, 64 but for mini
     start_size: int = 0  # input size of the first epoch, from which it grows to input_size in 2/3 of them; 0: no growth
     eval_size: int = 0  # another input size, at which the trained model is evaluated as well; 0: none
     flip_tta: bool = False  # evaluate as well on each image together with its mirror image
@@ -63,7 +63,7 @@ class Settings:
     stem_init: str = "random"  # of another stem than imagenet: random | shrunk, made of the 7x7 filters
     zero_init: bool = False  # the last norm of each block starts at 0, so that a block starts by changing nothing
     epochs: int = 15
-    batch_size: int = 0  # images a step; 0: the data set's own, 100 as published, 20 on the small ones
+    batch_size: int = 0  # images a step; 0: the data set's own, 100 as published, fewer on the small ones
     learning_rate: float = 0.001
     schedule: str = "step"  # step: times gamma every step_size epochs | cosine | linear: to 0 at the end
     step_size: int = 7  # epochs between two decays of the learning rate
@@ -86,7 +86,8 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, typed(field.name, getattr(self, field.name), field.default))
-        object.__setattr__(self, "batch_size", self.batch_size or dataset_info(self.dataset).batch_size)
+        for name in ("input_size", "batch_size"):
+            object.__setattr__(self, name, getattr(self, name) or getattr(dataset_info(self.dataset), name))
         for name, limits in RANGES.items():
             in_range(name, getattr(self, name), *limits)
         for name, accepted in CHOICES.items():

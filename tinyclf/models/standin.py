@@ -18,11 +18,12 @@ from tinyclf.utils.locks import locked
 from tinyclf.utils.paths import data_dir
 
 # Chosen for less than a minute on two cores; it is no part of the published recipe.
-EPOCHS = 2
+EPOCHS = 3
+SIZE = 48
 BATCH_SIZE = 25
 LEARNING_RATE = 0.02  # peak of the one-cycle schedule
 WEIGHT_DECAY = 5e-4
-RECIPE = f"{VERSION} {PRETRAIN} {EPOCHS} {BATCH_SIZE} {LEARNING_RATE} {WEIGHT_DECAY}"
+RECIPE = f"{VERSION} {PRETRAIN} {EPOCHS} {SIZE} {BATCH_SIZE} {LEARNING_RATE} {WEIGHT_DECAY}"
 
 
 def weights_file() -> Path:
@@ -44,7 +45,12 @@ def pretrain() -> dict[str, torch.Tensor]:
     """Train on `mini-pretrain`, SGD with a one-cycle learning rate; the same state dict every time on one machine."""
     data = pack(make_dataset(PRETRAIN, data_dir()), PRETRAIN, PRETRAIN.folder)
     loader = ImageLoader(
-        data.train.images, data.train.labels, BATCH_SIZE, shuffle=True, augmentation=Augmentation(flip=True)
+        data.train.images,
+        data.train.labels,
+        BATCH_SIZE,
+        shuffle=True,
+        augmentation=Augmentation(flip=True),
+        input_size=SIZE,
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
