@@ -14,6 +14,7 @@ from nbconvert.filters.markdown import markdown2html
 
 from tinyclf.data.registry import DATASETS
 from tinyclf.report.accuracy import accuracy_table
+from tinyclf.report.columns import Column
 from tinyclf.report.figures import Described, Line, curve_table, curves, show, small_multiple, svg
 from tinyclf.report.format import (
     duration,
@@ -25,7 +26,7 @@ from tinyclf.report.format import (
     share,
     short_commit,
 )
-from tinyclf.report.html import PIECES, Column, Table, details, link, small_lines, sparkline, table, verdict_mark
+from tinyclf.report.html import PIECES, Table, details, link, small_lines, sparkline, table, verdict_mark
 from tinyclf.report.published import PUBLISHED
 from tinyclf.report.run_page import run_link
 from tinyclf.report.runs import group_runs, load_histories, load_runs

@@ -10,8 +10,8 @@ from typing import Any
 
 from tinyclf.data.registry import DATASETS
 from tinyclf.report.accuracy import accuracy_table
+from tinyclf.report.columns import Column, markdown
 from tinyclf.report.format import assignments, duration, format_metric, hardware, percent, pixels, share
-from tinyclf.report.html import Column, markdown
 from tinyclf.report.published import PUBLISHED
 from tinyclf.report.runs import load_runs
 from tinyclf.utils.lazy import pd
@@ -98,7 +98,10 @@ def markdown_tables(dataset: str) -> str:
     ]
     if not DATASETS[dataset].comparable:
         columns.pop(1)
-    parts = [f"### {title}\n\n{markdown(table[table['table'] == key], columns)}" for key, title in TITLES.items()]
+    parts = [
+        f"### {title}\n\n{markdown(table[table['table'] == key].to_dict('records'), columns)}"
+        for key, title in TITLES.items()
+    ]
     return "\n\n".join([*parts, *order(dataset)])
 
 
