@@ -24,7 +24,7 @@ def accuracy_table(dataset: str) -> pd.DataFrame:
     """
     groups, rows = group_runs(load_runs(dataset).query("split == 'val'")), []
     for name, experiment in catalog.read_experiments(dataset).items():
-        goals = catalog.goals(name)
+        goals = experiment.goals
         if not (name in PUBLISHED or goals):
             continue
         run: dict[str, Any] = groups.loc[name].to_dict() if name in groups.index else {}
