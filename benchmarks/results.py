@@ -7,8 +7,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from tinyclf.report.columns import Column, markdown
 from tinyclf.report.figures import COLOURS, styled
-from tinyclf.report.html import Column, markdown
 from tinyclf.utils import files
 
 END = "\n<!-- end -->"  # of a table in a page, which starts with its name
@@ -32,7 +32,8 @@ MEANING = {
 
 def markdown_table(frame: pd.DataFrame) -> str:
     """A frame in Markdown: its columns, and every value as text."""
-    return markdown(frame, [Column(name, lambda row, name=name: str(row[name]), number=False) for name in frame])
+    columns = [Column(name, lambda row, name=name: str(row[name]), number=False) for name in frame]
+    return markdown(frame.to_dict("records"), columns)
 
 
 def replace_table(page: Path, name: str, table: str) -> None:

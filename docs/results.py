@@ -9,9 +9,10 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from tinyclf.experiments import catalog
+from tinyclf.report.accuracy import accuracy_table
 from tinyclf.report.figures import Line, curve_table, draw, line_style, percent_label, styled, svg
 from tinyclf.report.published import PUBLISHED, published_curve
-from tinyclf.report.runs import group_runs, load_histories, load_runs
+from tinyclf.report.runs import group_runs, load_histories, read_runs
 from tinyclf.report.wording import markdown_report
 from tinyclf.utils.paths import PROJECT
 
@@ -31,13 +32,13 @@ LINKS = {  # of what the goals in experiments.toml name
 @styled
 def figure() -> str:
     """The figure as SVG: ours solid, several seeds as mean with a band of one standard deviation; published dotted."""
-    runs, histories = group_runs(load_runs(DATASET).query("split == 'val'")), load_histories(DATASET)
+    runs, histories = group_runs(read_runs(DATASET)), load_histories(DATASET)
     drawing, axes = plt.subplots(figsize=(8, 4.8))
     handles = []
     for number, name in enumerate(PUBLISHED):
         style, title = line_style(number), catalog.read_experiments(DATASET)[name].title
-        if name in runs.index:
-            counted = histories[histories["run"].isin(runs.loc[name, "runs"])]
+        if name in runs:
+            counted = histories[histories["run"].isin(runs[name]["runs"])]
             table = curve_table(Line(title, name, counted, "val"), "accuracy")
         else:
             style = style | {"marker": "", "linestyle": ":"}
@@ -60,7 +61,7 @@ def page(text: str, datasets: list[str], project: str) -> str:
     """A page with the accuracy tables of `datasets` between their marks; project: leads from it to the README."""
     for dataset in datasets:
         before, rest = text.split(mark := f"<!-- {dataset} -->\n", 1)
-        report = markdown_report(dataset, project)
+        report = markdown_report(accuracy_table(dataset), project)
         for name, address in LINKS.items():
             report = report.replace(name, f"[{name}]({address})")
         text = before + mark + report + END + rest.split(END, 1)[1]

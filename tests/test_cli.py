@@ -247,18 +247,20 @@ def test_several_processes_are_asked_for_the_same(monkeypatch):
         assert words[at : at + 2] == option
 
 
-def test_help_and_list_import_no_torch_and_help_comes_at_once():
+def test_help_list_and_table_import_little_and_help_comes_at_once():
     code = """
 import contextlib, sys
 from tinyclf import cli
-for arguments in (["--help"], ["list"], ["table", "--help"]):
+for arguments in (["--help"], ["list"], ["table", "--dataset", "tiny-imagenet"]):
     with contextlib.suppress(SystemExit):
         cli.app(arguments)
-heavy = {"torch", "torchvision", "papermill", "pandas", "matplotlib", "accelerate"} & sys.modules.keys()
+heavy = {"torch", "torchvision", "papermill", "numpy", "pandas", "matplotlib", "accelerate", "IPython", "PIL"}
+heavy &= sys.modules.keys()
 sys.exit(f"imported: {heavy}" if heavy else 0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert all(words in done.stdout for words in ("Usage: ", "Records are in", "### From scratch"))
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-m", "tinyclf", "--help"], capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -67,8 +67,8 @@ def test_an_ablation_is_its_base_with_changes_validated_on_held_out_images(files
     assert list(read_experiments("mini")) == names
     assert catalog.ablation("recipe.far-seed-3") == catalog.Ablation("recipe", "far", "plain", {"epochs": 5})
     assert catalog.ablation("recipe") is None and catalog.ablation("mine.far") is None
-    assert catalog.goals("recipe-seed-1") == [catalog.Goal("40%", 0.4, 3, 0.5)]
-    assert catalog.goals("recipe.far") == catalog.goals("mine") == []
+    assert catalog.find_experiment("recipe").goals == (catalog.Goal("40%", 0.4, 3, 0.5),)
+    assert catalog.find_experiment("recipe.far").goals == ()
 
 
 GOOD = 'title = "t"\nnotebook = "1_baseline.ipynb"\n'

@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 
-from tinyclf.report.html import Column, details, gallery, link, markdown, small_lines, sparkline, table, verdict_mark
+from tinyclf.report.columns import Column, markdown
+from tinyclf.report.html import details, gallery, link, small_lines, sparkline, table, verdict_mark
 
 EVIL = "<script>alert(1)</script> & \"more\" | 'less'"
 
@@ -87,5 +88,5 @@ def test_a_verdict_has_an_arrow_beside_its_colour():
 
 def test_markdown_cells_hold_neither_html_nor_the_end_of_a_cell():
     columns = [Column("a", lambda row: row["a"]), Column("b", lambda row: row["b"], number=False)]
-    lines = markdown(pd.DataFrame({"a": ["<b>|x"], "b": ["[y](z)"]}), columns).splitlines()
+    lines = markdown([{"a": "<b>|x", "b": "[y](z)"}], columns).splitlines()
     assert lines == ["| a | b |", "| --: | --- |", r"| &lt;b>\|x | [y](z) |"]

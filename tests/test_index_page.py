@@ -8,6 +8,7 @@ from records import leave, planned
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments.settings import Settings
 from tinyclf.report import index_page
+from tinyclf.report.accuracy import accuracy_table
 from tinyclf.report.index_page import front_tables, goals_table, runs_table, show_answer, show_curves, show_details
 from tinyclf.report.published import PUBLISHED
 from tinyclf.report.wording import answer
@@ -33,11 +34,11 @@ def whole(name, last):
 
 
 def test_the_answer_counts_what_was_reproduced_and_names_what_was_not():
-    assert answer("tiny-imagenet")[0] == "No experiment has run yet."
+    assert answer(accuracy_table("tiny-imagenet"))[0] == "No experiment has run yet."
     ran("baseline-scratch", whole("baseline-scratch", 0.2694))  # 1.00 points more: less than two standard errors
     ran("baseline-imagenet", whole("baseline-imagenet", 0.55))  # 1.61 points less: more than two
     ran("preprocessing", [0.57, 0.66], other_sizes={"64": {"top1": 0.153}})
-    first, *others = answer("tiny-imagenet")
+    first, *others = answer(accuracy_table("tiny-imagenet"))
     assert first == "1 of 5 published results reproduced within two standard errors."
     assert others == [
         "The largest difference of it is 1.00 points.",
@@ -49,7 +50,7 @@ def test_the_answer_counts_what_was_reproduced_and_names_what_was_not():
 
 def test_the_answer_where_nothing_compares_tells_how_much_has_run():
     leave("baseline-scratch", planned("baseline-scratch"), (0.2, 0.4))
-    first, second = answer("mini")
+    first, second = answer(accuracy_table("mini"))
     assert first == "1 of 8 experiments have run." and "40.00%" in second and "published" not in first + second
 
 
@@ -97,7 +98,7 @@ def test_where_nothing_compares_a_banner_says_so_and_nothing_published_is_shown(
 
 def test_goals_are_listed_with_their_status():
     ran("fast-scratch", [0.3])
-    rows = goals_table("tiny-imagenet").texts
+    rows = goals_table(accuracy_table("tiny-imagenet").rows).texts
     assert set(rows["experiment"]) == {"Fast from scratch", "The best from scratch", "The best from ImageNet weights"}
     assert rows.set_index("experiment")["status"]["The best from scratch"].tolist() == ["not run yet"] * 3
     assert rows["status"][0] == "reached"

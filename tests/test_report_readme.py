@@ -6,6 +6,7 @@ import pytest
 from records import leave, planned
 
 from tinyclf.report import index_page
+from tinyclf.report.accuracy import accuracy_table
 from tinyclf.report.index_page import write_readme
 from tinyclf.report.wording import markdown_tables
 from tinyclf.utils.paths import PROJECT
@@ -21,7 +22,7 @@ def test_it_has_the_tables_and_the_curves_of_all_runs(tmp_path, monkeypatch):
     text, before = (folder / "README.md").read_text(), (folder / "curves.svg").read_bytes()
     assert text.startswith("# tinyclf: ResNet18 on Tiny-ImageNet\n\n**0 of 5 published") and "25.94%" in text
     assert re.search(r"!\[accuracy .*Step 1: baseline from scratch from 10\.00% to 20\.00%.*\]\(curves\.svg\)", text)
-    assert markdown_tables("tiny-imagenet").replace("### ", "## ") in text
+    assert markdown_tables(accuracy_table("tiny-imagenet")).replace("### ", "## ") in text
     write_readme("tiny-imagenet")
     assert (folder / "curves.svg").read_bytes() == before
 

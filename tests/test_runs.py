@@ -10,7 +10,7 @@ from records import BASELINE, leave, planned, started_from
 from tinyclf.experiments import catalog
 from tinyclf.experiments.settings import Settings
 from tinyclf.report.index_page import regenerate
-from tinyclf.report.runs import group_runs, group_seeds, load_histories, load_runs
+from tinyclf.report.runs import GROUPED, group_runs, group_seeds, load_histories, load_runs, read_runs
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import PROJECT
 
@@ -41,8 +41,8 @@ def test_a_row_has_the_numbers_of_its_record():
 
 def test_without_a_record_the_table_is_empty_and_has_its_columns():
     runs = load_runs("mini")
-    assert runs.empty and group_runs(runs).empty and load_histories("mini").empty
-    assert {"accuracy", "accuracy_std", "runs", "settings.seed"} <= set(group_runs(runs))
+    assert runs.empty and load_histories("mini").empty and group_runs(read_runs("mini")) == {}
+    assert {"accuracy", "recipe.model", "settings.seed"} <= set(runs)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"version": 1}'])
@@ -62,12 +62,13 @@ def test_runs_that_are_alike_but_for_their_seed_are_one_row_with_mean_and_deviat
     other = planned("baseline-scratch", epochs=2, seed=8, learning_rate=0.01)
     leave("baseline-scratch-seed-8", other, (0.9, 0.9))  # another recipe
     leave("baseline-scratch-seed-9", planned("baseline-scratch", epochs=2, seed=9), data=DATA)
-    row = group_runs(load_runs("mini")).loc["baseline-scratch"]
+    row = group_runs(read_runs("mini"))["baseline-scratch"]
+    assert set(GROUPED) <= set(row)
     assert row["accuracy"] == statistics.mean(accuracies.values())
     assert row["accuracy_std"] == statistics.stdev(accuracies.values())
     assert row["runs"] == ["baseline-scratch", "baseline-scratch-seed-1", "baseline-scratch-seed-5"]
     assert row["seeds"] == 3 and row["overrides"] == {} and len(row["commands"]) == 3
-    assert len(group_seeds(load_runs("mini"))) == 4
+    assert len(group_seeds(read_runs("mini"))) == 4
 
 
 DATA = {"name": "mini", "classes": 20, "train": 360, "val": 40, "sha256": "another"}
@@ -77,13 +78,13 @@ def test_an_experiments_own_settings_count_before_others_and_more_epochs_before_
     leave("baseline-scratch-seed-1", planned("baseline-scratch", seed=1, momentum=0.8), [0.5] * 3)
     leave("baseline-scratch-seed-2", planned("baseline-scratch", seed=2), [0.5] * 2)
     leave("baseline-scratch", planned("baseline-scratch"), [0.4] * 1)
-    assert group_runs(load_runs("mini")).loc["baseline-scratch", "runs"] == ["baseline-scratch-seed-2"]
+    assert group_runs(read_runs("mini"))["baseline-scratch"]["runs"] == ["baseline-scratch-seed-2"]
 
 
 def test_runs_of_different_models_or_optimizers_are_not_averaged():
     leave("mine", Settings(epochs=2), recipe={"optimizer": "SGD"})
     leave("mine-seed-1", Settings(epochs=2, seed=1), recipe={"optimizer": "AdamW"})
-    assert group_seeds(load_runs("mini"))["seeds"].tolist() == [1, 1]
+    assert [row["seeds"] for row in group_seeds(read_runs("mini"))] == [1, 1]
 
 
 def test_the_length_of_a_recipe_that_plans_it_is_part_of_it():
@@ -91,12 +92,12 @@ def test_the_length_of_a_recipe_that_plans_it_is_part_of_it():
     for seed, count in enumerate((epochs, epochs, epochs + 1)):
         name = f"fast-scratch-seed-{seed}" if seed else "fast-scratch"
         leave(name, planned("fast-scratch", seed=seed, epochs=count), [0.5] * count)
-    row = group_runs(load_runs("mini")).loc["fast-scratch"]
+    row = group_runs(read_runs("mini"))["fast-scratch"]
     assert (row["overrides"], row["seeds"]) == ({}, 2)
     for seed in range(3):
         name = f"fast-scratch-seed-{seed}" if seed else "fast-scratch"
         leave(name, planned("fast-scratch", seed=seed, epochs=2))
-    row = group_runs(load_runs("mini")).loc["fast-scratch"]
+    row = group_runs(read_runs("mini"))["fast-scratch"]
     assert (row["overrides"], row["seeds"]) == ({"epochs": 2}, 3)
 
 
@@ -114,14 +115,14 @@ def test_seeds_of_ancestors_make_no_difference():
         parent = leave(f"preprocessing{end}", planned("preprocessing", seed=seed))
         settings = planned("finetuning", seed=seed, weights=f"run:preprocessing{end}")
         leave(f"finetuning{end}", settings, weights=started_from(parent))
-    row = group_runs(load_runs("mini")).loc["finetuning"]
+    row = group_runs(read_runs("mini"))["finetuning"]
     assert (row["seeds"], row["start"], row["overrides"]) == (2, "preprocessing, from scratch", {})
 
 
 def test_accuracies_at_other_sizes_are_averaged():
     leave("preprocessing", planned("preprocessing"), other_sizes={"64": {"top1": 0.1}})
     leave("preprocessing-seed-1", planned("preprocessing", seed=1), other_sizes={"64": {"top1": 0.3}})
-    assert group_runs(load_runs("mini")).loc["preprocessing", "other_sizes"] == {64: 0.2}
+    assert group_runs(read_runs("mini"))["preprocessing"]["other_sizes"] == {64: 0.2}
 
 
 def test_the_lines_that_repeat_all_have_parents_first_and_no_line_twice():

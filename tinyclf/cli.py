@@ -216,9 +216,11 @@ def bench(
 @app.command()
 def table(dataset: Dataset = "mini") -> None:
     """Print what was reproduced, and the accuracy tables of the runs recorded so far, in Markdown."""
-    from tinyclf.report import wording
+    from tinyclf.report.accuracy import accuracy_table
+    from tinyclf.report.wording import answer_in_markdown, markdown_report
 
-    print(f"{wording.answer_in_markdown(dataset)}\n\n{wording.markdown_report(dataset)}")
+    accuracies = accuracy_table(dataset)
+    print(f"{answer_in_markdown(accuracies)}\n\n{markdown_report(accuracies)}")
 
 
 def run_notebooks(request: Request, experiments: list[Experiment]) -> None:

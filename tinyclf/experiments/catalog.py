@@ -18,7 +18,7 @@ from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS
 from tinyclf.utils.schema import read_text
 
-__all__ = ["Ablation", "Experiment", "Goal", "ablation", "command", "goals", "overrides", "select"]
+__all__ = ["Ablation", "Experiment", "Goal", "ablation", "command", "overrides", "select"]
 LAST = {"ablations": 1, "summary": 2}  # made from the records of all others, in this order
 
 
@@ -43,12 +43,6 @@ def ablation(run: str) -> Ablation | None:
     """The ablation that a run is one of, by its name; None if it is of none."""
     experiment = find_experiment(family(run))
     return experiment.ablation if experiment else None
-
-
-def goals(run: str) -> list[Goal]:
-    """The goals of the experiment that a run belongs to by its name."""
-    experiment = find_experiment(family(run))
-    return list(experiment.goals) if experiment else []
 
 
 def chosen(recipe: str, dataset: str) -> str:

@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 from tinyclf.experiments import catalog
+from tinyclf.report.columns import Column
 from tinyclf.report.figures import COLOURS, Described, percent_label, styled
 from tinyclf.report.format import assignments, duration, format_metric, hardware, percent, points, share
-from tinyclf.report.html import Column, small_lines, verdict_mark
-from tinyclf.report.runs import group_seeds, load_runs
+from tinyclf.report.html import small_lines, verdict_mark
+from tinyclf.report.runs import GROUPED, group_seeds, read_runs
 from tinyclf.report.verdict import ERRORS
 from tinyclf.utils.lazy import pd, plt
 
@@ -26,7 +27,8 @@ def ablation_table(dataset: str) -> pd.DataFrame:
     training, forward and backward; share: the same in parts of the published baseline's; seconds; hardware; commit;
     command: what repeats it.
     """
-    groups = group_seeds(load_runs(dataset).query("split == 'held-out'"))
+    runs = [run for run in read_runs(dataset) if run["split"] == "held-out"]
+    groups = pd.DataFrame(group_seeds(runs), columns=GROUPED)
     facts = [catalog.ablation(name) for name in groups["experiment"]]
     return pd.DataFrame(
         {

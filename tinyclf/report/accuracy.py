@@ -1,94 +1,109 @@
-"""The accuracy of all experiments and the published one: a table of numbers."""
+"""The accuracy of all experiments and the published one: a table of numbers. Imports no torch, and no pandas."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments import catalog
 from tinyclf.report.format import pixels
 from tinyclf.report.published import PUBLISHED, published, published_at
-from tinyclf.report.runs import group_runs, load_runs
+from tinyclf.report.runs import GROUPED, Row, group_runs, read_runs
 from tinyclf.report.verdict import Verdict, judge, verdict
-from tinyclf.utils.lazy import pd
+
+# In place of a row of `group_runs`, for an experiment that was not run
+NOT_RUN: Row = dict.fromkeys(GROUPED, math.nan) | {
+    **{"start": "", "overrides": {}, "other_sizes": {}, "machines": [], "runs": [], "commands": []}
+}
 
 
-def accuracy_table(dataset: str) -> pd.DataFrame:
-    """The experiments that reproduce a published number or have a goal, a row each, run or not. Numbers.
+@dataclass(frozen=True)
+class AccuracyTable:
+    """The experiments on a data set that reproduce a published number or have a goal, a row each, run or not.
 
-    Columns: those of `group_runs`, NaN where nothing was run; `title`; `table`, one of TITLES; `size`, pixels, in the
-    extra row of a model that was evaluated at another size, else 0; `goals`, pairs of text and status, if they compare;
-    `published_last`, `published_best`, `published_epochs`, `published_then`, the published accuracy at the last epoch
-    of the run; `difference`, to that; `verdict`, see `tinyclf.report.verdict`. Accuracies lie in 0..1.
+    Columns: those of `group_runs`, NaN where nothing was run; `title`; `table`, `scratch` or `imagenet`, what it
+    started from; `size`, pixels, in the extra row of a model that was evaluated at another size, else 0; `goals`, pairs
+    of text and status, if they compare; `published_last`, `published_best`, `published_epochs`, `published_then`, the
+    published accuracy at the last epoch of the run; `difference`, to that; `verdict`, see `tinyclf.report.verdict`.
+    Accuracies lie in 0..1.
     """
-    groups, rows = group_runs(load_runs(dataset).query("split == 'val'")), []
+
+    dataset: str
+    rows: list[Row]
+    starts: list[str]  # what the runs on the data set started from, all of them
+
+
+def accuracy_table(dataset: str) -> AccuracyTable:
+    """The accuracy table of a data set, from the records of its runs. Raises TinyclfError as `read_runs` does."""
+    runs = read_runs(dataset)
+    groups, rows = group_runs(runs), []
     for name, experiment in catalog.read_experiments(dataset).items():
-        goals = catalog.goals(name)
-        if not (name in PUBLISHED or goals):
-            continue
-        run: dict[str, Any] = groups.loc[name].to_dict() if name in groups.index else {}
-        start = run.get("start") or experiment.settings.weights.replace("none", "scratch")
-        about = {
-            "experiment": name,
-            "title": experiment.title,
-            "table": "scratch" if start.endswith("scratch") else "imagenet",
-            "planned_epochs": experiment.settings.epochs,
-            "runs": run.get("runs", []),
-            "overrides": run.get("overrides", {}),
-            "machines": run.get("machines", []),
-        }
-        status = [(goal.text, goal_status(goal, run, dataset)) for goal in goals if DATASETS[dataset].comparable]
-        compared = compare_with_published(name, run, dataset)
-        compared["verdict"] = row_verdict(name, dataset, run, experiment.settings.epochs)
-        rows.append(run | about | {"size": 0, "goals": status} | compared)
-        for size, row in PUBLISHED.get(name, {}).get("other_sizes", {}).items():
-            rows.append(about | at_other_size(int(size), run, row if published(name, dataset) else {}))
-    columns = dict.fromkeys([*groups, *(key for row in rows for key in row)])
-    return pd.DataFrame(rows, columns=list(columns))
+        if name in PUBLISHED or experiment.goals:
+            run, sizes = groups.get(name, NOT_RUN), PUBLISHED.get(name, {}).get("other_sizes", {})
+            rows.append(experiment_row(experiment, run, dataset))
+            rows += [size_row(experiment, run, dataset, size) for size in sizes]
+    return AccuracyTable(dataset, rows, [run["start"] for run in runs])
 
 
-def compare_with_published(name: str, run: dict[str, Any], dataset: str) -> dict[str, Any]:
-    """The published side of a row, and how much more accurate `run`, a row of `group_runs`, is at its last epoch."""
-    row = published(name, dataset) or {}
-    then = published_at(name, dataset, run["epochs"]) if run else math.nan
+def experiment_row(experiment: catalog.Experiment, run: Row, dataset: str) -> Row:
+    """The row of an experiment. run: what `group_runs` has of it, or NOT_RUN."""
+    name, planned, row = experiment.name, experiment.settings.epochs, published(experiment.name, dataset) or {}
+    goals = experiment.goals if DATASETS[dataset].comparable else ()
+    return {
+        **run,
+        **about(experiment, run),
+        "size": 0,
+        "goals": [(goal.text, goal_status(goal, run)) for goal in goals],
+        **compared(run["accuracy"], row, published_at(name, dataset, run["epochs"])),
+        "verdict": verdict(name, dataset, run["accuracy"], run["epochs"], planned, run["val_images"]),
+    }
+
+
+def size_row(experiment: catalog.Experiment, run: Row, dataset: str, size: str) -> Row:
+    """The row of an experiment's model, evaluated at another size, in pixels, than that of its training."""
+    row = (published(experiment.name, dataset) or {}).get("other_sizes", {}).get(size, {})
+    accuracy, last = run["other_sizes"].get(int(size), math.nan), row.get("last", math.nan)
+    kind = judge(accuracy, last, run["val_images"])
+    return {
+        **NOT_RUN,  # it was not trained for this row
+        **about(experiment, run),
+        "title": f"the same model, evaluated at {pixels(size)}",
+        "size": int(size),
+        "goals": [],
+        "accuracy": accuracy,
+        "val_images": run["val_images"],
+        **compared(accuracy, {"last": last}, last),
+        "verdict": Verdict(kind, kind),
+    }
+
+
+def about(experiment: catalog.Experiment, run: Row) -> Row:
+    """What the rows of an experiment say of it, at any size."""
+    start = run["start"] or experiment.settings.weights.replace("none", "scratch")
+    return {
+        "experiment": experiment.name,
+        "title": experiment.title,
+        "table": "scratch" if start.endswith("scratch") else "imagenet",
+        "planned_epochs": experiment.settings.epochs,
+    }
+
+
+def compared(accuracy: float, row: dict[str, Any], then: float) -> Row:
+    """The published side of a row, and how much more accurate ours is. then: what was published at its last epoch."""
     return {
         "published_last": row.get("last", math.nan),
         "published_best": row.get("best", math.nan),
         "published_epochs": row.get("epochs", math.nan),
         "published_then": then,
-        "difference": run.get("accuracy", math.nan) - then,
+        "difference": accuracy - then,
     }
 
 
-def row_verdict(name: str, dataset: str, run: dict[str, Any], planned: int) -> Verdict:
-    """The verdict on a row of `group_runs`, empty where the experiment was not run."""
-    return verdict(
-        name, dataset, run.get("accuracy", math.nan), run.get("epochs", 0), planned, run.get("val_images", 0)
-    )
-
-
-def at_other_size(size: int, run: dict[str, Any], published_row: dict[str, float]) -> dict[str, Any]:
-    """The row of a model that was evaluated at another size than that of its training."""
-    accuracy, last = run.get("other_sizes", {}).get(size, math.nan), published_row.get("last", math.nan)
-    kind = judge(accuracy, last, run.get("val_images", 0))
-    return {
-        "title": f"the same model, evaluated at {pixels(size)}",
-        "size": size,
-        "goals": [],
-        "machines": [],  # it was not trained for this row
-        "accuracy": accuracy,
-        "val_images": run.get("val_images", math.nan),
-        "published_last": last,
-        "published_then": last,
-        "difference": accuracy - last,
-        "verdict": Verdict(kind, kind),
-    }
-
-
-def goal_status(goal: catalog.Goal, run: dict[str, Any], dataset: str) -> str:
-    """`reached` or `missed` by the mean over seeds; empty where nothing was run or `dataset` does not compare."""
-    if not run or not DATASETS[dataset].comparable:
+def goal_status(goal: catalog.Goal, run: Row) -> str:
+    """`reached` or `missed` by the mean over seeds; empty where nothing was run."""
+    if math.isnan(run["accuracy"]):
         return ""
     within = (goal.epochs is None or run["epochs"] <= goal.epochs) and (
         goal.compute is None or run["share"] <= goal.compute

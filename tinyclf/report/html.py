@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from IPython.display import HTML
@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from tinyclf.report.columns import Column
 from tinyclf.report.format import percent
 from tinyclf.utils.lazy import pd
 
@@ -22,14 +23,6 @@ TEMPLATES = Path(__file__).with_name("templates")
 ENVIRONMENT = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
 PIECES: Any = ENVIRONMENT.get_template("pieces.html.j2").module
 TILE = 128  # pixels that an image of a gallery takes on the page
-
-
-class Column(NamedTuple):
-    """One column of a table for a reader."""
-
-    name: str
-    cell: Callable[[Any], str]  # from a row of the frame to text, or to Markup that is HTML already
-    number: bool = True  # aligned to the right
 
 
 class Table(HTML):
@@ -119,11 +112,3 @@ def png(pixels: np.ndarray) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
-
-
-def markdown(frame: pd.DataFrame, columns: Sequence[Column]) -> str:
-    """The same table in Markdown. A cell may have Markdown in it, but no HTML, and no end of a cell."""
-    rows = [[column.cell(row) for column in columns] for _, row in frame.iterrows()]
-    rows = [[cell.replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in rows]
-    rule = ["--:" if column.number else "---" for column in columns]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [[column.name for column in columns], rule, *rows])

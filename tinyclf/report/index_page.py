@@ -13,7 +13,8 @@ from markupsafe import Markup
 from nbconvert.filters.markdown import markdown2html
 
 from tinyclf.data.registry import DATASETS
-from tinyclf.report.accuracy import accuracy_table
+from tinyclf.report.accuracy import AccuracyTable, accuracy_table
+from tinyclf.report.columns import Column
 from tinyclf.report.figures import Described, Line, curve_table, curves, show, small_multiple, svg
 from tinyclf.report.format import (
     duration,
@@ -25,10 +26,10 @@ from tinyclf.report.format import (
     share,
     short_commit,
 )
-from tinyclf.report.html import PIECES, Column, Table, details, link, small_lines, sparkline, table, verdict_mark
+from tinyclf.report.html import PIECES, Table, details, link, small_lines, sparkline, table, verdict_mark
 from tinyclf.report.published import PUBLISHED
 from tinyclf.report.run_page import run_link
-from tinyclf.report.runs import group_runs, load_histories, load_runs
+from tinyclf.report.runs import Row, group_runs, load_histories, load_runs, read_runs
 from tinyclf.report.verdict import interval
 from tinyclf.report.wording import (
     TITLES,
@@ -50,19 +51,19 @@ def show_answer(dataset: str) -> None:
     info, banner = DATASETS[dataset], ""
     if not info.comparable:
         banner = Markup(markdown2html(info.note))
-    first, *others = answer(dataset)
+    first, *others = answer(accuracy_table(dataset))
     display(HTML(PIECES.front(heading(dataset), first, " ".join(others), banner)))
 
 
 def show_caveats(dataset: str) -> None:
     """Display which of the weights that the runs started from are not what their titles say."""
-    starts, note = load_runs(dataset)["start"], DATASETS[dataset].note
+    starts, note = [run["start"] for run in read_runs(dataset)], DATASETS[dataset].note
     display(Markdown("\n\n".join(text for text in data_notes(dataset, starts, "../..") if text != note)))
 
 
 def front_tables(dataset: str) -> dict[str, Table]:
     """The accuracy tables for the eye, by title: a row with its curve, and links to the pages of its runs."""
-    rows, histories = accuracy_table(dataset), load_histories(dataset)
+    rows, histories = pd.DataFrame(accuracy_table(dataset).rows), load_histories(dataset)
     columns = [
         Column("experiment", lambda row: experiment_cell(row, dataset), number=False),
         Column("published", published_cell),
@@ -138,67 +139,66 @@ def show_curves(dataset: str) -> None:
     dotted = ", the published ones dotted" if DATASETS[dataset].comparable else ""
     text = f"Validation accuracy by epoch. Our curves are solid{dotted}."
     display(Markdown(f"{text} Of several seeds, the line is their mean, in a band of one standard deviation."))
-    rows, histories = accuracy_table(dataset), load_histories(dataset)
-    for _, row in rows[(rows["size"] == 0) & rows["experiment"].isin(PUBLISHED)].iterrows():
-        if row["runs"]:
+    histories = load_histories(dataset)
+    for row in accuracy_table(dataset).rows:
+        if row["runs"] and row["experiment"] in PUBLISHED:
             runs = histories[histories["run"].isin(row["runs"])]
             show(small_multiple(row["title"], row["experiment"], runs))
 
 
-def goals_table(dataset: str) -> Table:
-    """The goals of the recipes of our own, and whether they were reached."""
-    rows = accuracy_table(dataset)
-    goals = [
-        (row["title"], text, status or "not run yet") for _, row in rows.iterrows() for text, status in row["goals"]
-    ]
+def goals_table(rows: list[Row]) -> Table:
+    """The goals of the recipes of our own, and whether they were reached. rows: those of an accuracy table."""
+    goals = [(row["title"], text, status or "not run yet") for row in rows for text, status in row["goals"]]
     return table(pd.DataFrame(goals, columns=["experiment", "goal", "status"]))
 
 
 def write_readme(dataset: str) -> None:
     """Write README.md into the folder of `dataset`, the accuracy tables and curves without HTML, and curves.svg."""
     folder = writable(reports_dir() / dataset)
-    parts = [f"# {heading(dataset)}", answer_in_markdown(dataset)]
+    accuracies = accuracy_table(dataset)
+    parts = [f"# {heading(dataset)}", answer_in_markdown(accuracies)]
     parts.append("All numbers come from the records of the runs. `index.html` in this folder has more.")
-    if described := overview(dataset):
+    if described := overview(accuracies):
         atomic_write(folder / "curves.svg", svg(described.figure))
         parts.append(f"![{described.text}](curves.svg)")
-    atomic_write(folder / "README.md", "\n\n".join([*parts, markdown_report(dataset).replace("### ", "## ")]) + "\n")
+    atomic_write(folder / "README.md", "\n\n".join([*parts, markdown_report(accuracies).replace("### ", "## ")]) + "\n")
 
 
-def overview(dataset: str) -> Described | None:
+def overview(table: AccuracyTable) -> Described | None:
     """The validation accuracy by epoch of all experiments of the accuracy tables that were run; None if none was."""
-    rows, histories = accuracy_table(dataset), load_histories(dataset)
+    histories = load_histories(table.dataset)
     lines = [
         Line(row["title"], row["experiment"], histories[histories["run"].isin(row["runs"])], "val")
-        for _, row in rows[rows["size"] == 0].iterrows()
+        for row in table.rows
         if row["runs"]
     ]
     if not lines:
         return None
-    described = curves(lines, "accuracy", f"validation on {dataset}")
+    described = curves(lines, "accuracy", f"validation on {table.dataset}")
     described.figure.set_size_inches(7.5, described.figure.get_figheight() + 1)  # as wide as a page of text
     return described
 
 
 def regenerate(dataset: str) -> str:
     """The shell commands that repeat the runs of the accuracy tables, ancestors first."""
-    runs = load_runs(dataset).set_index("run", drop=False)
+    runs = {run["run"]: run for run in read_runs(dataset)}
     commands: dict[str, None] = {}
-    for names in group_runs(runs.query("split == 'val' and title != ''"))["runs"]:
-        for name in names:
+    for group in group_runs(run for run in runs.values() if run["title"]).values():
+        for name in group["runs"]:
             line = []
-            while name in runs.index:
-                line.append(runs["command"][name])
-                name = runs["parent"][name]
+            while name in runs:
+                line.append(runs[name]["command"])
+                name = runs[name]["parent"]
             commands |= dict.fromkeys(reversed(line))
     return "\n".join([*commands, f"tinyclf run ablations --dataset {dataset}"])
 
 
 def show_details(dataset: str) -> None:
     """Display, folded, how to read the page, goals, commands, and the files of all runs."""
-    display(details("How to read this page", HTML(markdown2html("\n\n".join(reading_notes(dataset))))))
+    accuracies = accuracy_table(dataset)
+    display(details("How to read this page", HTML(markdown2html("\n\n".join(reading_notes(accuracies))))))
     if DATASETS[dataset].comparable:
-        display(details("Goals of our own recipes", goals_table(dataset)))
+        display(details("Goals of our own recipes", goals_table(accuracies.rows)))
     display(details("Commands that repeat these runs", HTML(PIECES.commands(regenerate(dataset)))))
     for which, ablations in (("runs and their files", False), ("runs of ablations", True)):
         runs = runs_table(dataset, of_ablations=ablations)

@@ -24,15 +24,18 @@ def published(name: str, dataset: str) -> dict[str, Any] | None:
 
 def published_curve(name: str, dataset: str, key: str) -> pd.Series:
     """A published curve by epoch, `train_loss` to `val_accuracy`; empty where none was published."""
-    row = published(name, dataset) or {}
-    values = dict(zip(row.get("curve_epochs", ()), row[key], strict=True)) if key in row else {}
-    return pd.Series(values, dtype=float, name="published").rename_axis("epoch")
+    return pd.Series(by_epoch(name, dataset, key), dtype=float, name="published").rename_axis("epoch")
 
 
-def published_at(name: str, dataset: str, epoch: int) -> float:
-    """The published validation accuracy at an epoch; NaN where it is not known."""
+def published_at(name: str, dataset: str, epoch: float) -> float:
+    """The published validation accuracy, in 0..1, at an epoch; NaN where it is not known."""
     row = published(name, dataset)
     if row and epoch == row["epochs"]:
         return float(row["last"])
-    curve: dict[int, float] = published_curve(name, dataset, "val_accuracy").to_dict()
-    return curve.get(epoch, math.nan)
+    return by_epoch(name, dataset, "val_accuracy").get(epoch, math.nan)
+
+
+def by_epoch(name: str, dataset: str, key: str) -> dict[float, float]:
+    """The values of a published curve by epoch."""
+    row = published(name, dataset) or {}
+    return dict(zip(row["curve_epochs"], row[key], strict=True)) if key in row else {}

@@ -15,10 +15,11 @@ from tinyclf.experiments.identity import default_name
 from tinyclf.experiments.record import Record, read_records, table_path
 from tinyclf.experiments.settings import Settings
 from tinyclf.report import widgets
+from tinyclf.report.columns import Column
 from tinyclf.report.evaluation import class_table, commonest, heat_map, reliability
 from tinyclf.report.figures import experiment_curves, show
 from tinyclf.report.format import assignments, duration, format_metric, hardware, percent, percent_range, pixels
-from tinyclf.report.html import Column, Table, details, link, small_lines, table, verdict_mark
+from tinyclf.report.html import Table, details, link, small_lines, table, verdict_mark
 from tinyclf.report.navigation import run_title
 from tinyclf.report.published import published, published_curve
 from tinyclf.report.runs import RECIPE, history_frame, start_of

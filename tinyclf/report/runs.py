@@ -1,11 +1,12 @@
-"""All runs of a data set in one table, a row a run; tables, figures and pages are selections of it."""
+"""All runs of a data set, a row each, in plain Python or as a frame; tables, figures and pages select from them."""
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tinyclf.experiments import catalog
@@ -14,12 +15,14 @@ from tinyclf.experiments.record import Record, read_records
 from tinyclf.experiments.settings import Settings
 from tinyclf.utils.lazy import pd
 
+Row = dict[str, Any]  # values by the names of columns
 RECIPE = ("model", "criterion", "optimizer", "scheduler", "ema")
 AVERAGED = ("accuracy", "best_accuracy", "top5", "loss", "calibration_error", "flip_tta")  # over seeds, with deviation
 # Each column and its value in a record. Accuracies lie in 0..1, losses are in nats, compute is in multiply-adds.
 COLUMNS: dict[str, Callable[[Record], Any]] = {
     "run": lambda record: record["run"],
     "experiment": lambda record: family(record["run"]),
+    "title": lambda record: title_of(record),  # of the experiment, empty for a run of none
     "is_ablation": lambda record: catalog.ablation(record["run"]) is not None,
     "split": lambda record: "held-out" if record["settings"]["hold_out"] else "val",  # that it was evaluated on
     "seed": lambda record: record["settings"]["seed"],
@@ -48,27 +51,29 @@ COLUMNS: dict[str, Callable[[Record], Any]] = {
     "val_images": lambda record: record["data"]["val"],
     "commit": lambda record: record["environments"][-1]["commit"],
     "machines": lambda record: [environment["hardware"] for environment in record["environments"]],
-    "finished": lambda record: pd.Timestamp(record["finished"]),
+    "finished": lambda record: datetime.datetime.fromisoformat(record["finished"]),
 }
+GROUPED = (*COLUMNS, *(f"{name}_std" for name in AVERAGED), "runs", "commands", "seeds")  # of `group_seeds`
+
+
+def read_runs(dataset: str) -> list[Row]:
+    """The runs on `dataset` that have a record, in the order of the experiments.
+
+    A row has the columns of COLUMNS, `settings.NAME` for each setting that the record knows, and `recipe.NAME` for each
+    of RECIPE, empty for records that are older. Raises TinyclfError for a record that cannot be read.
+    """
+    order = {name: number for number, name in enumerate(catalog.read_experiments(dataset))}
+    rows = map(run_row, read_records(dataset).values())
+    return sorted(rows, key=lambda row: order.get(row["experiment"], len(order)))
 
 
 def load_runs(dataset: str) -> pd.DataFrame:
-    """The runs on `dataset` that have a record, in the order of the experiments.
-
-    The columns are those of COLUMNS; `title`, that of the experiment, empty for a run of none; `settings.NAME` for each
-    setting; `recipe.NAME` for each of RECIPE, empty for records that are older. Raises TinyclfError for a
-    record that cannot be read.
-    """
-    experiments = catalog.read_experiments(dataset)
-    titles = {name: experiment.title for name, experiment in experiments.items()}
+    """The rows of `read_runs` as a frame, which has a column for each setting; NaN where a record is older than it."""
     columns = [*COLUMNS, *map("settings.{}".format, Settings.names()), *map("recipe.{}".format, RECIPE)]
-    runs = pd.DataFrame(map(run_row, read_records(dataset).values()), columns=columns)
-    runs.insert(2, "title", runs["experiment"].map(titles).fillna(""))
-    order = {name: number for number, name in enumerate(titles)}
-    return runs.sort_values("experiment", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+    return pd.DataFrame(read_runs(dataset), columns=columns)
 
 
-def run_row(record: Record) -> dict[str, Any]:
+def run_row(record: Record) -> Row:
     """The row of one record."""
     settings = {f"settings.{name}": value for name, value in record["settings"].items()}
     recipe = {f"recipe.{name}": record.get("recipe", {}).get(name) or "" for name in RECIPE}
@@ -85,55 +90,63 @@ def history_frame(record: Record) -> pd.DataFrame:
     return pd.DataFrame(record["history"]).assign(dataset=record["settings"]["dataset"], run=record["run"])
 
 
-def group_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs that count for each experiment, as one row by its name; see `group_seeds` for the columns.
+def group_runs(runs: Iterable[Row]) -> dict[str, Row]:
+    """The runs evaluated on validation images that count for each experiment, as one row by its name.
 
-    Runs with the experiment's own settings come before those with others; then those of the most epochs.
+    Runs with the experiment's own settings come before those with others; then those of the most epochs. The columns
+    are those of `group_seeds`.
     """
-    groups = group_seeds(runs)
-    if groups.empty:
-        return groups.set_index("experiment", drop=False)
-    groups = groups.assign(changed=groups["overrides"].map(len)).sort_values("epochs", ascending=False, kind="stable")
-    groups = groups.sort_values("changed", kind="stable").drop_duplicates("experiment").sort_index()
-    return groups.drop(columns="changed").set_index("experiment", drop=False)
+    groups: dict[str, Row] = {}
+    for row in group_seeds(run for run in runs if run["split"] == "val"):
+        rivals = groups.get(row["experiment"], row), row
+        groups[row["experiment"]] = min(rivals, key=lambda rival: (len(rival["overrides"]), -rival["epochs"]))
+    return groups
 
 
-def group_seeds(runs: pd.DataFrame) -> pd.DataFrame:
+def group_seeds(runs: Iterable[Row]) -> list[Row]:
     """One row for all `runs` that differ in nothing but their seed, in the order of `runs`: see `summary_row`."""
-    columns = [*runs, *(f"{name}_std" for name in AVERAGED), "runs", "commands", "seeds"]
-    if runs.empty:
-        return pd.DataFrame(columns=columns)
-    groups = runs.groupby(runs.apply(identity, axis=1), sort=False)
-    return pd.DataFrame([summary_row(group.sort_values("seed")) for _, group in groups], columns=columns)
+    groups: dict[str, list[Row]] = {}
+    for run in runs:
+        groups.setdefault(identity(run), []).append(run)
+    return [summary_row(sorted(group, key=lambda run: run["seed"])) for group in groups.values()]
 
 
-def identity(run: pd.Series) -> str:
+def identity(run: Row) -> str:
     """Everything that decides a run's numbers but the seed: what the runs of a group have in common."""
-    settings = {name: value for name, value in run.items() if str(name).startswith(("settings.", "recipe."))}
-    for name in ("settings.seed", "settings.weights"):  # `start` says what the weights are, without seeds
-        del settings[name]
+    left_out = ("settings.seed", "settings.weights")  # `start` says what the weights are, without seeds
+    settings = {
+        name: value for name, value in run.items() if name.startswith(("settings.", "recipe.")) and name not in left_out
+    }
     facts = [run["experiment"], run["overrides"], run["epochs"], run["start"], run["data_sha256"], settings]
-    return json.dumps(facts, sort_keys=True, default=str)
+    return json.dumps(facts, sort_keys=True)
 
 
-def summary_row(runs: pd.DataFrame) -> dict[str, Any]:
+def summary_row(runs: list[Row]) -> Row:
     """The row of runs that differ in nothing but their seed: the first one's, with means over all of them.
 
-    `NAME_std` is the standard deviation of a column in AVERAGED, NaN for one seed; `runs` and `commands` list all.
+    `NAME_std` is the standard deviation of a column in AVERAGED, NaN for one seed; `runs` and `commands` list all, and
+    `seeds` says how many they are.
     """
-    row: dict[str, Any] = runs.iloc[0].to_dict()
+    row = dict(runs[0])
     for name in AVERAGED:
-        values = runs[name].dropna().tolist()
+        values = [run[name] for run in runs if not math.isnan(run[name])]
         row[name] = statistics.mean(values) if values else math.nan
         row[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else math.nan
-    sizes = dict.fromkeys(size for evaluated in runs["other_sizes"] for size in evaluated)
+    evaluated = [run["other_sizes"] for run in runs]
     row["other_sizes"] = {
-        size: statistics.mean(evaluated[size] for evaluated in runs["other_sizes"] if size in evaluated)
-        for size in sizes
+        size: statistics.mean(sizes[size] for sizes in evaluated if size in sizes)
+        for size in dict.fromkeys(size for sizes in evaluated for size in sizes)
     }
-    row["seconds"] = statistics.mean(runs["seconds"])
-    row["machines"] = [machine for machines in runs["machines"] for machine in machines]
-    return row | {"runs": runs["run"].tolist(), "commands": runs["command"].tolist(), "seeds": len(runs)}
+    row["seconds"] = statistics.mean(run["seconds"] for run in runs)
+    row["machines"] = [machine for run in runs for machine in run["machines"]]
+    row["runs"], row["commands"] = [run["run"] for run in runs], [run["command"] for run in runs]
+    return row | {"seeds": len(runs)}
+
+
+def title_of(record: Record) -> str:
+    """The title of the experiment that a run is of, on its data set; empty where it is of none."""
+    experiment = catalog.read_experiments(record["settings"]["dataset"]).get(family(record["run"]))
+    return experiment.title if experiment else ""
 
 
 def start_of(record: Record) -> str:

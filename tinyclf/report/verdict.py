@@ -74,7 +74,7 @@ def verdict(name: str, dataset: str, accuracy: float, epochs: float, planned: fl
         return Verdict("", f"not run yet: `{command(name, dataset)}`")
     row = published(name, dataset) or {}
     whole = epochs == row.get("epochs", math.nan)
-    then = published_at(name, dataset, int(epochs))
+    then = published_at(name, dataset, epochs)
     kind = judge(accuracy, then, images, 0 if whole else row.get("reading_error", 0))
     if epochs < row.get("epochs", planned):
         text = f"{epochs:.0f} of {row.get('epochs', planned):.0f} epochs so far"

@@ -1,4 +1,4 @@
-"""The accuracy table in words: the answer, tables in Markdown, and what a reader must know of them."""
+"""The accuracy table in words: the answer, tables in Markdown, and what a reader must know. Imports no pandas."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from html import escape
 from typing import Any
 
 from tinyclf.data.registry import DATASETS
-from tinyclf.report.accuracy import accuracy_table
+from tinyclf.report.accuracy import AccuracyTable
+from tinyclf.report.columns import Column, markdown
 from tinyclf.report.format import assignments, duration, format_metric, hardware, percent, pixels, share
-from tinyclf.report.html import Column, markdown
 from tinyclf.report.published import PUBLISHED
-from tinyclf.report.runs import load_runs
-from tinyclf.utils.lazy import pd
+from tinyclf.report.runs import Row
 from tinyclf.utils.paths import PROJECT, reports_dir
 
 TITLES = {"scratch": "From scratch", "imagenet": "From ImageNet weights"}
@@ -25,81 +24,83 @@ REPRODUCED = (
 )
 
 
-def answer_in_markdown(dataset: str) -> str:
+def answer_in_markdown(table: AccuracyTable) -> str:
     """The sentences of `answer`, the first one bold."""
-    first, *others = answer(dataset)
+    first, *others = answer(table)
     return " ".join([f"**{first}**", *others])
 
 
-def markdown_report(dataset: str, project: str = "../..") -> str:
+def markdown_report(table: AccuracyTable, project: str = "../..") -> str:
     """The accuracy tables with what a reader must know of them, in Markdown; project: see `data_notes`."""
-    return "\n\n".join([markdown_tables(dataset), *notes(dataset, project)])
+    notes = [*reading_notes(table), *data_notes(table.dataset, table.starts, project)]
+    return "\n\n".join([markdown_tables(table), *notes])
 
 
-def answer(dataset: str) -> list[str]:
+def answer(table: AccuracyTable) -> list[str]:
     """What was reproduced and how well, from the records: sentences of text, the answer first."""
-    table = accuracy_table(dataset)
-    trained = table[table["size"] == 0]
-    ran = trained[trained["accuracy"].notna()]
-    if ran.empty:
-        return ["No experiment has run yet.", f"`tinyclf report --dataset {dataset}` runs all of them."]
-    if DATASETS[dataset].comparable:
-        return reproduction(table[table["published_last"].notna()])
-    best = ran.loc[ran["accuracy"].astype(float).idxmax()]
+    ran = [row for row in table.rows if row["runs"]]
+    if not ran:
+        return ["No experiment has run yet.", f"`tinyclf report --dataset {table.dataset}` runs all of them."]
+    if DATASETS[table.dataset].comparable:
+        return reproduction([row for row in table.rows if not math.isnan(row["published_last"])])
+    best, experiments = max(ran, key=lambda row: row["accuracy"]), sum(not row["size"] for row in table.rows)
     highest = f"The highest validation accuracy is {percent(best['accuracy'])}, of “{best['title']}”."
-    return [f"{len(ran)} of {len(trained)} experiments have run.", highest]
+    return [f"{len(ran)} of {experiments} experiments have run.", highest]
 
 
-def reproduction(rows: pd.DataFrame) -> list[str]:
+def reproduction(rows: list[Row]) -> list[str]:
     """How many of the rows with a published accuracy reproduce it, and what the others do: sentences."""
-    kinds, training = rows["verdict"].map(lambda verdict: verdict.kind), rows["size"] == 0
-    whole = (rows["epochs"] == rows["published_epochs"]) | ~training
-    reproduced, started = rows[training & whole & (kinds == "reproduced")], rows["epochs"].notna()
-    sentences = [f"{len(reproduced)} of {training.sum()} published results reproduced within two standard errors"]
-    if len(reproduced):
-        farthest = reproduced["difference"].astype(float).abs().max()
+    trained = [row for row in rows if not row["size"]]
+    started = [row for row in trained if row["runs"]]
+    whole = [row for row in started if row["epochs"] == row["published_epochs"]]
+    reproduced = [row for row in whole if row["verdict"].kind == "reproduced"]
+    sentences = [f"{len(reproduced)} of {len(trained)} published results reproduced within two standard errors"]
+    if reproduced:
+        farthest = max(abs(row["difference"]) for row in reproduced)
         sentences.append(
             f"The largest difference of {'these' if len(reproduced) > 1 else 'it'} is {100 * farthest:.2f} points"
         )
-    for (_, row), kind in zip(rows.iterrows(), kinds, strict=True):
-        if kind in ("above", "below") and whole[row.name]:
+    for row in rows:
+        kind = row["verdict"].kind
+        if kind in ("above", "below") and (row["size"] or row["epochs"] == row["published_epochs"]):
             accuracies = f"{percent(row['accuracy'])}, published {percent(row['published_last'])}"
             sentences.append(f"“{full_title(row, rows)}” is {kind}: {accuracies}")
     others = {
-        "not run yet": training & ~started,
-        "with other numbers of epochs than published": training & started & ~whole,
+        "not run yet": len(trained) - len(started),
+        "with other numbers of epochs than published": len(started) - len(whole),
     }
-    sentences += [
-        f"{number} {words}" for words, number in ((key, rows.sum()) for key, rows in others.items()) if number
-    ]
+    sentences += [f"{number} {words}" for words, number in others.items() if number]
     return [f"{sentence}." for sentence in sentences]
 
 
-def full_title(row: Any, rows: pd.DataFrame) -> str:
+def full_title(row: Row, rows: list[Row]) -> str:
     """The title of a row; that of another size says of which model."""
-    own = rows[(rows["experiment"] == row["experiment"]) & (rows["size"] == 0)]["title"].iloc[0]
+    own = next(each["title"] for each in rows if each["experiment"] == row["experiment"] and not each["size"])
     return f"{own}, evaluated at {pixels(row['size'])}" if row["size"] else str(own)
 
 
-def markdown_tables(dataset: str) -> str:
+def markdown_tables(table: AccuracyTable) -> str:
     """The accuracy tables in Markdown, each under its title: what, published, ours, verdict, epochs, time.
 
     One table for what started from scratch and one for what started from ImageNet weights: images of Tiny-ImageNet are
     ImageNet's own, so that a pretrained model may have seen those that it is evaluated on.
     """
-    table = accuracy_table(dataset)
+    comparable = DATASETS[table.dataset].comparable
     columns = [
         Column("what", what, number=False),
         Column("published", lambda row: percent(row["published_last"])),
         Column("ours", ours_text),
-        Column("verdict" if DATASETS[dataset].comparable else "", verdict_text, number=False),
+        Column("verdict" if comparable else "", verdict_text, number=False),
         Column("epochs", epochs_text),
         Column("time", lambda row: duration(row["seconds"])),
     ]
-    if not DATASETS[dataset].comparable:
+    if not comparable:
         columns.pop(1)
-    parts = [f"### {title}\n\n{markdown(table[table['table'] == key], columns)}" for key, title in TITLES.items()]
-    return "\n\n".join([*parts, *order(dataset)])
+    parts = [
+        f"### {title}\n\n{markdown([row for row in table.rows if row['table'] == key], columns)}"
+        for key, title in TITLES.items()
+    ]
+    return "\n\n".join([*parts, *order(table)])
 
 
 def what(row: Any) -> str:
@@ -115,7 +116,7 @@ def differs(row: Any) -> list[str]:
     if row["size"]:
         return []
     overrides = [assignments(row["overrides"])] if row["overrides"] else []
-    return overrides + ["stand-in weights"] * ("stand-in" in str(row["start"]))
+    return overrides + ["stand-in weights"] * ("stand-in" in row["start"])
 
 
 def verdict_text(row: Any) -> str:
@@ -139,35 +140,29 @@ def epochs_text(row: Any) -> str:
     return f"{row['epochs']:.0f}" + (f" of {row['planned_epochs']}" if row["epochs"] < row["planned_epochs"] else "")
 
 
-def order(dataset: str) -> list[str]:
+def order(table: AccuracyTable) -> list[str]:
     """Whether the pretrained models are in the published order by their last epoch: a sentence, if there are two."""
-    table, accuracies = accuracy_table(dataset), {}
-    for _, row in table[table["table"] == "imagenet"].iterrows():
+    accuracies = {}
+    for row in table.rows:
         known = PUBLISHED.get(row["experiment"], {})
         known = known.get("other_sizes", {}).get(str(row["size"]), {}) if row["size"] else known
-        if known and not math.isnan(row["accuracy"]):
+        if known and row["table"] == "imagenet" and not math.isnan(row["accuracy"]):
             name = f"{row['experiment']} at {pixels(row['size'])}" if row["size"] else row["experiment"]
             accuracies[name] = (known["last"], row["accuracy"])
-    if len(accuracies) < 2 or DATASETS[dataset].synthetic:
+    if len(accuracies) < 2 or DATASETS[table.dataset].synthetic:
         return []
     by_published, by_ours = (sorted(accuracies, key=lambda name: -accuracies[name][which]) for which in (0, 1))
     text = f"Order by the last epoch, published: {' > '.join(by_published)}."
     return [f"{text} Ours: {'the same' if by_ours == by_published else ' > '.join(by_ours)}."]
 
 
-def notes(dataset: str, project: str = "../..") -> list[str]:
-    """What a reader must know of the accuracy tables, in Markdown, a few sentences; project: see `data_notes`."""
-    return [*reading_notes(dataset), *data_notes(dataset, load_runs(dataset)["start"], project)]
-
-
-def reading_notes(dataset: str) -> list[str]:
+def reading_notes(table: AccuracyTable) -> list[str]:
     """What the words and numbers of the accuracy tables mean, in Markdown."""
-    table = accuracy_table(dataset)
-    machines = hardware(machine for machines in table["machines"] for machine in machines)
+    machines = hardware(machine for row in table.rows for machine in row["machines"])
     return [
         "Validation accuracy, top-1, after the last epoch; of several seeds, mean ± standard deviation. The time is "
         "that of training with validation" + (f", on {machines}." if machines else "."),
-        *[REPRODUCED] * DATASETS[dataset].comparable,
+        *[REPRODUCED] * DATASETS[table.dataset].comparable,
         "Flip TTA averages the predictions for an image and its mirror image. Training compute is the number of "
         "multiply-adds, forward and backward, of a run and its ancestors, relative to the published baseline of Step "
         "1 on as many images. It does not include the training of ImageNet weights.",
