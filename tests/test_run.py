@@ -301,7 +301,7 @@ def test_a_name_that_is_no_folder_is_refused(reports, name):
         with pytest.raises(TinyclfError, match="run = "):
             Run(SETTINGS, data(), name)
     else:
-        assert Run(SETTINGS, data(), name).name == "epochs-2-batch_size-8"
+        assert Run(SETTINGS, data(), name).name == "input_size-64-epochs-2-batch_size-8"
 
 
 def test_a_reports_folder_that_cannot_be_written_is_refused_before_training(tmp_path, monkeypatch):

@@ -41,9 +41,9 @@ def accuracy_table(dataset: str) -> AccuracyTable:
     groups, rows = group_runs(runs), []
     for name, experiment in catalog.read_experiments(dataset).items():
         if name in PUBLISHED or experiment.goals:
-            run, sizes = groups.get(name, NOT_RUN), PUBLISHED.get(name, {}).get("other_sizes", {})
+            run, size = groups.get(name, NOT_RUN), experiment.settings.eval_size
             rows.append(experiment_row(experiment, run, dataset))
-            rows += [size_row(experiment, run, dataset, size) for size in sizes]
+            rows += [size_row(experiment, run, dataset, size)] if size else []
     return AccuracyTable(dataset, rows, [run["start"] for run in runs])
 
 
@@ -61,16 +61,16 @@ def experiment_row(experiment: catalog.Experiment, run: Row, dataset: str) -> Ro
     }
 
 
-def size_row(experiment: catalog.Experiment, run: Row, dataset: str, size: str) -> Row:
+def size_row(experiment: catalog.Experiment, run: Row, dataset: str, size: int) -> Row:
     """The row of an experiment's model, evaluated at another size, in pixels, than that of its training."""
-    row = (published(experiment.name, dataset) or {}).get("other_sizes", {}).get(size, {})
-    accuracy, last = run["other_sizes"].get(int(size), math.nan), row.get("last", math.nan)
+    row = (published(experiment.name, dataset) or {}).get("other_sizes", {}).get(str(size), {})
+    accuracy, last = run["other_sizes"].get(size, math.nan), row.get("last", math.nan)
     kind = judge(accuracy, last, run["val_images"])
     return {
         **NOT_RUN,  # it was not trained for this row
         **about(experiment, run),
         "title": f"the same model, evaluated at {pixels(size)}",
-        "size": int(size),
+        "size": size,
         "goals": [],
         "accuracy": accuracy,
         "val_images": run["val_images"],
