@@ -16,7 +16,7 @@ def test_the_defaults_are_the_published_recipe():
     assert dataclasses.asdict(Settings()) == dataclasses.asdict(recipe) | {
         "dataset": "mini",
         "batch_size": 10,
-        "input_size": 32,
+        "input_size": 24,
     }
 
 

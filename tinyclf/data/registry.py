@@ -56,7 +56,7 @@ DATASETS = {
             "mini",
             "mini, a small synthetic data set",
             "10 synthetic classes, made on first use",
-            input_size=32,
+            input_size=24,
             batch_size=10,
             layout=MINI,
             synthetic=True,
