@@ -33,14 +33,19 @@ from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS
 
-EPOCHS = 6
+EPOCHS = 4
 PAUSE = 0.02  # seconds, of each step of a run that is to be killed within its steps
 SETTINGS = Settings(epochs=EPOCHS, batch_size=8, crop_padding=4, cutmix=1.0)
 
 
 def child(reports, patch=None, pause=0.0, epochs=EPOCHS):
-    """A process that trains for so many epochs; `patch` changes what it does."""
+    """A process that trains for so many epochs; `patch` changes what it does.
+
+    What costs most in so short a run, to count its multiply-adds and to ask git for the commit, is left out.
+    """
     os.environ["TINYCLF_REPORTS"] = str(reports)
+    Run._compute = lambda run, model: dict.fromkeys(("own", "total", "published_baseline"), 1)
+    environment.commit = lambda: None
     torch.set_num_threads(1)
     if patch:
         patch()
@@ -67,7 +72,10 @@ def processes():
     """Starts processes that have imported everything already."""
     forkserver._forkserver._stop()  # one that other tests of this process started imports other modules
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tinyclf.experiments.run", "pytest", "nbformat", "jupyter_client.manager"])
+    metrics = "torchmetrics.functional.classification"  # which a run imports at its first evaluation
+    context.set_forkserver_preload(
+        ["tinyclf.experiments.run", "tinyclf.cli", metrics, "pytest", "nbformat", "jupyter_client.manager"]
+    )
     return context
 
 
@@ -137,13 +145,7 @@ WRITES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate
 
 
 def die_before(number, seen):
-    """From now on, this process dies at operation `number` on a file of the reports; `seen` counts them all.
-
-    What costs most in so short a run, to count its multiply-adds and to ask git for the commit, is left out.
-    """
-    compute = dict.fromkeys(("own", "total", "published_baseline"), 1)
-    Run._set_recipe = lambda run, recipe, model: run.about.update(recipe=recipe, layers="", compute=compute)
-    environment.commit = lambda: None
+    """From now on, this process dies at operation `number` on a file of the reports; `seen` counts them all."""
     reports, count = os.environ["TINYCLF_REPORTS"], itertools.count(1)
 
     def hook(event, arguments):
