@@ -1,6 +1,5 @@
 """Real processes that are killed, interrupted or started twice: nothing is lost, and every history ends the same."""
 
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -10,7 +9,6 @@ import os
 import random
 import resource
 import signal
-import subprocess
 import sys
 import time
 from multiprocessing import forkserver
@@ -23,6 +21,7 @@ import torch
 from jupyter_client.manager import start_new_kernel
 from torch import nn
 
+from tinyclf import cli
 from tinyclf.data.packed import Packed, PackedSplit
 from tinyclf.experiments.initial import CHECKPOINT
 from tinyclf.experiments.recipe import recipe_for
@@ -279,26 +278,43 @@ def wait_for(path, seconds=60):
         time.sleep(0.01)
 
 
-def test_an_interrupt_leaves_a_usable_checkpoint_and_no_traceback(tmp_path):
-    command = [sys.executable, "-m", "tinyclf", "train", "baseline-scratch", "-p", "epochs=1"]
-    environment = os.environ | {"TINYCLF_REPORTS": str(tmp_path)}
-    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # though in a background job
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **heard) as process:
-        path = tmp_path / "mini/baseline-scratch" / CHECKPOINT
-        with contextlib.ExitStack() as stack:
-            stack.callback(process.kill)
-            wait_for(path)  # the one before the first epoch
-            process.send_signal(signal.SIGINT)
-            stderr = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
-    assert "interrupted; the same command goes on" in stderr and "Traceback" not in stderr
+def command(reports, stderr):
+    """`tinyclf train baseline-scratch`, in a process of its own."""
+    os.environ["TINYCLF_REPORTS"] = str(reports)
+    sys.argv = ["tinyclf", "train", "baseline-scratch", "-p", "epochs=1"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # though in a background job
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
+    cli.main()
+
+
+def test_an_interrupt_leaves_a_usable_checkpoint_and_no_traceback(processes, tmp_path):
+    path, stderr = tmp_path / "mini/baseline-scratch" / CHECKPOINT, tmp_path / "stderr"
+    process = processes.Process(target=command, args=(tmp_path, stderr))
+    process.start()
+    wait_for(path)  # the one before the first epoch
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
+    said = stderr.read_text()
+    assert "interrupted; the same command goes on" in said and "Traceback" not in said
     assert checkpoint.read(path).about["history"] == []
+
+
+SOME = """
+from time import sleep
+from tinyclf.data.packed import PackedSplit
+few = {name: PackedSplit(getattr(data, name).images[::4], getattr(data, name).labels[::4]) for name in ("train", "val")}
+data = replace(data, **few)
+"""
+SLOWLY = "model.register_forward_pre_hook(lambda module, inputs: sleep(0.1))\n"  # time for an interrupt to arrive
 
 
 def test_an_interrupted_cell_run_again_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     cells = [cell.source for cell in nbformat.read(NOTEBOOKS / "1_baseline.ipynb", 4).cells if cell.cell_type == "code"]
+    loading = next(place for place, source in enumerate(cells) if "= load_data(" in source)
+    cells[loading] += SOME
     place = next(place for place, source in enumerate(cells) if "run.fit(" in source)
     cells[1] += "\nepochs, input_size, run_name = 3, 32, 'interrupted'"
     manager, client = start_new_kernel(kernel_name="python3")
@@ -306,17 +322,23 @@ def test_an_interrupted_cell_run_again_goes_on(tmp_path, monkeypatch):
     def execute(source, until=None):
         """The status of a cell and what it printed; interrupted once that has `until` in it."""
         printed, asked = "", client.execute(source)
-        while True:
-            message = client.get_iopub_msg(timeout=120)
-            if message["parent_header"].get("msg_id") == asked:
-                printed += message["content"].get("text", "")
-                if until and until in printed:
-                    until = manager.interrupt_kernel()
-                if message["content"].get("execution_state") == "idle":
-                    return client.get_shell_msg(timeout=10)["content"]["status"], printed
+
+        def answers(receive):  # others are those to what was asked while the kernel started
+            return (
+                message["content"]
+                for message in iter(lambda: receive(timeout=120), None)
+                if message["parent_header"].get("msg_id") == asked
+            )
+
+        for content in answers(client.get_iopub_msg):
+            printed += content.get("text", "")
+            if until and until in printed:
+                until = manager.interrupt_kernel()
+            if content.get("execution_state") == "idle":
+                return next(answers(client.get_shell_msg))["status"], printed
 
     try:
-        assert execute("\n".join(cells[:place]))[0] == "ok"
+        assert execute("\n".join([*cells[:place], SLOWLY]))[0] == "ok"
         status, printed = execute(cells[place], until="epoch  1/3")
         assert status == "error" and "epoch  2/3" not in printed
         status, printed = execute(cells[place])
