@@ -133,6 +133,7 @@ def test_without_onnx_it_says_what_to_install_and_writes_safetensors(folder, mon
 def test_without_onnxruntime_it_says_that_the_file_was_not_checked(folder, monkeypatch):
     leave_run(folder, **QUICK)
     without(monkeypatch, "onnxruntime")
+    monkeypatch.setattr(module, "write_onnx", lambda path, *_: path.write_bytes(b"of another test"))
     done = CliRunner().invoke(cli.app, ["export", "some", "--format", "onnx"])
     assert done.exit_code == 0
     assert done.stdout == f"{folder / 'some' / 'model.onnx'}: not checked: no onnxruntime\n"

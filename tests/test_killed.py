@@ -301,12 +301,10 @@ def test_an_interrupt_leaves_a_usable_checkpoint_and_no_traceback(processes, tmp
 
 
 SOME = """
-from time import sleep
 from tinyclf.data.packed import PackedSplit
 few = {name: PackedSplit(getattr(data, name).images[::4], getattr(data, name).labels[::4]) for name in ("train", "val")}
 data = replace(data, **few)
 """
-SLOWLY = "model.register_forward_pre_hook(lambda module, inputs: sleep(0.1))\n"  # time for an interrupt to arrive
 
 
 def test_an_interrupted_cell_run_again_goes_on(tmp_path, monkeypatch):
@@ -338,7 +336,7 @@ def test_an_interrupted_cell_run_again_goes_on(tmp_path, monkeypatch):
                 return next(answers(client.get_shell_msg))["status"], printed
 
     try:
-        assert execute("\n".join([*cells[:place], SLOWLY]))[0] == "ok"
+        assert execute("\n".join(cells[:place]))[0] == "ok"
         status, printed = execute(cells[place], until="epoch  1/3")
         assert status == "error" and "epoch  2/3" not in printed
         status, printed = execute(cells[place])
