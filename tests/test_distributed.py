@@ -114,9 +114,8 @@ def launch(monkeypatch, capfd):
     def launch(epochs, *arguments, path=PROJECT):
         parameters = [f"-p{name}={value}" for name, value in ({"epochs": epochs} | QUICK).items()]
         monkeypatch.setenv("PYTHONPATH", f"{path}{os.pathsep}{PROJECT}")
-        monkeypatch.setattr(
-            sys, "argv", ["tinyclf", "train", "baseline-scratch", "--processes", "2", *parameters, *arguments]
-        )
+        command = ["tinyclf", "train", "baseline-scratch", "--processes", "2"]
+        monkeypatch.setattr(sys, "argv", [*command, *parameters, *arguments])
         capfd.readouterr()
         try:
             cli.main()
@@ -142,9 +141,8 @@ def test_a_run_starts_and_continues_in_two_processes_and_continues_in_one(tmp_pa
     first = train_in_this_process(1)
     status, said, wrong = launch(2, "--seeds", "0", "--seeds", "1")
     assert status == 0, wrong
-    assert (
-        said.count("continuing after epoch 1 of 2") == said.count("epoch  1/2") == 1 and said.count("epoch  2/2") == 2
-    )
+    assert said.count("continuing after epoch 1 of 2") == said.count("epoch  1/2") == 1
+    assert said.count("epoch  2/2") == 2
     records = [read_record(tmp_path / f"two/mini/baseline-scratch{seed}/record.json") for seed in ("", "-seed-1")]
     for one, two in zip(expected, records, strict=True):
         losses = [[row["train_loss"] for row in record["history"]] for record in (one, two)]
