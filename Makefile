@@ -39,7 +39,7 @@ report: $(READY)  ## run the notebooks on DATASET; leaves the accuracy table and
 TEST_NOTEBOOKS := xargs -P 2 -I {} sh -c '$(BIN)/python -m pytest --nbval-lax notebooks/{}'
 test: $(READY)  ## run every test, and every notebook with its default parameters
 	@reports=$$(mktemp -d) && trap 'rm -rf "$$reports"' EXIT && trap 'exit 130' INT TERM && \
-	export TINYCLF_REPORTS="$$reports" OMP_NUM_THREADS=1 && $(BIN)/python -m pytest -n 2 --dist loadfile tests && \
+	export TINYCLF_REPORTS="$$reports" OMP_NUM_THREADS=1 && $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests && \
 	printf '%s\n' '[23]*' '1*' '4*' '0*' | $(TEST_NOTEBOOKS) && printf '%s\n' '5*' '7*' '8*' '9*' | $(TEST_NOTEBOOKS)
 
 bench: $(READY) build/bench/.ready  ## measure loader, training, evaluation and memory beside other ways (17 minutes)

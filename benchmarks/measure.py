@@ -1,5 +1,7 @@
 """The measuring: a stopwatch between batches, rounds in which everyone takes a turn, and a process's peak memory."""
 
+from __future__ import annotations
+
 import gc
 import multiprocessing
 import os
@@ -9,12 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from tinyclf.training.precision import autocast
 from tinyclf.utils.errors import TinyclfError
+
+if TYPE_CHECKING:
+    import torch
 
 BATCH = 100  # images, as published
 MIB = 2**20
@@ -34,6 +36,8 @@ class Watch:
         """To be called where a step begins, its batch at hand. True once enough steps were timed."""
         if self.begun in (self.skip, self.skip + self.steps):
             if self.device.type == "cuda":
+                import torch
+
                 torch.cuda.synchronize(self.device)
             self.times.append(time.perf_counter())
         self.begun += 1
@@ -81,6 +85,8 @@ def rounds(
 
     def turn(name: str, workers: int, steps: int) -> float:
         """Seconds of so many steps."""
+        from tinyclf.training.precision import autocast  # by torch, which a process that is measured may do without
+
         watch = Watch(steps, 1 + (2 * workers if fill else min(workers, 1)), device)
         with autocast("fp32", device):
             turns[name][0](watch, workers)

@@ -16,7 +16,8 @@ from tinyclf.training.evaluate import evaluate
 
 def test_a_model_is_evaluated_with_the_mean_of_so_many_batches(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
-    settings, data = Settings(epochs=1, input_size=32, learning_rate=0.01), load_data("mini")
+    data = load_data("mini")
+    settings = Settings(epochs=1, model="shufflenet_v2_x0_5", batch_size=100, input_size=32, learning_rate=0.01)
     run, recipe = Run(settings, data, "recalibrated"), build_recipe(settings, data)
     model = recipe.model
     (row,) = run.fit(**vars(recipe))

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 
@@ -31,8 +32,7 @@ CLASSES = 4
 COUNT = 25  # in batches of 8, the last one holds one image: one of two processes gets none of it
 MIXED = {"mixup": 0.2, "cutmix": 1.0, "crop_padding": 4, "label_smoothing": 0.1}
 SETTINGS = Settings(epochs=2, batch_size=8, weight_decay=5e-4, ema_decay=0.9, **MIXED)
-QUICK = {"batch_size": 100, "input_size": 32}
-TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+QUICK = {"model": "shufflenet_v2_x0_5", "batch_size": 100, "input_size": 32}
 two_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a core for each of two processes")
 
 
@@ -76,8 +76,8 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     main(folder)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
-    command = [sys.executable, "-m", *TORCHRUN, __file__, str(folder)]
-    subprocess.run(command, env=environment, check=True, timeout=300)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run([*torchrun, __file__, str(folder)], env=environment, check=True, timeout=300)
     return [torch.load(folder / f"{name}.pt") for name in ("0-of-1", "0-of-2", "1-of-2")]
 
 
@@ -107,50 +107,55 @@ def test_history_and_validation_count_every_image_exactly_once(results):
             assert one[key] == two[key] == other[key]
 
 
-def command(*arguments, launcher=(), path=PROJECT, **environment):
-    """`tinyclf` with these arguments, to its end."""
-    whole = [sys.executable, "-m", *launcher, *(["-m"] if launcher else []), "tinyclf", *arguments]
-    environment = os.environ | {"PYTHONPATH": f"{path}{os.pathsep}{PROJECT}"} | environment
-    return subprocess.run(whole, env=environment, cwd=PROJECT, capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def launch(monkeypatch, capfd):
+    """`tinyclf train --processes 2`, to its end: the status, and what it and its processes printed."""
+
+    def launch(epochs, *arguments, path=PROJECT):
+        parameters = [f"-p{name}={value}" for name, value in ({"epochs": epochs} | QUICK).items()]
+        monkeypatch.setenv("PYTHONPATH", f"{path}{os.pathsep}{PROJECT}")
+        command = ["tinyclf", "train", "baseline-scratch", "--processes", "2"]
+        monkeypatch.setattr(sys, "argv", [*command, *parameters, *arguments])
+        capfd.readouterr()
+        try:
+            cli.main()
+        except SystemExit as end:
+            return end.code or 0, *capfd.readouterr()
+
+    return launch
 
 
-def training(epochs):
-    parameters = {"epochs": epochs, **QUICK}
-    return ["train", "baseline-scratch", *(f"-p{name}={value}" for name, value in parameters.items())]
-
-
-def train_in_this_process(epochs):
+def train_in_this_process(epochs, seed=0):
     """The same run, and its record."""
-    settings, data = Settings(epochs=epochs, **QUICK), load_data("mini")
-    run = Run(settings, data, "baseline-scratch")
+    settings, data = Settings(epochs=epochs, seed=seed, **QUICK), load_data("mini")
+    run = Run(settings, data, f"baseline-scratch-seed-{seed}" if seed else "baseline-scratch")
     run.fit(**vars(build_recipe(settings, data)))
     return run.finish()
 
 
 @two_cores
-def test_a_run_continues_in_two_processes_and_in_one(tmp_path, monkeypatch):
+def test_a_run_starts_and_continues_in_two_processes_and_continues_in_one(tmp_path, monkeypatch, launch):
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "one"))
-    one = train_in_this_process(1)
+    expected = [train_in_this_process(2, seed) for seed in (0, 1)]
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "two"))
-    done = command(*training(1), "--processes", "2")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch  1/1") == 1
-    two = read_record(tmp_path / "two/mini/baseline-scratch/record.json")
-    assert two["history"][0]["train_loss"] == pytest.approx(one["history"][0]["train_loss"], abs=0.02)
-    assert two["evaluation"]["top1"] == two["history"][0]["val_accuracy"]
-
-    done = command(*training(2), launcher=TORCHRUN)
-    assert done.returncode == 0, done.stderr
-    assert "continuing after epoch 1 of 2" in done.stdout and done.stdout.count("epoch  2/2") == 1
+    first = train_in_this_process(1)
+    status, said, wrong = launch(2, "--seeds", "0", "--seeds", "1")
+    assert status == 0, wrong
+    assert said.count("continuing after epoch 1 of 2") == said.count("epoch  1/2") == 1
+    assert said.count("epoch  2/2") == 2
+    records = [read_record(tmp_path / f"two/mini/baseline-scratch{seed}/record.json") for seed in ("", "-seed-1")]
+    for one, two in zip(expected, records, strict=True):
+        losses = [[row["train_loss"] for row in record["history"]] for record in (one, two)]
+        assert losses[0] == pytest.approx(losses[1], abs=0.02)
+        assert two["evaluation"]["top1"] == two["history"][1]["val_accuracy"]
 
     record = train_in_this_process(3)
-    processes = [environment["hardware"]["processes"] for environment in record["environments"]]
-    assert processes in ([2, 1], [2, 2, 1])  # the launchers may give each process as many threads, or not
-    assert [row["epoch"] for row in record["history"]] == [1, 2, 3] and record["history"][0] == two["history"][0]
+    assert [environment["hardware"]["processes"] for environment in record["environments"]] == [1, 2]
+    assert [row["epoch"] for row in record["history"]] == [1, 2, 3] and record["history"][0] == first["history"][0]
 
 
 @two_cores
-def test_an_error_in_one_of_the_processes_ends_the_command_with_its_message(tmp_path):
+def test_an_error_in_one_of_the_processes_ends_the_command_with_its_message(tmp_path, monkeypatch, launch):
     """The second process alone is told to write into a folder that cannot be made."""
     (tmp_path / "file").touch()
     (tmp_path / "sitecustomize.py").write_text(
@@ -158,16 +163,19 @@ def test_an_error_in_one_of_the_processes_ends_the_command_with_its_message(tmp_
         "if os.environ.get('RANK') == '1':\n"
         f"    os.environ['TINYCLF_REPORTS'] = {str(tmp_path / 'file' / 'reports')!r}\n"
     )
-    done = command(*training(1), "--processes", "2", path=tmp_path, TINYCLF_REPORTS=str(tmp_path / "reports"))
-    assert done.returncode == 1
-    assert f"tinyclf: cannot write to {tmp_path / 'file' / 'reports'}" in done.stderr
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
+    status, _, wrong = launch(1, path=tmp_path)
+    assert status == 1
+    assert f"tinyclf: cannot write to {tmp_path / 'file' / 'reports'}" in wrong
     said = r"tinyclf: training in 2 processes failed: process 1 \(process id \d+\) ended with status 1: its message"
-    assert re.match(said, done.stderr.splitlines()[-1])
+    assert re.match(said, wrong.splitlines()[-1])
 
 
 @two_cores
-def test_a_process_that_is_killed_is_named_and_the_others_end(tmp_path):
+def test_a_process_that_is_killed_is_named_and_the_others_end(tmp_path, monkeypatch, launch):
     """The second one kills itself where training starts; the name of this machine leads nowhere."""
+    for name in ("gethostname", "getfqdn"):
+        monkeypatch.setattr(socket, name, lambda *args: "nowhere.invalid")
     (tmp_path / "sitecustomize.py").write_text(
         "import os, socket\n"
         "socket.gethostname = socket.getfqdn = lambda *args: 'nowhere.invalid'\n"
@@ -177,9 +185,10 @@ def test_a_process_that_is_killed_is_named_and_the_others_end(tmp_path):
         "    import tinyclf.experiments.run as run\n"
         "    run.fit = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = command(*training(1), "--processes", "2", path=tmp_path, TINYCLF_REPORTS=str(tmp_path / "reports"))
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    last = done.stderr.splitlines()[-1]
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
+    status, _, wrong = launch(1, path=tmp_path)
+    assert status == 1 and "Traceback" not in wrong
+    last = wrong.splitlines()[-1]
     assert re.search(r"failed: process 1 \(process id \d+\) was killed by SIGKILL, .*the same command goes on$", last)
 
 

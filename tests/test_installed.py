@@ -44,8 +44,9 @@ def test_it_runs_an_experiment_in_the_working_folder_and_writes_nowhere_else(pro
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TINYCLF_")}
     environment |= {"PYTHONPATH": str(project / "site"), "PYTHONDONTWRITEBYTECODE": "1"}  # before the checkout
     before = files(project / "site")
-    command = [sys.executable, "-m", "tinyclf", "run", "baseline-scratch", "-p", "epochs=1", "-p", "input_size=32"]
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "tinyclf", "run", "baseline-scratch"]
+    quick = ["-p", "epochs=1", "-p", "input_size=16", "-p", "batch_size=100"]
+    done = subprocess.run([*command, *quick], cwd=project, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     run = project / "reports" / "mini" / "baseline-scratch"
     assert "Step 1: baseline" in (run / "index.html").read_text()

@@ -1,6 +1,5 @@
 """Real processes that are killed, interrupted or started twice: nothing is lost, and every history ends the same."""
 
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -10,7 +9,6 @@ import os
 import random
 import resource
 import signal
-import subprocess
 import sys
 import time
 from multiprocessing import forkserver
@@ -23,6 +21,7 @@ import torch
 from jupyter_client.manager import start_new_kernel
 from torch import nn
 
+from tinyclf import cli
 from tinyclf.data.packed import Packed, PackedSplit
 from tinyclf.experiments.initial import CHECKPOINT
 from tinyclf.experiments.recipe import recipe_for
@@ -33,14 +32,19 @@ from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS
 
-EPOCHS = 6
+EPOCHS = 4
 PAUSE = 0.02  # seconds, of each step of a run that is to be killed within its steps
 SETTINGS = Settings(epochs=EPOCHS, batch_size=8, crop_padding=4, cutmix=1.0)
 
 
 def child(reports, patch=None, pause=0.0, epochs=EPOCHS):
-    """A process that trains for so many epochs; `patch` changes what it does."""
+    """A process that trains for so many epochs; `patch` changes what it does.
+
+    What costs most in so short a run, to count its multiply-adds and to ask git for the commit, is left out.
+    """
     os.environ["TINYCLF_REPORTS"] = str(reports)
+    Run._compute = lambda run, model: dict.fromkeys(("own", "total", "published_baseline"), 1)
+    environment.commit = lambda: None
     torch.set_num_threads(1)
     if patch:
         patch()
@@ -67,7 +71,10 @@ def processes():
     """Starts processes that have imported everything already."""
     forkserver._forkserver._stop()  # one that other tests of this process started imports other modules
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tinyclf.experiments.run", "pytest", "nbformat", "jupyter_client.manager"])
+    metrics = "torchmetrics.functional.classification"  # which a run imports at its first evaluation
+    context.set_forkserver_preload(
+        ["tinyclf.experiments.run", "tinyclf.cli", metrics, "pytest", "nbformat", "jupyter_client.manager"]
+    )
     return context
 
 
@@ -137,13 +144,7 @@ WRITES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate
 
 
 def die_before(number, seen):
-    """From now on, this process dies at operation `number` on a file of the reports; `seen` counts them all.
-
-    What costs most in so short a run, to count its multiply-adds and to ask git for the commit, is left out.
-    """
-    compute = dict.fromkeys(("own", "total", "published_baseline"), 1)
-    Run._set_recipe = lambda run, recipe, model: run.about.update(recipe=recipe, layers="", compute=compute)
-    environment.commit = lambda: None
+    """From now on, this process dies at operation `number` on a file of the reports; `seen` counts them all."""
     reports, count = os.environ["TINYCLF_REPORTS"], itertools.count(1)
 
     def hook(event, arguments):
@@ -277,26 +278,41 @@ def wait_for(path, seconds=60):
         time.sleep(0.01)
 
 
-def test_an_interrupt_leaves_a_usable_checkpoint_and_no_traceback(tmp_path):
-    command = [sys.executable, "-m", "tinyclf", "train", "baseline-scratch", "-p", "epochs=1"]
-    environment = os.environ | {"TINYCLF_REPORTS": str(tmp_path)}
-    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # though in a background job
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **heard) as process:
-        path = tmp_path / "mini/baseline-scratch" / CHECKPOINT
-        with contextlib.ExitStack() as stack:
-            stack.callback(process.kill)
-            wait_for(path)  # the one before the first epoch
-            process.send_signal(signal.SIGINT)
-            stderr = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
-    assert "interrupted; the same command goes on" in stderr and "Traceback" not in stderr
+def command(reports, stderr):
+    """`tinyclf train baseline-scratch`, in a process of its own."""
+    os.environ["TINYCLF_REPORTS"] = str(reports)
+    sys.argv = ["tinyclf", "train", "baseline-scratch", "-p", "epochs=1"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # though in a background job
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
+    cli.main()
+
+
+def test_an_interrupt_leaves_a_usable_checkpoint_and_no_traceback(processes, tmp_path):
+    path, stderr = tmp_path / "mini/baseline-scratch" / CHECKPOINT, tmp_path / "stderr"
+    process = processes.Process(target=command, args=(tmp_path, stderr))
+    process.start()
+    wait_for(path)  # the one before the first epoch
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
+    said = stderr.read_text()
+    assert "interrupted; the same command goes on" in said and "Traceback" not in said
     assert checkpoint.read(path).about["history"] == []
+
+
+SOME = """
+from tinyclf.data.packed import PackedSplit
+few = {name: PackedSplit(getattr(data, name).images[::4], getattr(data, name).labels[::4]) for name in ("train", "val")}
+data = replace(data, **few)
+"""
 
 
 def test_an_interrupted_cell_run_again_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     cells = [cell.source for cell in nbformat.read(NOTEBOOKS / "1_baseline.ipynb", 4).cells if cell.cell_type == "code"]
+    loading = next(place for place, source in enumerate(cells) if "= load_data(" in source)
+    cells[loading] += SOME
     place = next(place for place, source in enumerate(cells) if "run.fit(" in source)
     cells[1] += "\nepochs, input_size, run_name = 3, 32, 'interrupted'"
     manager, client = start_new_kernel(kernel_name="python3")
@@ -304,14 +320,20 @@ def test_an_interrupted_cell_run_again_goes_on(tmp_path, monkeypatch):
     def execute(source, until=None):
         """The status of a cell and what it printed; interrupted once that has `until` in it."""
         printed, asked = "", client.execute(source)
-        while True:
-            message = client.get_iopub_msg(timeout=120)
-            if message["parent_header"].get("msg_id") == asked:
-                printed += message["content"].get("text", "")
-                if until and until in printed:
-                    until = manager.interrupt_kernel()
-                if message["content"].get("execution_state") == "idle":
-                    return client.get_shell_msg(timeout=10)["content"]["status"], printed
+
+        def answers(receive):  # others are those to what was asked while the kernel started
+            return (
+                message["content"]
+                for message in iter(lambda: receive(timeout=120), None)
+                if message["parent_header"].get("msg_id") == asked
+            )
+
+        for content in answers(client.get_iopub_msg):
+            printed += content.get("text", "")
+            if until and until in printed:
+                until = manager.interrupt_kernel()
+            if content.get("execution_state") == "idle":
+                return next(answers(client.get_shell_msg))["status"], printed
 
     try:
         assert execute("\n".join(cells[:place]))[0] == "ok"

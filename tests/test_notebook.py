@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 import typer
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from papermill.exceptions import PapermillExecutionError
 
 from tinyclf import cli
 from tinyclf.experiments.catalog import Experiment
@@ -191,28 +193,25 @@ def test_a_reports_folder_that_cannot_be_written_is_refused_before_anything_runs
     assert not (tmp_path / "ran").exists()
 
 
-def papermill(tmp_path, *parameters):
-    command = [sys.executable, "-m", "papermill", NOTEBOOKS / "1_baseline.ipynb", "out.ipynb", *parameters]
-    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-
-
 def test_plain_papermill_runs_the_baseline_from_any_folder(tmp_path, folder):
-    parameters = ["-p", "epochs", "1", "-p", "input_size", "32"]
-    done = papermill(tmp_path, *parameters, "-p", "run_name", "from-papermill", "--log-output")
+    quick = {"epochs": 1, "input_size": 16, "batch_size": 100}
+    parameters = [each for name, value in quick.items() for each in ("-p", name, str(value))]
+    command = [sys.executable, "-m", "papermill", NOTEBOOKS / "1_baseline.ipynb", "out.ipynb", *parameters]
+    last = ["-p", "run_name", "from-papermill", "--log-output"]
+    done = subprocess.run([*command, *last], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     record = json.loads((folder / "mini" / "from-papermill" / "record.json").read_text())
     assert record["settings"]["epochs"] == len(record["history"]) == 1
     assert (tmp_path / "out.ipynb").is_file()
     assert "epoch  1/1  lr 1e-03" in done.stderr  # a line for each epoch in the log
-    train_experiment("from Python", {"dataset": "mini", "epochs": 1, "input_size": 32, "run_name": "from-python"})
+    train_experiment("from Python", {"dataset": "mini", "run_name": "from-python"} | quick)
     histories = [(folder / "mini" / run / "history.csv").read_bytes() for run in ("from-papermill", "from-python")]
     assert histories[0] == histories[1]  # to the last bit
 
 
 def test_plain_papermill_with_a_slip_in_a_parameters_name_stops_at_once(tmp_path, folder):
-    done = papermill(tmp_path, "-p", "epoch", "1")
-    assert done.returncode != 0
-    assert "parameter = 'epoch': did you mean epochs? Expected one of dataset, " in done.stderr
+    with pytest.raises(PapermillExecutionError, match=r"'epoch': did you mean epochs\? Expected one of dataset, "):
+        papermill.execute_notebook(NOTEBOOKS / "1_baseline.ipynb", tmp_path / "out.ipynb", {"epoch": 1})
     assert not folder.exists()
 
 

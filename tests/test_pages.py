@@ -80,7 +80,7 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINYCLF_REPORTS", str(folder))
         patch.setenv("JPY_SESSION_NAME", "a notebook that calls `tinyclf run`")
-        short = {"epochs": 1, "input_size": 32}
+        short = {"epochs": 1, "input_size": 16, "batch_size": 100}
         scratch, other, data = select(["baseline-scratch", "data"], "mini", short, seeds=[0, 1])
         cli.run_one_by_one([scratch, data], notebook.run)
         train_experiment(other.name, other.parameters)

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import PurePosixPath
 from types import SimpleNamespace
 
@@ -11,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import EpsImagePlugin, Image
+from typer.testing import CliRunner
 
+from tinyclf import cli
 from tinyclf.data.cache import load_data
 from tinyclf.data.locate import locate_dataset
 from tinyclf.data.tiny_imagenet import TinyImageNet
@@ -32,7 +32,7 @@ def reports(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reports")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINYCLF_REPORTS", str(folder))
-        settings, data = Settings(epochs=1, batch_size=100), load_data("mini")
+        settings, data = Settings(epochs=1, batch_size=100, model="shufflenet_v2_x0_5"), load_data("mini")
         run = Run(settings, data, "short")
         run.fit(**vars(build_recipe(settings, data)))
         run.finish()
@@ -120,19 +120,15 @@ def test_a_model_that_is_broken_is_named_not_used(reports, tmp_path, monkeypatch
         Predictor("short", "mini")
 
 
-def cli(*arguments):
-    command = [sys.executable, "-m", "tinyclf", "predict", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 def test_the_command_names_what_is_no_image_and_goes_on(tmp_path):
     path, layout = locate_dataset("mini")
     TinyImageNet(path, "test", layout=layout).load(0).save(tmp_path / "good.png")
     (tmp_path / "bad.jpg").write_text("no image")
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:500])
     names = ["bad.jpg", "missing.jpg", "cut.png", "good.png"]
-    done = cli(*(tmp_path / name for name in names), tmp_path, "--run", "short")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+    paths = [str(tmp_path / name) for name in (*names, "")]
+    done = CliRunner().invoke(cli.app, ["predict", *paths, "--run", "short"])
+    assert done.exit_code == 1 and "Traceback" not in done.stderr
     for name in names[:3]:
         assert f"{tmp_path / name} is no image that can be read" in done.stderr
     assert "4 of the files could not be used" in done.stderr

@@ -345,7 +345,7 @@ def test_the_notebooks_are_listed_in_their_order_and_wording():
 
 def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
-    whole, short = 'Settings(dataset="mini")', 'Settings(dataset="mini", epochs=1, input_size=32)'
+    whole, short = 'Settings(dataset="mini")', 'Settings(dataset="mini", epochs=1, input_size=16, batch_size=100)'
     code = "\n".join(re.findall(r"^```python\n(.+?)^```", README, re.M | re.S))
     assert whole in code
     names = {}
