@@ -82,7 +82,7 @@ def test_a_small_stem_can_take_over_the_shrunk_filters_of_the_run_that_it_starts
 @pytest.mark.parametrize(
     ("changed", "classes", "said"),
     [
-        ({}, "abcd", r"made for input_size = 48, and this run is for input_size = 64\. .* -p input_size=48, .*"
+        ({}, "abcd", r"made for input_size = 48, and this run is for input_size = 24\. .* -p input_size=48, .*"
                      r"-p adapt=input_size$"),
         ({"input_size": 48, "stem": "small"}, "abcd", r"made for stem = imagenet, .* for stem = small\. .* -p stem=im"),
         ({"input_size": 48, "normalization": "imagenet"}, "abcd", r"normalization = none, .* normalization = imagenet"),
