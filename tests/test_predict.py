@@ -32,7 +32,10 @@ def reports(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reports")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINYCLF_REPORTS", str(folder))
-        settings, data = Settings(epochs=1, batch_size=100, model="shufflenet_v2_x0_5"), load_data("mini")
+        settings, data = (
+            Settings(epochs=1, input_size=64, batch_size=100, model="shufflenet_v2_x0_5"),
+            load_data("mini"),
+        )
         run = Run(settings, data, "short")
         run.fit(**vars(build_recipe(settings, data)))
         run.finish()
