@@ -36,7 +36,7 @@ QUICK = {"model": "squeezenet1_1"}  # where the model does not matter
 
 def leave_run(folder, name="some", **settings):
     """The checkpoint of a run of one epoch that nobody trained, with statistics of batch norm other than the first."""
-    settings, data = Settings(epochs=1, input_size=64, seed=3, **settings), load_data("mini")
+    settings, data = Settings(**{"epochs": 1, "input_size": 64, "seed": 3} | settings), load_data("mini")
     recipe = build_recipe(settings, data)
     recipe.model.train()(torch.rand(8, 3, 64, 64))
     state = checkpoint.TrainingState(recipe.model, recipe.optimizer, recipe.scheduler)
