@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -45,6 +46,15 @@ def test_jobs_run_at_the_same_time_and_after_what_they_need(tmp_path, capfd):
     assert said.index("parent: title of parent") < said.index("other: title of other"), "what others need comes first"
     assert {ran[name][2]["CUDA_VISIBLE_DEVICES"] for name in ("parent", "other")} == {"0", "1"}
     assert {given["OMP_NUM_THREADS"] for _, _, given in ran.values()} == {"1"}
+
+
+def test_of_those_that_may_start_the_longest_does(tmp_path, capfd):
+    names = ["finetuning", "finetuning-small-stem", "baseline-scratch", "data"]
+    planned = {each.name: each for each in plan(select(names, "mini"), "job_functions:note", lambda run: ())}
+    todo = [replace(job(tmp_path, name), length=planned[name].length) for name in names]
+    run_jobs(todo, [HERE])
+    started = [line.split(":")[0] for line in capfd.readouterr().err.splitlines() if "title of" in line]
+    assert started == ["finetuning-small-stem", "baseline-scratch", "finetuning", "data"]
 
 
 def test_a_failure_is_told_and_leaves_all_but_what_needs_it(tmp_path, capfd):

@@ -38,6 +38,7 @@ class Job:
     arguments: tuple[Any, ...] = ()
     needs: frozenset[str] = frozenset()  # jobs without which it cannot be done
     after: frozenset[str] = frozenset()  # jobs that come before it, even where they fail
+    length: int = 0  # roughly how long it takes, to start the longest first
 
 
 def plan(
@@ -56,10 +57,18 @@ def plan(
         weights = experiment.parameters.get("weights", "")
         needs = frozenset({STAND_IN}) if weights == "mini" else names & {parent_of(weights)}
         after = {name for name in names if LAST.get(name, 0) < LAST.get(experiment.name, 0)}
-        jobs.append(Job(experiment.name, experiment.title, function, arguments(experiment), needs, frozenset(after)))
+        called = (experiment.name, experiment.title, function, arguments(experiment))
+        jobs.append(Job(*called, needs, frozenset(after), length(experiment)))
     if any(STAND_IN in job.needs for job in jobs):
         jobs.insert(0, Job(STAND_IN, "for ImageNet weights on mini", "tinyclf.models.standin:weights_file"))
     return jobs
+
+
+def length(experiment: Experiment) -> int:
+    """Roughly how long an experiment takes: the pixels of its epochs, of which only small stems keep all."""
+    settings = experiment.settings
+    kept = 1 if settings.stem == "imagenet" else 16  # of 4x4 pixels
+    return settings.epochs * settings.input_size**2 * kept if experiment.trains else 0
 
 
 def shares(count: int, device: str) -> list[dict[str, str]]:
@@ -170,7 +179,8 @@ class Jobs:
 
 
 def run_jobs(jobs: list[Job], environments: list[dict[str, str]]) -> None:
-    """Do the jobs, as many at a time as there are environments; what most others need comes first.
+    """Do the jobs, as many at a time as there are environments; what most others need comes first, then what takes
+    longest.
 
     One that fails leaves the others, but for those that need it. Raises TinyclfError in the end, which names both.
     When this process is interrupted or told to end, the jobs end before it does.
@@ -179,7 +189,7 @@ def run_jobs(jobs: list[Job], environments: list[dict[str, str]]) -> None:
     os.environ["OMP_NUM_THREADS"] = environments[0]["OMP_NUM_THREADS"]  # read when torch is loaded, before the fork
     graph = TopologicalSorter({job.name: job.needs | job.after for job in jobs})
     graph.prepare()
-    by_followers = {job.name: job for job in sorted(jobs, key=lambda job: -followers(job, jobs))}
+    by_followers = {job.name: job for job in sorted(jobs, key=lambda job: (-followers(job, jobs), -job.length))}
     ready: set[str] = set()
     failed: list[str] = []
     skipped: list[str] = []
