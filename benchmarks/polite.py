@@ -18,7 +18,7 @@ import typer
 WAYS = {
     "torch's default": {},
     "passive": {"OMP_WAIT_POLICY": "passive"},
-    **{f"spin count {count:,}": {"GOMP_SPINCOUNT": str(count)} for count in (1_000, 10_000, 100_000)},
+    **{f"spin count {count:,}": {"GOMP_SPINCOUNT": str(count)} for count in (1_000, 3_000, 10_000, 100_000)},
     "tinyclf": {"BENCHMARK_IMPORTS": "tinyclf"},
 }
 BATCH, SIZE, WARM_UP = 20, 64, 3  # images, pixels, steps that are not counted

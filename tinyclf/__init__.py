@@ -26,7 +26,7 @@ __all__ = list(EXPORTS)
 # OpenMP's waiting threads spin for milliseconds by default, at the cost of whatever else the machine does: see
 # docs/benchmarks.md. It reads this when torch is loaded, so that it has no effect on a torch that was imported before.
 if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
-    os.environ["GOMP_SPINCOUNT"] = "10000"
+    os.environ["GOMP_SPINCOUNT"] = "1500"
 
 
 def __getattr__(name: str) -> Any:

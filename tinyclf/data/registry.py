@@ -61,7 +61,7 @@ DATASETS = {
             layout=MINI,
             synthetic=True,
             note="`mini` is a stand-in: a small synthetic data set in place of Tiny-ImageNet, and weights trained on "
-            "other synthetic classes in place of ImageNet's. Its Steps train at 24x24 and 96x96 in place of 64x64 "
+            "other synthetic classes in place of ImageNet's. Its Steps train at 24x24 and 88x88 in place of 64x64 "
             "and 224x224. Its numbers show that everything works, and compare with no published one.",
         ),
         DatasetInfo(
