@@ -282,12 +282,12 @@ def test_a_training_notebook_imports_what_tables_figures_and_metrics_need_when_t
         if cell["cell_type"] == "code" and "check_parameters(globals()" in "".join(cell["source"])
     ]
     lines = cell.partition("check_parameters(globals()")[0]
-    assert imported(lines, "pandas", "matplotlib.pyplot", "torchmetrics", "papermill") == "10000\n"
+    assert imported(lines, "pandas", "matplotlib.pyplot", "torchmetrics", "papermill") == "1500\n"
 
 
 def test_the_package_alone_imports_nothing_and_says_how_threads_wait_unless_the_user_does(monkeypatch):
     heavy = ("torch", "numpy", "pandas", "typer", "tinyclf.utils")
-    assert imported("import tinyclf", *heavy) == "10000\n"
+    assert imported("import tinyclf", *heavy) == "1500\n"
     for name, value in (("GOMP_SPINCOUNT", "7"), ("OMP_WAIT_POLICY", "active")):
         expected = f"{value}\n" if name == "GOMP_SPINCOUNT" else "None\n"
         assert imported(f"os.environ[{name!r}] = {value!r}\nimport tinyclf", *heavy) == expected
