@@ -14,7 +14,7 @@ from tinyclf.training.precision import unsupported_reason
 from tinyclf.utils.errors import TinyclfError
 
 CLASSES = 4
-PUBLISHED = Settings(epochs=2, batch_size=20)
+PUBLISHED = Settings(epochs=2, input_size=64, batch_size=20)
 EVERYTHING = dataclasses.replace(
     PUBLISHED,
     **{"stem": "sub-pixel", "normalization": "tiny-imagenet", "crop_padding": 8, "mixup": 0.2, "cutmix": 1.0},

@@ -34,7 +34,7 @@ from tinyclf.utils.paths import NOTEBOOKS
 
 EPOCHS = 4
 PAUSE = 0.02  # seconds, of each step of a run that is to be killed within its steps
-SETTINGS = Settings(epochs=EPOCHS, batch_size=8, crop_padding=4, cutmix=1.0)
+SETTINGS = Settings(epochs=EPOCHS, input_size=64, batch_size=8, crop_padding=4, cutmix=1.0)
 
 
 def child(reports, patch=None, pause=0.0, epochs=EPOCHS):

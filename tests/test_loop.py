@@ -22,7 +22,7 @@ from tinyclf.training.loop import fit, silent
 from tinyclf.utils.errors import TinyclfError
 
 CLASSES = 4
-SETTINGS = Settings(epochs=3, batch_size=8, step_size=2)
+SETTINGS = Settings(epochs=3, input_size=64, batch_size=8, step_size=2)
 RECIPE = dataclasses.replace(
     SETTINGS,
     **{"learning_rate": 0.05, "schedule": "cosine", "warmup": 1 / 3, "nesterov": True, "weight_decay": 0.01},
@@ -82,7 +82,7 @@ def numbers(history):
 def test_an_epoch_is_that_of_a_plain_loop(data):
     train, val = train_and_val(data)
     model = fresh()
-    history, _ = train_model(model, train, val, Settings(epochs=1, batch_size=8))
+    history, _ = train_model(model, train, val, Settings(epochs=1, input_size=64, batch_size=8))
 
     plain = fresh()
     use_small_map_conv(plain)

@@ -86,12 +86,12 @@ def test_several_runs_share_a_figure():
 
 def test_the_evaluation_has_a_column_for_each_way_to_evaluate():
     plain = leave("preprocessing", planned("preprocessing"))
-    assert list(evaluation_table(plain).texts) == ["", "validation, 128x128"]
+    assert list(evaluation_table(plain).texts) == ["", "validation, 88x88"]
     assert "top-1 accuracy" not in repr(evaluation_table(plain)), "the headline has it"
     result = {"top1": 0.3, "top5": 0.6, "loss": 3.0, "calibration_error": 0.01}
     record = leave("preprocessing", planned("preprocessing"), flip_tta=result, other_sizes={"64": result})
     texts = evaluation_table(record).texts
-    assert list(texts)[1:] == ["validation, 128x128", "validation, 128x128, flip TTA", "validation, 64x64"]
+    assert list(texts)[1:] == ["validation, 88x88", "validation, 88x88, flip TTA", "validation, 64x64"]
     assert texts["validation, 64x64"].tolist() == ["30.00%", "60.00%", "3.000", "1.00%"]
 
 
