@@ -54,10 +54,10 @@ def pretrain() -> dict[str, torch.Tensor]:
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = build_model("resnet18", len(data.classes)).to(memory_format=torch.channels_last)
+        model = build_model("resnet18", len(data.classes))
     use_small_map_conv(model)
     optimizer = torch.optim.SGD(
-        model.parameters(), LEARNING_RATE, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY, fused=True
+        model.parameters(), LEARNING_RATE, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, EPOCHS * len(loader))
     for epoch in range(EPOCHS):
@@ -66,4 +66,4 @@ def pretrain() -> dict[str, torch.Tensor]:
             cross_entropy(model(batch.images), batch.labels).backward()
             optimizer.step()
             schedule.step()
-    return {name: value.contiguous() for name, value in model.state_dict().items()}
+    return model.state_dict()
