@@ -1,6 +1,7 @@
 """Learning rates against torch's own schedulers, and the groups of weights that SGD treats differently."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,7 +10,14 @@ from torch.optim import lr_scheduler
 
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.resnet import build_model
-from tinyclf.training.optim import SGD, ExponentialMovingAverage, RateSchedule, make_optimizer, make_scheduler
+from tinyclf.training.optim import (
+    SGD,
+    ExponentialMovingAverage,
+    RateSchedule,
+    filters_as_they_lie,
+    make_optimizer,
+    make_scheduler,
+)
 from tinyclf.utils.errors import TinyclfError
 
 
@@ -167,3 +175,39 @@ def test_the_average_follows_a_model_whose_tensors_are_replaced():
     assert ema._kept is not kept
     assert torch.equal(ema.module[1].running_mean, model[1].running_mean)
     assert torch.equal(ema.module[0].weight, model[0].weight)
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}])
+def test_filters_shown_as_they_lie_give_the_same_bits_and_come_back(options):
+    models, seen = [], []
+    for shown in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(36, 2))
+        model.to(memory_format=torch.channels_last)
+        optimizer = optim.SGD(model.parameters(), 0.1, fused=True, **options)
+        weight = model[0].weight
+        optimizer.register_step_pre_hook(lambda *_, weight=weight: seen.append((*weight.shape, *weight.stride())))
+        for _ in range(3):
+            model(torch.rand(2, 3, 5, 5)).square().sum().backward()
+            with filters_as_they_lie(optimizer) if shown else nullcontext():
+                optimizer.step()
+        models.append(model)
+        assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+        assert all(state["momentum_buffer"].stride() == key.stride() for key, state in optimizer.state.items() if state)
+    assert all(map(torch.equal, models[0].parameters(), models[1].parameters()))
+    assert all(
+        one.grad.stride() == other.stride() for one, other in zip(*(m.parameters() for m in models), strict=True)
+    )
+    assert seen[0] == (3, 3, 3, 3, 27, 1, 9, 3) and seen[-1] == (3, 3, 3, 3, 27, 9, 3, 1)  # which torch does not copy
+
+
+def test_a_step_that_fails_leaves_model_and_optimizer_as_they_were():
+    model = nn.Conv2d(2, 4, 3).to(memory_format=torch.channels_last)
+    optimizer = optim.SGD(model.parameters(), 0.1, momentum=0.9, fused=True)
+    model(torch.rand(1, 2, 3, 3)).sum().backward()
+    optimizer.step()
+    with pytest.raises(KeyboardInterrupt), filters_as_they_lie(optimizer):
+        assert model.weight.shape == (4, 3, 3, 2)
+        raise KeyboardInterrupt
+    for tensor in (model.weight, model.weight.grad, optimizer.state[model.weight]["momentum_buffer"]):
+        assert tensor.shape == (4, 2, 3, 3) and tensor.is_contiguous(memory_format=torch.channels_last)

@@ -5,6 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
+from tinyclf.models import small_map_conv
 from tinyclf.models.small_map_conv import SmallMapConv2d, tap_matrix, use_small_map_conv
 
 
@@ -14,9 +15,11 @@ def changed(model):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 2), (2, 1), (3, 3), (2, 5)])
-@pytest.mark.parametrize("count", [0, 1, 5])
-def test_maps_and_gradients_are_those_of_torch(shape, stride, count):
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 2), (2, 1), (3, 3), (2, 4), (5, 3), (9, 8)])
+@pytest.mark.parametrize("count", [0, 1, small_map_conv.PRODUCT_IMAGES])
+@pytest.mark.parametrize("channels", [1, small_map_conv.COLUMNS_CHANNELS])  # that columns pay for
+def test_maps_and_gradients_are_those_of_torch(shape, stride, count, channels, monkeypatch):
+    monkeypatch.setattr(small_map_conv, "COLUMNS_CHANNELS", channels)
     torch.manual_seed(0)
     theirs = nn.Conv2d(4, 6, 3, stride, 1, bias=False).double().to(memory_format=torch.channels_last)
     ours = changed(nn.Sequential(nn.Conv2d(4, 6, 3, stride, 1, bias=False).double()))
@@ -39,6 +42,27 @@ def test_a_model_used_for_inference_first_can_be_trained_after():
         model(torch.rand(1, 2, 2, 2))
     model(torch.rand(1, 2, 2, 2)).sum().backward()
     assert model[0].weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    "channels, side, stride, count, way",
+    [
+        (4, 1, 1, 1, "product"),
+        (4, 2, 2, 31, "columns"),
+        (4, 2, 1, 32, "product"),
+        (512, 4, 1, 32, "columns"),
+        (512, 8, 2, 1, "columns"),
+        (511, 4, 1, 1, "torch"),
+        (512, 5, 1, 1, "torch"),
+    ],
+)
+def test_each_map_goes_the_way_that_is_fastest(channels, side, stride, count, way, monkeypatch):
+    taken = []
+    for name in ("product", "columns"):
+        monkeypatch.setattr(SmallMapConv2d, name, lambda self, maps, name=name: taken.append(name))
+    layer = changed(nn.Sequential(nn.Conv2d(1, channels, 3, stride, padding=1, bias=False)))
+    layer(torch.rand(count, 1, side, side))
+    assert taken == ([] if way == "torch" else [way])
 
 
 def test_what_is_larger_or_elsewhere_is_torchs_own():

@@ -20,6 +20,7 @@ from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.distributed import accelerate, data_parallel
 from tinyclf.training.evaluate import evaluate
 from tinyclf.training.guards import enough_memory, keep_memory, refuse_non_finite
+from tinyclf.training.optim import filters_as_they_lie
 from tinyclf.training.precision import autocast
 from tinyclf.training.progress import progress
 from tinyclf.utils.errors import TinyclfError
@@ -201,7 +202,8 @@ def train_epoch(
             state.scaler.update()
         else:
             loss.backward(share)
-            state.optimizer.step()
+            with filters_as_they_lie(state.optimizer):
+                state.optimizer.step()
         if state.scheduler and scheduler_interval == "step":
             state.scheduler.step()
         if state.ema:

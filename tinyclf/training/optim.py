@@ -1,6 +1,8 @@
 """The optimizer, its learning rate from step to step, and the average of the weights."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +88,37 @@ class SGD(optim.SGD):
         else:
             gradients = list(torch._foreach_mul(buffers, rates))
         torch._foreach_add_(parameters, gradients)
+
+
+@contextmanager
+def filters_as_they_lie(optimizer: optim.Optimizer) -> Iterator[None]:
+    """While a fused SGD steps on a CPU, show it the filters (C', C, H, W) that are channels last as (C', H, W, C).
+
+    It changes no number. But torch 2.5 to 2.15 copy each gradient that is not contiguous, in vain, which doubles the
+    time of a step: 20 ms instead of 10 for ResNet18 on one core, of 75 in all for a batch of 10 images of 24x24.
+    """
+    fused = [group for group in optimizer.param_groups if isinstance(optimizer, optim.SGD) and group["fused"]]
+    filters = []
+    for parameter in (parameter for group in fused for parameter in group["params"] if parameter.ndim == 4):
+        tensors = [parameter.data, parameter.grad, optimizer.state[parameter].get("momentum_buffer")]
+        last = all(x is None or x.is_contiguous(memory_format=torch.channels_last) for x in tensors)
+        if parameter.device.type == "cpu" and parameter.grad is not None and last:
+            filters.append((parameter, parameter.data, parameter.grad))
+
+    def show(order: tuple[int, ...], back: bool) -> None:
+        for parameter, data, grad in filters:
+            parameter.grad = None  # it must have the shape of the data at any time
+            parameter.data = data if back else data.permute(order)
+            parameter.grad = grad if back else grad.permute(order)
+            buffer = optimizer.state[parameter].get("momentum_buffer")
+            if buffer is not None and buffer.stride() != parameter.stride():
+                optimizer.state[parameter]["momentum_buffer"] = buffer.permute(order)
+
+    try:
+        show((0, 2, 3, 1), back=False)
+        yield
+    finally:
+        show((0, 3, 1, 2), back=True)
 
 
 @dataclass(frozen=True)
