@@ -10,6 +10,7 @@ from accelerate import PartialState
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchvision.models import ResNet
 
 from tinyclf.data.augment import Augmentation
 from tinyclf.data.loader import ImageLoader
@@ -17,8 +18,10 @@ from tinyclf.data.packed import Packed
 from tinyclf.experiments.initial import load_initial_weights
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.resnet import build_model
+from tinyclf.models.whitening import PIXELS, whiten_filters
 from tinyclf.training.describe import describe
 from tinyclf.training.optim import ExponentialMovingAverage, RateSchedule, make_optimizer, make_scheduler
+from tinyclf.utils.errors import TinyclfError
 
 EVALUATED = 1000 * 128**2  # pixels of a batch in evaluation on a GPU: some 5 GB with ResNet18 and its largest maps
 
@@ -47,7 +50,20 @@ def build_recipe(settings: Settings, data: Packed) -> Recipe:
     torch.manual_seed(settings.seed)
     model = build_model(settings.model, len(data.classes), stem=settings.stem, zero_init=settings.zero_init)
     load_initial_weights(model, settings, data.classes)
+    if settings.stem_init == "whitened":
+        whiten_stem(model, settings, data)
     return recipe_for(model, settings, len(data.train.labels))
+
+
+def whiten_stem(model: nn.Module, settings: Settings, data: Packed) -> None:
+    """Give the first layer of a ResNet filters made of training images. Raises TinyclfError for another model."""
+    if not isinstance(model, ResNet):
+        raise TinyclfError(f"stem_init = 'whitened': only ResNets have it, and the model is {settings.model!r}")
+    size, count = settings.input_size, len(data.train.labels)
+    some = slice(None, None, max(1, count * size**2 // PIXELS))  # of all classes, which follow each other
+    images, labels = data.train.images[some], data.train.labels[some]
+    loader = ImageLoader(images, labels, len(labels), input_size=size, normalization=settings.normalization)
+    whiten_filters(model.conv1, next(iter(loader.epoch(0))).images)
 
 
 def expected_recipe(settings: Settings, classes: int, images: int) -> Recipe:
