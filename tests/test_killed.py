@@ -23,6 +23,7 @@ from torch import nn
 
 from tinyclf import cli
 from tinyclf.data.packed import Packed, PackedSplit
+from tinyclf.experiments import run
 from tinyclf.experiments.initial import CHECKPOINT
 from tinyclf.experiments.recipe import recipe_for
 from tinyclf.experiments.run import Run
@@ -43,7 +44,7 @@ def child(reports, patch=None, pause=0.0, epochs=EPOCHS):
     What costs most in so short a run, to count its multiply-adds and to ask git for the commit, is left out.
     """
     os.environ["TINYCLF_REPORTS"] = str(reports)
-    Run._compute = lambda run, model: dict.fromkeys(("own", "total", "published_baseline"), 1)
+    run.compute = lambda *arguments: dict.fromkeys(("own", "total", "published_baseline"), 1)
     environment.commit = lambda: None
     torch.set_num_threads(1)
     if patch:

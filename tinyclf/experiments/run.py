@@ -1,7 +1,6 @@
 """A run: settings and data in, a folder with its record out. The record is what every table and figure is made from."""
 
 import dataclasses
-import functools
 from contextlib import ExitStack
 from pathlib import Path
 from weakref import WeakSet, WeakValueDictionary
@@ -14,14 +13,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from tinyclf.data.packed import Packed
 from tinyclf.experiments import catalog
+from tinyclf.experiments.compute import compute
 from tinyclf.experiments.identity import default_name, identity, identity_differences
-from tinyclf.experiments.initial import checkpoint_of, describe_initial_weights, find_parent, is_finished
+from tinyclf.experiments.initial import checkpoint_of, describe_initial_weights, is_finished
 from tinyclf.experiments.names import check_name, family
 from tinyclf.experiments.recipe import expected_recipe, train_loader, val_loader
 from tinyclf.experiments.record import RECORD, Record, read_record, write_record
 from tinyclf.experiments.settings import Settings
-from tinyclf.models.flops import training_multiply_adds
-from tinyclf.models.resnet import build_model
 from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.describe import describe
@@ -177,19 +175,7 @@ class Run:
         if swapped:  # no command builds these
             self.about["overrides"] |= swapped
             self.about["command"] = ""
-        self.about |= {"recipe": recipe, "layers": layers, "compute": self._compute(model)}
-
-    def _compute(self, model: nn.Module) -> dict[str, int | None]:
-        """The multiply-adds of training, forward and backward: this run's, all its ancestors' too, the baseline's."""
-        images, classes = len(self.data.train.labels), len(self.data.classes)
-        sizes = [self.settings.size_in(epoch + 1) for epoch in range(self.settings.epochs)]
-        parent = find_parent(self.settings, self.data.classes)
-        own = training_multiply_adds(model, sizes, images)
-        return {
-            "own": own,
-            "total": own + (parent.about["compute"]["total"] if parent else 0),
-            "published_baseline": images * baseline_multiply_adds(self.settings.dataset, classes),
-        }
+        self.about |= {"recipe": recipe, "layers": layers, "compute": compute(model, self.settings, self.data)}
 
     def is_recorded(self) -> bool:
         """Whether the folder holds the record of this very run, at its end, and it is not to start over."""
@@ -232,15 +218,6 @@ class Run:
                 other_sizes={size: self.evaluate(size)} if size else {},
                 flip_tta=self.evaluate(flip_tta=True) if self.settings.flip_tta else None,
             )
-
-
-@functools.cache  # half a second
-def baseline_multiply_adds(dataset: str, classes: int) -> int:
-    """The multiply-adds of training the published baseline, for each training image, of the data set's own size."""
-    baseline = Settings(dataset=dataset)
-    with torch.device("meta"):  # only counted: no weights are drawn
-        published = build_model(baseline.model, classes)
-    return training_multiply_adds(published, [baseline.input_size] * baseline.epochs, 1)
 
 
 def with_precision(settings: Settings, device: torch.device) -> Settings:

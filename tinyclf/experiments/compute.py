@@ -1,0 +1,34 @@
+"""What the training of a run costs, in multiply-adds, beside the published baseline."""
+
+import functools
+
+import torch
+from torch import nn
+
+from tinyclf.data.packed import Packed
+from tinyclf.experiments.initial import find_parent
+from tinyclf.experiments.settings import Settings
+from tinyclf.models.flops import training_multiply_adds
+from tinyclf.models.resnet import build_model
+
+
+def compute(model: nn.Module, settings: Settings, data: Packed) -> dict[str, int | None]:
+    """The multiply-adds of training, forward and backward: this run's, all its ancestors' too, the baseline's."""
+    images, classes = len(data.train.labels), len(data.classes)
+    sizes = [settings.size_in(epoch + 1) for epoch in range(settings.epochs)]
+    parent = find_parent(settings, data.classes)
+    own = training_multiply_adds(model, sizes, images)
+    return {
+        "own": own,
+        "total": own + (parent.about["compute"]["total"] if parent else 0),
+        "published_baseline": images * baseline_multiply_adds(settings.dataset, classes),
+    }
+
+
+@functools.cache  # half a second
+def baseline_multiply_adds(dataset: str, classes: int) -> int:
+    """The multiply-adds of training the published baseline, for each training image, of the data set's own size."""
+    baseline = Settings(dataset=dataset)
+    with torch.device("meta"):  # only counted: no weights are drawn
+        published = build_model(baseline.model, classes)
+    return training_multiply_adds(published, [baseline.input_size] * baseline.epochs, 1)
