@@ -29,6 +29,7 @@ from tinyclf.models.small_map_conv import use_small_map_conv
 from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.evaluate import evaluate
 from tinyclf.training.loop import train_epoch
+from tinyclf.training.optim import filters_as_they_lie
 from tinyclf.training.precision import autocast
 
 RECIPE = Settings(batch_size=BATCH)
@@ -226,7 +227,8 @@ class Limit(Way):
             self.optimizer.zero_grad()
             with autocast(self.precision, self.device):
                 (cross_entropy(self.forward(images), labels, reduction="sum") / len(labels)).backward()
-            self.optimizer.step()
+            with filters_as_they_lie(self.optimizer):
+                self.optimizer.step()
 
     @torch.no_grad()
     def evaluate(self, watch: Watch, workers: int) -> None:

@@ -182,23 +182,44 @@ def test_filters_shown_as_they_lie_give_the_same_bits_and_come_back(options):
     models, seen = [], []
     for shown in (False, True):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(36, 2))
-        model.to(memory_format=torch.channels_last)
+        body = [nn.Conv2d(3, 3, 3), nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, (3, 1), groups=4), nn.BatchNorm2d(4)]
+        model = nn.Sequential(*body, nn.Flatten(), nn.Linear(12, 2)).to(memory_format=torch.channels_last)
         optimizer = optim.SGD(model.parameters(), 0.1, fused=True, **options)
-        weight = model[0].weight
-        optimizer.register_step_pre_hook(lambda *_, weight=weight: seen.append((*weight.shape, *weight.stride())))
         for _ in range(3):
             model(torch.rand(2, 3, 5, 5)).square().sum().backward()
             with filters_as_they_lie(optimizer) if shown else nullcontext():
+                seen.append((*model[0].weight.shape, *model[0].weight.stride()))
                 optimizer.step()
         models.append(model)
         assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
-        assert all(state["momentum_buffer"].stride() == key.stride() for key, state in optimizer.state.items() if state)
+        for key, state in optimizer.state.items():
+            buffer = state.get("momentum_buffer", key)
+            assert (buffer.shape, buffer.stride()) == (key.shape, key.stride())
     assert all(map(torch.equal, models[0].parameters(), models[1].parameters()))
     assert all(
         one.grad.stride() == other.stride() for one, other in zip(*(m.parameters() for m in models), strict=True)
     )
     assert seen[0] == (3, 3, 3, 3, 27, 1, 9, 3) and seen[-1] == (3, 3, 3, 3, 27, 9, 3, 1)  # which torch does not copy
+
+
+class Clamped(optim.SGD):
+    def step(self, closure=None):
+        super().step(closure)
+        for parameter in self.param_groups[0]["params"]:
+            parameter.data = parameter.data.clamp(-0.01, 0.01)
+
+
+@pytest.mark.parametrize("make", [Clamped, optim.AdamW, optim.SGD])
+def test_other_optimizers_and_hooks_see_filters_as_usual(make):
+    model = nn.Conv2d(2, 4, 3).to(memory_format=torch.channels_last)
+    optimizer, shapes = make(model.parameters(), 0.1, fused=True), []
+    if make is optim.SGD:
+        optimizer.register_step_post_hook(lambda *_: shapes.append(model.weight.shape))
+    model(torch.rand(1, 2, 3, 3)).sum().backward()
+    with filters_as_they_lie(optimizer):
+        assert model.weight.shape == (4, 2, 3, 3)
+        optimizer.step()
+    assert make is not Clamped or model.weight.abs().max() <= 0.01
 
 
 def test_a_step_that_fails_leaves_model_and_optimizer_as_they_were():

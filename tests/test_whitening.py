@@ -37,7 +37,7 @@ def test_the_first_filters_are_the_directions_of_most_variance():
 def test_a_recipe_has_them_of_its_data_its_size_and_nothing_else_changes():
     data = load_data("mini")
     plain, whitened, larger = (
-        build_recipe(Settings(**options), data).model.state_dict()
+        build_recipe(Settings(normalization="tiny-imagenet", **options), data).model.state_dict()
         for options in ({}, {"stem_init": "whitened"}, {"stem_init": "whitened", "input_size": 32})
     )
     assert [name for name in plain if not torch.equal(plain[name], whitened[name])] == ["conv1.weight"]
@@ -49,5 +49,8 @@ def test_models_and_weights_that_it_is_not_for_are_refused():
         Settings(stem_init="whitened", weights="imagenet")
     with pytest.raises(TinyclfError, match="stem_init = 'whitened': it is for stem = 'imagenet' from scratch"):
         Settings(stem_init="whitened", stem="small")
-    with pytest.raises(TinyclfError, match="only ResNets have it, and the model is 'mobilenet_v2'"):
-        build_recipe(Settings(stem_init="whitened", model="mobilenet_v2"), load_data("mini"))
+    with pytest.raises(TinyclfError, match="stem_init = 'whitened': it needs images of mean 0"):
+        Settings(stem_init="whitened")
+    settings = Settings(stem_init="whitened", normalization="imagenet", model="mobilenet_v2")
+    with pytest.raises(TinyclfError, match="stem_init = 'whitened': only ResNets have it, not 'mobilenet_v2'"):
+        build_recipe(settings, load_data("mini"))

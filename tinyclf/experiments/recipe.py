@@ -45,7 +45,8 @@ class Recipe:
 def build_recipe(settings: Settings, data: Packed) -> Recipe:
     """The recipe of `settings` with its initial weights: what `tinyclf train` trains.
 
-    Random weights depend on the seed alone. Raises TinyclfError as `build_model` and `load_initial_weights` do.
+    Random weights depend on the seed alone, whitened filters on the data too. Raises TinyclfError as `build_model`,
+    `load_initial_weights` and `whiten_stem` do.
     """
     torch.manual_seed(settings.seed)
     model = build_model(settings.model, len(data.classes), stem=settings.stem, zero_init=settings.zero_init)
@@ -58,9 +59,9 @@ def build_recipe(settings: Settings, data: Packed) -> Recipe:
 def whiten_stem(model: nn.Module, settings: Settings, data: Packed) -> None:
     """Give the first layer of a ResNet filters made of training images. Raises TinyclfError for another model."""
     if not isinstance(model, ResNet):
-        raise TinyclfError(f"stem_init = 'whitened': only ResNets have it, and the model is {settings.model!r}")
+        raise TinyclfError(f"stem_init = 'whitened': only ResNets have it, not {settings.model!r}; give 'random'")
     size, count = settings.input_size, len(data.train.labels)
-    some = slice(None, None, max(1, count * size**2 // PIXELS))  # of all classes, which follow each other
+    some = slice(None, None, max(1, count * size**2 // PIXELS))  # spread over the classes, which follow each other
     images, labels = data.train.images[some], data.train.labels[some]
     loader = ImageLoader(images, labels, len(labels), input_size=size, normalization=settings.normalization)
     whiten_filters(model.conv1, next(iter(loader.epoch(0))).images)

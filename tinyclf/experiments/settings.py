@@ -60,7 +60,9 @@ class Settings:
     flip_tta: bool = False  # evaluate as well on each image together with its mirror image
     hold_out: bool = False  # validate on every tenth training image, which is then not trained on, in place of val
     stem: str = "imagenet"  # imagenet: 7x7, max pool | small: 3x3 | small-pool: and max pool | sub-pixel: 5x5, 2x2 each
-    stem_init: str = "random"  # random | shrunk: a small stem made of the 7x7 filters | whitened: 7x7 made of the data
+    stem_init: str = (
+        "random"  # random | shrunk: a small stem made of the 7x7 filters | whitened: 7x7, of training images
+    )
     zero_init: bool = False  # the last norm of each block starts at 0, so that a block starts by changing nothing
     epochs: int = 15
     batch_size: int = 0  # images a step; 0: the data set's own, 100 as published, fewer on the small ones
@@ -107,7 +109,12 @@ class Settings:
         if self.stem_init == "shrunk" and (self.stem == "imagenet" or self.weights == "none"):
             raise TinyclfError("stem_init = 'shrunk': it needs a small stem, and weights whose stem can be shrunk")
         if self.stem_init == "whitened" and (self.stem != "imagenet" or self.weights != "none"):
-            raise TinyclfError("stem_init = 'whitened': it is for stem = 'imagenet' from scratch, weights = 'none'")
+            raise TinyclfError(
+                "stem_init = 'whitened': it is for stem = 'imagenet' from scratch, weights = 'none'; "
+                "give stem_init = 'random'"
+            )
+        if self.stem_init == "whitened" and self.normalization == "none":
+            raise TinyclfError("stem_init = 'whitened': it needs images of mean 0, normalization = 'tiny-imagenet'")
         if self.zero_init and self.weights != "none":
             raise TinyclfError("zero_init = True: it is for a run from scratch, weights = 'none'")
 

@@ -1,8 +1,14 @@
 """Convolutions of small maps as the matrix products that they are, which is faster on a CPU.
 
-oneDNN is slow at them, most of all in the gradient of the weights. Measured on one AVX2 core, forward and backward
-together, from 512 to 512 channels: 64 maps of 1x1 take it 113 ms, the product below 7; 100 of 2x2, 217 and 66; 10 of
-2x2, 56, and the columns 21; 10 of 3x3, 57 and 25; 100 of 4x4, 480 and 420.
+oneDNN is slow at them, most of all in the gradient of the weights. Milliseconds of forward and backward together, from
+512 to 512 channels, on one AVX2 core:
+
+    images   maps   oneDNN   here
+        64   1x1       113      7   product
+       100   2x2       217     66   product
+        10   2x2        56     21   columns
+        10   3x3        57     25   columns
+       100   4x4       480    420   columns
 """
 
 from functools import cache
@@ -11,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Height and width up to which a product of all inputs with all outputs is taken. It has no more numbers to multiply
-# with than the convolution, most of whose taps lie on the padding, but a matrix to make, which few images do not repay.
+# Maps of 1x1 are a product of all inputs with all outputs, those of 2x2 too from so many images on: it has no more
+# numbers to multiply with than the convolution, most of whose taps lie on the padding, but a matrix to make first.
 PRODUCT_SIDE, PRODUCT_IMAGES = 2, 32
-# Of larger maps the 3x3 neighbourhoods are copied to columns. It pays for as many channels, and up to this side.
+# Other maps of 2x2, and up to this side those of so many output channels, are copied to columns of neighbourhoods.
 COLUMNS_SIDE, COLUMNS_CHANNELS = 4, 512
 Sizes = tuple[int, ...]  # of height and width
 
@@ -24,13 +30,13 @@ class SmallMapConv2d(nn.Conv2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         """From (B, C, H, W) to (B, C', H', W'), as `Conv2d` does."""
-        count, side = len(maps), max(maps.shape[2:])
-        if maps.device.type != "cpu":
+        if maps.device.type != "cpu" or torch.compiler.is_exporting():  # for any number of images
             return super().forward(maps)
+        count, side = maps.shape[0], max(maps.shape[2:])
         if side == 1 or (side <= PRODUCT_SIDE and count >= PRODUCT_IMAGES):
             return self.product(maps)
-        wide = self.out_channels >= COLUMNS_CHANNELS and side <= COLUMNS_SIDE * max(self.stride)
-        if side <= PRODUCT_SIDE or wide:
+        many = self.out_channels >= COLUMNS_CHANNELS and side <= COLUMNS_SIDE * max(self.stride)
+        if side <= PRODUCT_SIDE or many:
             return self.columns(maps)
         return super().forward(maps)
 

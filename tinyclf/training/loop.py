@@ -114,7 +114,7 @@ def one_epoch(
 def prepare(state: TrainingState, accelerator: Accelerator) -> nn.Module:
     """Bring the models of `state` to the device, in the layout that is fastest there; returns what to call in a step.
 
-    The results stay the same but for rounding: on a CPU, convolutions of the smallest maps become those of
+    The results stay the same but for rounding: on a CPU, convolutions of small maps become those of
     small_map_conv.py, and plain SGD updates all parameters in one pass (`fused`) unless it was told how to.
     """
     for model in (state.model, state.trained_model):
