@@ -96,14 +96,14 @@ def test_compute_within_two_per_cent_is_equal_and_no_chain_of_it():
 
 
 def test_the_figure_has_compute_accuracy_and_error_and_marks_the_chosen_one():
-    for name in ("fast-scratch.four", "fast-scratch.whitened-four"):
+    for name in ("fast-scratch.four", "fast-scratch.four-from-16"):
         leave(name, planned(name, "tiny-imagenet"), (0.1, 0.5))
     rows = compared("tiny-imagenet")
-    assert rows["chosen"].to_dict() == {"four": False, "whitened-four": True}
+    assert rows["chosen"].to_dict() == {"four": False, "four-from-16": True}
     figure, words, data = compute_figure(rows)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["ablation, ± 1 standard error", "chosen as the recipe, ± 1 standard error"]
-    assert "whitened-four 50.0% at 13.3%" in words and data["error"].tolist() == pytest.approx([0.25 / 10**0.5] * 2)
+    assert "four-from-16 50.0% at 13.3%" in words and data["error"].tolist() == pytest.approx([0.25 / 10**0.5] * 2)
     assert "chosen as the recipe" in table(rows, COLUMNS).data
 
 

@@ -107,7 +107,7 @@ def test_what_the_command_of_a_run_selects_has_its_settings(tmp_path):
     path = tmp_path / "x.safetensors"
     path.touch()
     for names, given, imagenet in [
-        (["fast-scratch"], {"epochs": 3, "stem_init": "random"}, ""),
+        (["fast-scratch"], {"epochs": 3, "stem": "small"}, ""),
         (["baseline-imagenet"], {}, str(path)),
         (["baseline-imagenet"], {"weights": "imagenet"}, ""),
         (["preprocessing", "finetuning"], {"flip": True}, ""),
@@ -146,7 +146,7 @@ def test_published_results_have_the_names_of_their_experiments():
 
 @pytest.mark.parametrize("dataset", ["tiny-imagenet", "tiny-imagenet-20"])
 def test_a_recipe_is_what_the_search_by_its_ablations_ended_with(dataset):
-    assert catalog.chosen("fast-scratch", dataset) == "whitened-four"
+    assert catalog.chosen("fast-scratch", dataset) == "four-from-16"
     assert catalog.chosen("modern-imagenet", dataset) == "sub-pixel"
 
 
