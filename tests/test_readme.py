@@ -15,7 +15,7 @@ import pytest
 
 from tinyclf.experiments.names import family
 from tinyclf.report.figures import Line, curve_table
-from tinyclf.report.format import duration
+from tinyclf.report.format import duration, share
 from tinyclf.report.published import PUBLISHED
 from tinyclf.report.runs import load_histories, load_runs
 from tinyclf.utils.paths import NOTEBOOKS, PROJECT
@@ -315,6 +315,18 @@ def test_the_recipes_tell_what_the_choice_of_fast_scratch_cost(committed):
     assert f"reached {four.mean():.2f} ± {four.std():.2f}% with three seeds" in told
     assert f"{round(four.mean(), 2) - round(seeds.mean(), 2):.2f} points less than `four`" in told
     assert seeds.max() < four.min() and "the best of its three seeds is below the worst of `four`" in told
+
+
+def test_the_recipes_tell_how_far_a_fortieth_is(committed):
+    rows = pd.read_csv(PROJECT / "reports/tiny-imagenet/ablations.csv", index_col="ablation")
+    accuracy, part = (100 * rows["accuracy"]).map("{:.1f}".format), rows["share"].map(share)
+    told = " ".join(RECIPES.split("The next goal, a fortieth, is missed.")[1].split("\n\n")[0].split())
+    assert f"At {part['two-at-30']} of the baseline's compute, two epochs reach {accuracy['two-at-30']}%" in told
+    assert f"and {accuracy['whitened']}% where" in told and part["whitened"] == part["two-at-30"]
+    assert f"at {part['whitened-three']}, reach {accuracy['whitened-three']}%" in told
+    assert f"at {part['whitened-four']}, has {accuracy['whitened-four']}%" in told
+    assert f"`four-from-16`, {accuracy['four-from-16']}%" in told
+    assert rows["share"][rows["accuracy"] > PUBLISHED["baseline-scratch"]["last"]].min() > 1 / 40
 
 
 def test_the_recipes_tell_which_ablations_of_every_tenth_class_differ(committed):
