@@ -184,7 +184,8 @@ def test_filters_shown_as_they_lie_give_the_same_bits_and_come_back(options):
         torch.manual_seed(0)
         body = [nn.Conv2d(3, 3, 3), nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, (3, 1), groups=4), nn.BatchNorm2d(4)]
         model = nn.Sequential(*body, nn.Flatten(), nn.Linear(12, 2)).to(memory_format=torch.channels_last)
-        optimizer = optim.SGD(model.parameters(), 0.1, fused=True, **options)
+        groups = [{"params": model.parameters()}, {"params": []}]
+        optimizer = optim.SGD(groups, 0.1, fused=True, **options)
         for _ in range(3):
             model(torch.rand(2, 3, 5, 5)).square().sum().backward()
             with filters_as_they_lie(optimizer) if shown else nullcontext():
