@@ -178,7 +178,16 @@ def train_and_evaluate(settings, change=lambda state: None, float64=True):
         train, val = train_loader(data(), settings, process), val_loader(data(), settings, process)
         val.batch_size = 8  # more than one of them
         with watch:
-            loop.train_epoch(called, state, recipe.criterion, train, 1, recipe.scheduler_interval, settings.precision)
+            loop.train_epoch(
+                called,
+                state,
+                recipe.criterion,
+                train,
+                1,
+                recipe.scheduler_interval,
+                recipe.before_step,
+                settings.precision,
+            )
             for flip_tta in {False, settings.flip_tta}:
                 evaluate.evaluate(state.trained_model, val, 1, precision=settings.precision, flip_tta=flip_tta)
         states = [each for values in state.optimizer.state.values() for each in tensors(values)]

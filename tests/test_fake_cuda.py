@@ -40,7 +40,7 @@ def paths(settings):
     """What decides which operations a step has: names of settings, each with a value or with whether it is on."""
     values = dataclasses.asdict(settings)
     off = dataclasses.asdict(Settings())
-    on = {name: values[name] != off[name] for name in (*NUMBERS, "mixup", "cutmix", "start_size")}
+    on = {name: values[name] != off[name] for name in (*NUMBERS, "mixup", "cutmix", "start_size", "shallow")}
     rest = {name: values[name] for name in ("model", "stem", "schedule", "nesterov", "flip", "flip_tta", "precision")}
     sizes = {"enlarged": settings.input_size > 64, "shrunk": settings.input_size < 64}
     return frozenset((on | rest | sizes | {"normalised": settings.normalization != "none"}).items())

@@ -17,8 +17,8 @@ from tinyclf.utils.paths import reports_dir
 
 RECIPES_NOTEBOOK = "4_recipes.ipynb"  # builds model, loss, optimizer and schedule from the settings, whatever they are
 RECIPE_SETTINGS = {
-    *("model", "stem", "stem_init", "zero_init", "label_smoothing", "ema_decay", "schedule", "warmup", "step_size"),
-    *("gamma", "learning_rate", "layer_decay", "momentum", "nesterov", "weight_decay"),
+    *("model", "stem", "stem_init", "zero_init", "shallow", "label_smoothing", "ema_decay", "schedule", "warmup"),
+    *("step_size", "gamma", "learning_rate", "layer_decay", "momentum", "nesterov", "weight_decay"),
 }
 DATASET: schema.Rule = (f"one of {', '.join(DATASETS)}", lambda value: value in tuple(DATASETS))
 EXPERIMENT: dict[str, schema.Rule] = {

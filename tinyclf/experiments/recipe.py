@@ -17,6 +17,7 @@ from tinyclf.data.loader import ImageLoader
 from tinyclf.data.packed import Packed
 from tinyclf.experiments.initial import load_initial_weights
 from tinyclf.experiments.settings import Settings
+from tinyclf.models.depth import GrowingDepth
 from tinyclf.models.resnet import build_model
 from tinyclf.models.whitening import PIXELS, whiten_filters
 from tinyclf.training.describe import describe
@@ -36,10 +37,12 @@ class Recipe:
     scheduler: LRScheduler
     scheduler_interval: str
     ema: ExponentialMovingAverage | None
+    before_step: GrowingDepth | None
 
     def describe(self) -> dict[str, str | None]:
         """The recipe in words, as a record has it."""
-        return describe(self.model, self.criterion, self.optimizer, self.scheduler, self.scheduler_interval, self.ema)
+        parts = self.model, self.criterion, self.optimizer, self.scheduler
+        return describe(*parts, self.scheduler_interval, self.ema, self.before_step)
 
 
 def build_recipe(settings: Settings, data: Packed) -> Recipe:
@@ -76,6 +79,8 @@ def expected_recipe(settings: Settings, classes: int, images: int) -> Recipe:
 
 def recipe_for(model: nn.Module, settings: Settings, images: int) -> Recipe:
     """The recipe of `settings` for a model that has its weights. images: how many an epoch trains on."""
+    steps = -(-images // settings.batch_size)
+    before_step = GrowingDepth(model, settings.shallow_steps(steps)) if settings.shallow else None
     optimizer = make_optimizer(
         model,
         settings.learning_rate,
@@ -84,12 +89,11 @@ def recipe_for(model: nn.Module, settings: Settings, images: int) -> Recipe:
         weight_decay=settings.weight_decay,
         layer_decay=settings.layer_decay,
     )
-    steps = -(-images // settings.batch_size)
     rates = RateSchedule(settings.schedule, settings.epochs, steps, settings.warmup, settings.step_size, settings.gamma)
     scheduler, interval = make_scheduler(optimizer, rates)
     criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
     ema = ExponentialMovingAverage(model, settings.ema_decay) if settings.ema_decay else None
-    return Recipe(model, criterion, optimizer, scheduler, interval, ema)
+    return Recipe(model, criterion, optimizer, scheduler, interval, ema, before_step)
 
 
 def train_loader(data: Packed, settings: Settings, process: PartialState) -> ImageLoader:

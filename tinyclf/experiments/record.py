@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # not imported to list or draw records: they take seconds
 Record = dict[str, Any]
 VERSION = 2  # raise it when a key of a record changes
 ABOUT = ("command", "overrides", "settings", "recipe", "data", "weights", "compute", "environments")
+RECIPE = ("model", "criterion", "optimizer", "scheduler", "ema", "before_step")
 EPOCH = ("epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 MISTAKES = 100  # kept of a run, the most confident ones
 RECORD = "record.json"
@@ -61,7 +62,7 @@ SHAPE: dict[str, schema.Shape] = {
     "command": schema.LINE,
     "overrides": schema.TABLE,
     "settings": check_settings,
-    "recipe?": {f"{name}?": schema.TEXT for name in ("model", "criterion", "optimizer", "scheduler", "ema")},
+    "recipe?": {f"{name}?": schema.TEXT for name in RECIPE},
     "data": {"name": schema.TEXT, "classes": schema.COUNT, "train": schema.COUNT, "val": schema.COUNT}
     | {"sha256": schema.TEXT},
     "weights": {"label": schema.TEXT, "file?": schema.TEXT, "sha256?": schema.TEXT, "parent?": PARENT},

@@ -27,7 +27,7 @@ from tinyclf.training.device import device_line
 from tinyclf.training.distributed import this_process
 from tinyclf.training.evaluate import Evaluation, evaluate
 from tinyclf.training.guards import enough_memory
-from tinyclf.training.loop import Epoch, Loss, fit, silent
+from tinyclf.training.loop import BeforeStep, Epoch, Loss, fit, silent
 from tinyclf.training.precision import (
     best_precision,
     refuse_unsupported,
@@ -99,18 +99,20 @@ class Run:
         *,
         scheduler_interval: str = "epoch",
         ema: AveragedModel | None = None,
+        before_step: BeforeStep | None = None,
     ) -> list[Epoch]:
         """Train `model` in place, continuing from the checkpoint if there is one; returns the whole history.
 
         model: images float32 (B, 3, H, W) to logits (B, classes). criterion: of logits and labels, a mean over the
         batch. optimizer: of the model's parameters. scheduler: steps each `epoch` or each `step`, as
         `scheduler_interval` says. ema: an average of the weights, updated after each step and evaluated in place of
-        the model; any of torch's `AveragedModel`.
+        the model; any of torch's `AveragedModel`. before_step: is called before each step with the number of those
+        before it, to change which parts of the model run; the compute on record is that of the settings.
         Raises TinyclfError when the checkpoint is of another model, loss, optimizer or scheduler, when a name of the
         catalog is given to another recipe than its own, when this run is under way in another process, and when it
         would start with a model that was trained before in this process.
         """
-        self._set_recipe(describe(model, criterion, optimizer, scheduler, scheduler_interval, ema), model)
+        self._set_recipe(describe(model, criterion, optimizer, scheduler, scheduler_interval, ema, before_step), model)
         self.state = TrainingState(model, optimizer, scheduler, ema)
         with self._locked() as lock:
             self._continue_from_checkpoint()  # again, as no other process changes it now
@@ -139,6 +141,7 @@ class Run:
                     val_loader(self.data, self.settings, self.process),
                     epochs=self.settings.epochs,
                     scheduler_interval=scheduler_interval,
+                    before_step=before_step,
                     precision=self.settings.precision,
                     save_to=self.checkpoint,
                     about=self.about,

@@ -22,6 +22,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "learning_rate": (0, 100),
     "step_size": (1, 10_000),
     "gamma": (0, 1),
+    "shallow": (0, 0.99),
     "warmup": (0, 0.5),
     "layer_decay": (0, 1),
     "momentum": (0, 1),
@@ -62,6 +63,7 @@ class Settings:
     stem: str = "imagenet"  # imagenet: 7x7, max pool | small: 3x3 | small-pool: and max pool | sub-pixel: 5x5, 2x2 each
     stem_init: str = "random"  # random | shrunk: a small stem made of the 7x7 filters | whitened: 7x7 made of images
     zero_init: bool = False  # the last norm of each block starts at 0, so that a block starts by changing nothing
+    shallow: float = 0.0  # share of the training steps in which the first block of each stage runs alone
     epochs: int = 15
     batch_size: int = 0  # images a step; 0: the data set's own, 100 as published, fewer on the small ones
     learning_rate: float = 0.001
@@ -115,6 +117,8 @@ class Settings:
             raise TinyclfError("stem_init = 'whitened': it needs images of mean 0, normalization = 'tiny-imagenet'")
         if self.zero_init and self.weights != "none":
             raise TinyclfError("zero_init = True: it is for a run from scratch, weights = 'none'")
+        if self.shallow and not self.zero_init:
+            raise TinyclfError("shallow > 0: blocks that join later must start as the identity, zero_init = True")
 
     def _check_sizes(self) -> None:
         if self.eval_size:
@@ -133,10 +137,14 @@ class Settings:
         size = self.start_size + (self.input_size - self.start_size) * (epoch - 1) / growing
         return min(max(self.start_size, round(size / 8) * 8), self.input_size)
 
+    def shallow_steps(self, steps: int) -> int:
+        """The number of training steps in which the first block of each stage runs alone. steps: in an epoch."""
+        return round(self.shallow * self.epochs * steps)
+
     @property
     def planned(self) -> bool:
         """Whether every epoch depends on how many there are, so that a run cannot go on to more."""
-        return self.schedule != "step" or bool(self.warmup or self.start_size)
+        return self.schedule != "step" or bool(self.warmup or self.start_size or self.shallow)
 
     @property
     def parent(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,13 +51,12 @@ def convolution_backward(
 GROUPED = {torch.ops.aten.convolution_backward: convolution_backward}
 
 
-def training_multiply_adds(model: nn.Module, sizes: Sequence[int], images: int) -> int:
-    """Multiply-adds of training on so many images an epoch; sizes: the input size of every epoch.
+def training_multiply_adds(model: nn.Module, images: Mapping[int, int]) -> int:
+    """Multiply-adds of training; images: how many of each input size, in all epochs.
 
     Evaluation, augmentation and the steps of the optimizer are not counted.
     """
-    by_size = {size: multiply_adds(model, size) for size in set(sizes)}
-    return images * sum(by_size[size] for size in sizes)
+    return sum(count * multiply_adds(model, size) for size, count in images.items())
 
 
 def layers(model: nn.Module, input_size: int) -> pd.DataFrame:

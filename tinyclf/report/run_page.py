@@ -12,7 +12,7 @@ from tinyclf.data.registry import DATASETS
 from tinyclf.experiments import catalog
 from tinyclf.experiments.catalog import Experiment
 from tinyclf.experiments.identity import default_name
-from tinyclf.experiments.record import Record, read_records, table_path
+from tinyclf.experiments.record import RECIPE, Record, read_records, table_path
 from tinyclf.experiments.settings import Settings
 from tinyclf.report import widgets
 from tinyclf.report.columns import Column
@@ -22,7 +22,7 @@ from tinyclf.report.format import assignments, duration, format_metric, hardware
 from tinyclf.report.html import Table, details, link, small_lines, table, verdict_mark
 from tinyclf.report.navigation import run_title
 from tinyclf.report.published import published, published_curve
-from tinyclf.report.runs import RECIPE, history_frame, start_of
+from tinyclf.report.runs import history_frame, start_of
 from tinyclf.report.verdict import interval, verdict
 from tinyclf.report.wording import data_notes
 from tinyclf.utils.checks import one_of

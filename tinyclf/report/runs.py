@@ -11,12 +11,11 @@ from typing import Any
 
 from tinyclf.experiments import catalog
 from tinyclf.experiments.names import family
-from tinyclf.experiments.record import Record, read_records
+from tinyclf.experiments.record import RECIPE, Record, read_records
 from tinyclf.experiments.settings import Settings
 from tinyclf.utils.lazy import pd
 
 Row = dict[str, Any]  # values by the names of columns
-RECIPE = ("model", "criterion", "optimizer", "scheduler", "ema")
 AVERAGED = ("accuracy", "best_accuracy", "top5", "loss", "calibration_error", "flip_tta")  # over seeds, with deviation
 # Each column and its value in a record. Accuracies lie in 0..1, losses are in nats, compute is in multiply-adds.
 COLUMNS: dict[str, Callable[[Record], Any]] = {

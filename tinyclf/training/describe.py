@@ -26,8 +26,9 @@ def describe(
     scheduler: LRScheduler | None,
     interval: str,
     ema: AveragedModel | None,
+    before_step: Any = None,
 ) -> dict[str, str | None]:
-    """The recipe in words: `model`, `criterion`, `optimizer`, `scheduler`, `ema`; the last two may be None.
+    """The recipe in words: model, criterion, optimizer, scheduler, ema, before_step; the last three may be None.
 
     Objects of the same class with the same constants give the same words, however far they have trained.
     """
@@ -38,6 +39,7 @@ def describe(
         "optimizer": describe_optimizer(optimizer),
         "scheduler": f"{describe_object(scheduler, skip=MOVING)} each {interval}" if scheduler else None,
         "ema": describe_object(ema, skip={"training", "module"}) if ema else None,
+        "before_step": describe_object(before_step, skip={"stages"}) if before_step else None,
     }
 
 

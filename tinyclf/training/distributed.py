@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 from torch import Tensor, nn
 from torch.distributed import DistError, all_reduce
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -137,11 +137,12 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         return centred * scale[:, None, None] + self.bias[:, None, None]
 
 
-def data_parallel(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+def data_parallel(model: nn.Module, accelerator: Accelerator, *, changes: bool = False) -> nn.Module:
     """`model` for training in all processes of `accelerator`: batch norms see whole batches, gradients are averaged.
 
     The parameters are those of `model` itself, whose batch norms are replaced in place where there are several
     processes. (On several GPUs, torch's batch norm over all of them waits for the host in each layer.)
+    changes: whether a step may leave out parameters, for which the others then do not wait.
     """
     if accelerator.num_processes == 1:
         return model
@@ -151,5 +152,6 @@ def data_parallel(model: nn.Module, accelerator: Accelerator) -> nn.Module:
         for layer in model.modules():
             if type(layer) is nn.BatchNorm2d:
                 layer.__class__ = SyncedBatchNorm
+    accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=changes)
     prepared: nn.Module = accelerator.prepare_model(model)
     return prepared

@@ -20,13 +20,14 @@ from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.distributed import accelerate, data_parallel
 from tinyclf.training.evaluate import evaluate
 from tinyclf.training.guards import enough_memory, keep_memory, refuse_non_finite
-from tinyclf.training.optim import filters_as_they_lie
+from tinyclf.training.optim import start_late_momenta, update
 from tinyclf.training.precision import autocast
 from tinyclf.training.progress import progress
 from tinyclf.utils.errors import TinyclfError
 
 Epoch = dict[str, float]  # one row of a history, see `fit`
 Loss = Callable[[Tensor, Tensor], Tensor]  # of logits (B, classes) and labels (B,) or probabilities (B, classes)
+BeforeStep = Callable[[int], None]  # of the number of steps that were made before
 
 
 def fit(
@@ -37,6 +38,7 @@ def fit(
     *,
     epochs: int,
     scheduler_interval: str = "epoch",
+    before_step: BeforeStep | None = None,
     precision: str = "fp32",
     save_to: Path | None = None,
     about: dict[str, Any] | None = None,
@@ -52,6 +54,8 @@ def fit(
     average of the weights is evaluated.
 
     criterion: gives the mean over a batch. scheduler_interval: `epoch` or `step`, when the scheduler steps.
+    before_step: is called before each step with the number of those before it, after an interruption as without one.
+    It may change which parts of the model run.
     train, val: on the device of this process. Where `torchrun` started several processes, each gets its own part of
     every batch (see `ImageLoader`), and the result is that of one process but for rounding.
     save_to: a checkpoint file, written before the first epoch and after every one. Where it exists, training continues
@@ -60,7 +64,7 @@ def fit(
     Raises TinyclfError when the loss is not finite, naming epoch, step and learning rate, and when memory runs out.
     """
     accelerator = accelerate()
-    model = prepare(state, accelerator)
+    model = prepare(state, accelerator, changes=before_step is not None)
     if precision == "fp16" and state.scaler is None:
         state.scaler = torch.amp.GradScaler(accelerator.device.type)  # its gradients would often round to 0
     if isinstance(criterion, nn.Module):
@@ -71,7 +75,9 @@ def fit(
         what = "continuing after" if len(history) < epochs else "nothing to train: this run reached"
         report(f"{what} epoch {len(history)} of {epochs}, as {save_to and save_to.name} holds it")
     for epoch in range(len(history) + 1, epochs + 1):
-        row = one_epoch(model, state, criterion, train, val, epoch, scheduler_interval, precision, accelerator)
+        row = one_epoch(
+            model, state, criterion, train, val, epoch, scheduler_interval, before_step, precision, accelerator
+        )
         history.append(row)
         if save_to and accelerator.is_main_process:
             checkpoint.save(save_to, state, (about or {}) | {"history": history})
@@ -87,13 +93,16 @@ def one_epoch(
     val: ImageLoader,
     epoch: int,
     scheduler_interval: str,
+    before_step: BeforeStep | None,
     precision: str,
     accelerator: Accelerator,
 ) -> Epoch:
     """Train for an epoch, evaluate, and step a scheduler that steps each epoch; returns the row of the history."""
     started = time.perf_counter()
     with enough_memory(train.batch_size):
-        metrics = train_epoch(model, state, criterion, train, epoch, scheduler_interval, precision, accelerator)
+        metrics = train_epoch(
+            model, state, criterion, train, epoch, scheduler_interval, before_step, precision, accelerator
+        )
         trained = time.perf_counter()
         evaluation = evaluate(state.trained_model, val, epoch, precision=precision, accelerator=accelerator)
     if isinstance(state.scheduler, ReduceLROnPlateau):
@@ -111,11 +120,12 @@ def one_epoch(
     }
 
 
-def prepare(state: TrainingState, accelerator: Accelerator) -> nn.Module:
+def prepare(state: TrainingState, accelerator: Accelerator, *, changes: bool = False) -> nn.Module:
     """Bring the models of `state` to the device, in the layout that is fastest there; returns what to call in a step.
 
     The results stay the same but for rounding: on a CPU, convolutions of small maps become those of
     small_map_conv.py, and plain SGD updates all parameters in one pass (`fused`) unless it was told how to.
+    changes: whether other parts of the model may run in one step than in another.
     """
     for model in (state.model, state.trained_model):
         model.to(accelerator.device).to(memory_format=torch.channels_last)
@@ -127,7 +137,8 @@ def prepare(state: TrainingState, accelerator: Accelerator) -> nn.Module:
             state.optimizer._step_supports_amp_scaling = True  # as if it had been told so
     if accelerator.device.type == "cpu":
         keep_memory()
-    parallel = data_parallel(state.model, accelerator)  # in every process with the weights of the first one
+    # In every process with the weights of the first one
+    parallel = data_parallel(state.model, accelerator, changes=changes)
     if accelerator.num_processes > 1 and state.ema and not state.ema.n_averaged:
         state.ema.module.load_state_dict(state.model.state_dict())
     return parallel
@@ -169,6 +180,7 @@ def train_epoch(
     train: ImageLoader,
     epoch: int,
     scheduler_interval: str = "epoch",
+    before_step: BeforeStep | None = None,
     precision: str = "fp32",
     accelerator: Accelerator | None = None,
 ) -> Epoch:
@@ -190,6 +202,8 @@ def train_epoch(
     for step, batch in enumerate(progress(train.epoch(epoch), name, len(train))):
         rate = max(float(group["lr"]) for group in state.optimizer.param_groups)
         middle_rate = rate if step == len(train) // 2 else middle_rate
+        if before_step:
+            before_step((epoch - 1) * len(train) + step)
         state.optimizer.zero_grad()
         with autocast(precision, device):
             logits = model(batch.images)
@@ -198,12 +212,12 @@ def train_epoch(
         share = torch.full_like(loss, train.parts / min(train.batch_size, count - step * train.batch_size))
         if state.scaler:
             loss.backward(state.scaler.scale(share))
+            start_late_momenta(state.optimizer)
             state.scaler.step(state.optimizer)
             state.scaler.update()
         else:
             loss.backward(share)
-            with filters_as_they_lie(state.optimizer):
-                state.optimizer.step()
+            update(state.optimizer)
         if state.scheduler and scheduler_interval == "step":
             state.scheduler.step()
         if state.ema:

@@ -90,6 +90,28 @@ class SGD(optim.SGD):
         torch._foreach_add_(parameters, gradients)
 
 
+def update(optimizer: optim.Optimizer) -> None:
+    """`optimizer.step()`, which with torch's fused SGD takes less time on a CPU, and does not fail."""
+    start_late_momenta(optimizer)
+    with filters_as_they_lie(optimizer):
+        optimizer.step()
+
+
+def start_late_momenta(optimizer: optim.Optimizer) -> None:
+    """Give parameters whose first gradient came later than that of others a momentum of 0.
+
+    Those of layers that join the training later have none, and torch's fused SGD (2.15) raises TypeError where only
+    some have. SGD that is not fused makes them the first gradient, which is the same.
+    """
+    for group in optimizer.param_groups:
+        if isinstance(optimizer, optim.SGD) and group["fused"] and group["momentum"] and not group["dampening"]:
+            states = [optimizer.state[parameter] for parameter in group["params"] if parameter.grad is not None]
+            if any(state.get("momentum_buffer") is not None for state in states):
+                for parameter in group["params"]:
+                    if parameter.grad is not None and optimizer.state[parameter].get("momentum_buffer") is None:
+                        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 @contextmanager
 def filters_as_they_lie(optimizer: optim.Optimizer) -> Iterator[None]:
     """While torch's fused SGD updates the weights on a CPU, show it filters in channels-last memory as (C', H, W, C).

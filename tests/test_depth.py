@@ -1,0 +1,162 @@
+"""Growing depth: which blocks run, are trained and are counted, in which steps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn, optim
+from torchvision.models import ResNet, mobilenet_v2, resnet18
+from torchvision.models.resnet import BasicBlock
+
+from tinyclf.data.packed import Packed, PackedSplit
+from tinyclf.experiments.compute import compute
+from tinyclf.experiments.recipe import build_recipe
+from tinyclf.experiments.run import Run
+from tinyclf.experiments.settings import Settings
+from tinyclf.models.depth import GrowingDepth
+from tinyclf.models.flops import multiply_adds
+from tinyclf.training.optim import update
+from tinyclf.utils.errors import TinyclfError
+
+SETTINGS = Settings(
+    **{"epochs": 3, "batch_size": 8, "input_size": 32, "start_size": 16, "learning_rate": 0.05, "schedule": "linear"},
+    **{"zero_init": True, "shallow": 0.45, "nesterov": True, "weight_decay": 5e-4},
+)  # of 9 steps, the first 4 are shallow
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    splits = [
+        PackedSplit(rng.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8), rng.integers(0, 4, count))
+        for count in (20, 12)
+    ]
+    return Packed("mini", list("abcd"), [f"word {number}" for number in range(4)], "fingerprint", *splits)
+
+
+@pytest.fixture(autouse=True)
+def reports(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
+    return tmp_path / "mini"
+
+
+def joining(model):
+    """The parameters of the blocks that join later."""
+    names = [f"layer{stage}.1." for stage in (1, 2, 3, 4)]
+    return {name: value for name, value in model.named_parameters() if name.startswith(tuple(names))}
+
+
+def test_shallow_it_is_a_resnet_of_one_block_a_stage_and_then_the_whole_one():
+    torch.manual_seed(0)
+    whole, images = resnet18(num_classes=4), torch.randn(4, 3, 32, 32)
+    small = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=4)
+    small.load_state_dict({name: value for name, value in whole.state_dict().items() if name in small.state_dict()})
+    model = resnet18(num_classes=4)
+    model.load_state_dict(whole.state_dict())
+    before_step = GrowingDepth(model, 2)
+    for step, expected in enumerate((small, small, whole)):
+        before_step(step)
+        assert torch.equal(model(images), expected(images))
+    assert str(model) == str(whole) and model.state_dict().keys() == whole.state_dict().keys()
+
+
+def test_blocks_that_start_as_the_identity_change_nothing_when_they_join():
+    model = resnet18(num_classes=4, zero_init_residual=True)
+    before_step, images = GrowingDepth(model, 1), torch.randn(4, 3, 32, 32)
+    before_step(0)
+    shallow = model(images)
+    before_step(1)
+    assert torch.equal(model(images), shallow)
+
+
+def test_the_blocks_stay_as_they_are_until_they_join_and_are_trained_from_then_on(data):
+    settings = replace(SETTINGS, weight_decay=0.0)
+    recipe = build_recipe(settings, data)
+    model, changed, grow = recipe.model, [], recipe.before_step
+    start = {name: value.clone() for name, value in joining(model).items()}
+
+    def look(step):
+        changed.append({name for name, value in joining(model).items() if not torch.equal(value, start[name])})
+        grow(step)
+
+    Run(settings, data, "looked-at").fit(**vars(recipe) | {"before_step": look})
+    assert changed[:5] == [set()] * 5 and len(changed) == 9
+    assert changed[5] == {name for name in start if name.endswith("bn2.weight") or name.endswith("bn2.bias")}
+    assert changed[7] == start.keys()
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_interrupted_and_continued_it_ends_with_the_same_bits(data, after, reports):
+    whole = Run(SETTINGS, data, "whole")
+    whole.fit(**vars(build_recipe(SETTINGS, data)))
+    whole.finish()
+    recipe, steps = build_recipe(SETTINGS, data), []
+
+    def interrupt(model, inputs):
+        steps.extend([1] * (inputs[0].device.type != "meta"))  # on which compute is counted
+        if len(steps) == 5 * after + 2:  # 3 steps and 2 passes of validation an epoch
+            raise KeyboardInterrupt
+
+    recipe.model.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Run(SETTINGS, data, "cut").fit(**vars(recipe))
+    cut = Run(SETTINGS, data, "cut")
+    assert len(cut.about["history"]) == after
+    cut.fit(**vars(build_recipe(SETTINGS, data)))
+    cut.finish()
+    assert (reports / "cut/history.csv").read_bytes() == (reports / "whole/history.csv").read_bytes()
+    assert all(map(torch.equal, *(run.state.model.state_dict().values() for run in (whole, cut))))
+
+
+def test_compute_counts_the_blocks_that_run(data):
+    model = build_recipe(SETTINGS, data).model
+    small = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=4)
+    sizes = [SETTINGS.size_in(epoch) for epoch in (1, 2, 3)]
+    expected = 20 * multiply_adds(small, sizes[0]) + 8 * multiply_adds(small, sizes[1])
+    expected += 12 * multiply_adds(resnet18(num_classes=4), sizes[1]) + 20 * multiply_adds(model, sizes[2])
+    assert sizes == [16, 24, 32] and compute(model, SETTINGS, data)["own"] == expected
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_parameter_that_joins_later_is_updated_as_by_plain_pytorch(momentum):
+    def trained(fused, step):
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)]
+        parameters = [value for layer in layers for value in layer.parameters()]
+        optimizer = optim.SGD(parameters, lr=0.1, momentum=momentum, weight_decay=0.01, fused=fused)
+        for count in (1, 1, 2, 2, 1, 2):  # layers that run
+            optimizer.zero_grad()
+            maps = torch.ones(2, 3, 8, 8)
+            for layer in layers[:count]:
+                maps = layer(maps)
+            maps.square().mean().backward()
+            step(optimizer)
+        return parameters
+
+    for ours, plain in zip(trained(True, update), trained(False, optim.SGD.step), strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+def test_a_function_of_ones_own_is_recorded_and_needs_a_name_of_its_own(data):
+    def thaw(step):
+        pass
+
+    recipe = vars(build_recipe(Settings(epochs=1, batch_size=8, input_size=32), data)) | {"before_step": thaw}
+    with pytest.raises(TinyclfError, match="before_step: None by its settings"):
+        Run(Settings(epochs=1, batch_size=8, input_size=32), data).fit(**recipe)
+    run = Run(Settings(epochs=1, batch_size=8, input_size=32), data, "thawing")
+    run.fit(**recipe)
+    record = run.finish()
+    assert record["recipe"]["before_step"].endswith("thaw") and record["overrides"]["before_step"]
+
+
+def test_what_it_is_not_for_is_refused(data):
+    with pytest.raises(TinyclfError, match="shallow > 0: blocks that join later must start as the identity"):
+        Settings(shallow=0.5)
+    with pytest.raises(TinyclfError, match="zero_init = True: it is for a run from scratch"):
+        Settings(shallow=0.5, zero_init=True, weights="imagenet")
+    with pytest.raises(TinyclfError, match="zero_init = True: only ResNets have it"):
+        build_recipe(Settings(shallow=0.5, zero_init=True, model="mobilenet_v2"), data)
+    with pytest.raises(TinyclfError, match="shallow: only ResNets have stages of blocks, not MobileNetV2; give 0"):
+        GrowingDepth(mobilenet_v2(), 1)
