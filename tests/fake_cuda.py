@@ -21,8 +21,7 @@ from torch.utils._pytree import tree_leaves
 from tinyclf.data import loader as loader_module
 from tinyclf.data import resize
 from tinyclf.data.packed import Packed, PackedSplit
-from tinyclf.experiments.recipe import recipe_for, train_loader, val_loader
-from tinyclf.models.resnet import build_model
+from tinyclf.experiments.recipe import recipe_for, train_loader, untrained_model, val_loader
 from tinyclf.training import evaluate, loop
 from tinyclf.training.checkpoint import TrainingState
 
@@ -165,7 +164,7 @@ def train_and_evaluate(settings, change=lambda state: None, float64=True):
     """
     watch, checks = Watch(float64), Counter()
     process = SimpleNamespace(device=CUDA, num_processes=1, process_index=0)  # what is asked of an Accelerator
-    model = build_model(settings.model, CLASSES, stem=settings.stem, zero_init=settings.zero_init)
+    model = untrained_model(settings, CLASSES)
     recipe = recipe_for(model, settings, IMAGES)
     state = TrainingState(model, recipe.optimizer, recipe.scheduler, recipe.ema)
     with fake_cuda() as moves, watched(watch, checks, model):

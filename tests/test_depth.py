@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn, optim
-from torchvision.models import ResNet, mobilenet_v2, resnet18
+from torchvision.models import ResNet, resnet18
 from torchvision.models.resnet import BasicBlock
 
 from tinyclf.data.packed import Packed, PackedSplit
@@ -21,7 +21,7 @@ from tinyclf.utils.errors import TinyclfError
 
 SETTINGS = Settings(
     **{"epochs": 3, "batch_size": 8, "input_size": 32, "start_size": 16, "learning_rate": 0.05, "schedule": "linear"},
-    **{"zero_init": True, "shallow": 0.45, "nesterov": True, "weight_decay": 5e-4},
+    **{"shallow": 0.45, "nesterov": True, "weight_decay": 5e-4},
 )  # of 9 steps, the first 4 are shallow
 
 
@@ -152,11 +152,7 @@ def test_a_function_of_ones_own_is_recorded_and_needs_a_name_of_its_own(data):
 
 
 def test_what_it_is_not_for_is_refused(data):
-    with pytest.raises(TinyclfError, match="shallow > 0: blocks that join later must start as the identity"):
-        Settings(shallow=0.5)
-    with pytest.raises(TinyclfError, match="zero_init = True: it is for a run from scratch"):
-        Settings(shallow=0.5, zero_init=True, weights="imagenet")
-    with pytest.raises(TinyclfError, match="zero_init = True: only ResNets have it"):
-        build_recipe(Settings(shallow=0.5, zero_init=True, model="mobilenet_v2"), data)
-    with pytest.raises(TinyclfError, match="shallow: only ResNets have stages of blocks, not MobileNetV2; give 0"):
-        GrowingDepth(mobilenet_v2(), 1)
+    with pytest.raises(TinyclfError, match=r"shallow = 0.5: it is for a run from scratch, weights = 'none'"):
+        Settings(shallow=0.5, weights="imagenet")
+    with pytest.raises(TinyclfError, match="or shallow > 0: only ResNets have it, and the model is 'mobilenet_v2'"):
+        build_recipe(Settings(shallow=0.5, model="mobilenet_v2"), data)

@@ -96,7 +96,11 @@ def test_the_head_is_what_depends_on_the_number_of_classes(name):
         ("resnet81", {}, "model = 'resnet81': .*did you mean resnet18"),
         ("resnet18", {"stem": "tiny"}, "stem = 'tiny': .*small-pool"),
         ("mobilenet_v3_small", {"stem": "small"}, "stem = 'small': only torchvision's ResNets .* not MobileNetV3"),
-        ("vit_b_16", {"zero_init": True}, "zero_init = True: only ResNets have it, and the model is 'vit_b_16'"),
+        (
+            "vit_b_16",
+            {"zero_init": True},
+            "zero_init = True, or shallow > 0: only ResNets .* 'vit_b_16'",
+        ),
     ],
 )
 def test_what_no_model_has_is_refused(name, options, said):

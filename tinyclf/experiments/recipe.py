@@ -52,11 +52,17 @@ def build_recipe(settings: Settings, data: Packed) -> Recipe:
     `load_initial_weights` and `whiten_stem` do.
     """
     torch.manual_seed(settings.seed)
-    model = build_model(settings.model, len(data.classes), stem=settings.stem, zero_init=settings.zero_init)
+    model = untrained_model(settings, len(data.classes))
     load_initial_weights(model, settings, data.classes)
     if settings.stem_init == "whitened":
         whiten_stem(model, settings, data)
     return recipe_for(model, settings, len(data.train.labels))
+
+
+def untrained_model(settings: Settings, classes: int) -> nn.Module:
+    """The model of `settings` with random weights. Blocks that join later start as the identity."""
+    zero_init = settings.zero_init or settings.shallow > 0
+    return build_model(settings.model, classes, stem=settings.stem, zero_init=zero_init)
 
 
 def whiten_stem(model: nn.Module, settings: Settings, data: Packed) -> None:
@@ -73,7 +79,7 @@ def whiten_stem(model: nn.Module, settings: Settings, data: Packed) -> None:
 def expected_recipe(settings: Settings, classes: int, images: int) -> Recipe:
     """The recipe of `settings` without weights: its model is on torch's `meta` device, which computes none."""
     with torch.device("meta"):
-        model = build_model(settings.model, classes, stem=settings.stem, zero_init=settings.zero_init)
+        model = untrained_model(settings, classes)
     return recipe_for(model, settings, images)
 
 

@@ -63,7 +63,7 @@ class Settings:
     stem: str = "imagenet"  # imagenet: 7x7, max pool | small: 3x3 | small-pool: and max pool | sub-pixel: 5x5, 2x2 each
     stem_init: str = "random"  # random | shrunk: a small stem made of the 7x7 filters | whitened: 7x7 made of images
     zero_init: bool = False  # the last norm of each block starts at 0, so that a block starts by changing nothing
-    shallow: float = 0.0  # share of the training steps in which the first block of each stage runs alone
+    shallow: float = 0.0  # share of the steps in which the first block of each stage runs alone; implies zero_init
     epochs: int = 15
     batch_size: int = 0  # images a step; 0: the data set's own, 100 as published, fewer on the small ones
     learning_rate: float = 0.001
@@ -115,10 +115,9 @@ class Settings:
             )
         if self.stem_init == "whitened" and self.normalization == "none":
             raise TinyclfError("stem_init = 'whitened': it needs images of mean 0, normalization = 'tiny-imagenet'")
-        if self.zero_init and self.weights != "none":
-            raise TinyclfError("zero_init = True: it is for a run from scratch, weights = 'none'")
-        if self.shallow and not self.zero_init:
-            raise TinyclfError("shallow > 0: blocks that join later must start as the identity, zero_init = True")
+        if (self.zero_init or self.shallow) and self.weights != "none":
+            name = "zero_init = True" if self.zero_init else f"shallow = {self.shallow}"
+            raise TinyclfError(f"{name}: it is for a run from scratch, weights = 'none'")
 
     def _check_sizes(self) -> None:
         if self.eval_size:

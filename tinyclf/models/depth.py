@@ -4,9 +4,6 @@ import copy
 from itertools import islice
 
 from torch import Tensor, nn
-from torchvision.models import ResNet
-
-from tinyclf.utils.errors import TinyclfError
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
@@ -31,14 +28,10 @@ class GrowingDepth:
     """Makes `model` shallow for its first training steps: one block of each stage runs, and then all.
 
     Call it before each step with the number of steps before that one. The blocks that join must start as the identity,
-    as `zero_init` has them: then the model computes the same with them as without when they join, and before that
-    its validation too. They cost nothing until then.
-    Raises TinyclfError for a model that is no torchvision ResNet.
+    as `zero_init` has them: then they change nothing when they join, nor in a validation before.
     """
 
     def __init__(self, model: nn.Module, shallow_steps: int) -> None:
-        if not isinstance(model, ResNet):
-            raise TinyclfError(f"shallow: only ResNets have stages of blocks, not {type(model).__name__}; give 0")
         self.shallow_steps = shallow_steps
         self.stages = [Stage(*getattr(model, name)) for name in STAGES]
         for name, stage in zip(STAGES, self.stages, strict=True):
