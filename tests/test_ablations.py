@@ -96,15 +96,24 @@ def test_compute_within_two_per_cent_is_equal_and_no_chain_of_it():
 
 
 def test_the_figure_has_compute_accuracy_and_error_and_marks_the_chosen_one():
-    for name in ("fast-scratch.four", "fast-scratch.four-from-16"):
+    for name in ("fast-scratch.four", "fast-scratch.shallow-whitened"):
         leave(name, planned(name, "tiny-imagenet"), (0.1, 0.5))
     rows = compared("tiny-imagenet")
-    assert rows["chosen"].to_dict() == {"four": False, "four-from-16": True}
+    assert rows["chosen"].to_dict() == {"four": False, "shallow-whitened": True}
     figure, words, data = compute_figure(rows)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["ablation, ± 1 standard error", "chosen as the recipe, ± 1 standard error"]
-    assert "four-from-16 50.0% at 13.3%" in words and data["error"].tolist() == pytest.approx([0.25 / 10**0.5] * 2)
+    assert "shallow-whitened 50.0% at 13.3%" in words and data["error"].tolist() == pytest.approx([0.25 / 10**0.5] * 2)
     assert "chosen as the recipe" in table(rows, COLUMNS).data
+
+
+def test_the_figure_names_those_that_none_reaches_with_as_little_compute():
+    leave("fast-scratch.slower", planned("fast-scratch.slower", "tiny-imagenet"), (0.1, 0.5))
+    (row,) = ablation_table("tiny-imagenet").to_dict("records")
+    accuracies = {0.01: 0.2, 0.02: 0.3, 0.0201: 0.31, 0.0202: 0.29, 0.04: 0.25, 0.08: 0.4}  # by compute
+    rows = [row | {"ablation": str(part), "share": part, "accuracy": value} for part, value in accuracies.items()]
+    figure, _, _ = compute_figure(compare(pd.DataFrame(rows), "tiny-imagenet"))
+    assert {text.get_text() for text in figure.axes[0].texts} == {"0.01", "0.02", "0.0201", "0.08"}
 
 
 def test_the_standard_error_is_that_of_other_samples_of_images():

@@ -146,7 +146,7 @@ def test_published_results_have_the_names_of_their_experiments():
 
 @pytest.mark.parametrize("dataset", ["tiny-imagenet", "tiny-imagenet-20"])
 def test_a_recipe_is_what_the_search_by_its_ablations_ended_with(dataset):
-    assert catalog.chosen("fast-scratch", dataset) == "four-from-16"
+    assert catalog.chosen("fast-scratch", dataset) == "shallow-whitened"
     assert catalog.chosen("modern-imagenet", dataset) == "sub-pixel"
 
 

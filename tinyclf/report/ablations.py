@@ -146,7 +146,10 @@ def precision(table: pd.DataFrame) -> str:
 
 @styled
 def compute_figure(table: pd.DataFrame) -> Described:
-    """Held-out accuracy against training compute, with a standard error on either side. table: from `compare`."""
+    """Held-out accuracy against training compute, with a standard error on either side. table: from `compare`.
+
+    Those that no other has reached with as little compute are named, and the chosen one.
+    """
     figure, axes = plt.subplots(figsize=(7, 4.2))
     for label, which, marker in (("ablation", ~table["chosen"], "o"), ("chosen as the recipe", table["chosen"], "*")):
         if len(rows := table[which]):
@@ -154,7 +157,9 @@ def compute_figure(table: pd.DataFrame) -> Described:
             style |= {"color": COLOURS[marker == "*"], "markersize": 12 if marker == "*" else 5}
             label += ", ± 1 standard error"
             axes.errorbar(rows["share"], rows["accuracy"], yerr=rows["error"], label=label, **style)
-    for _, row in table[(table["behind"] == 0) | table["chosen"]].iterrows():  # names of others would overlap
+    by_compute = table.sort_values(["share", "accuracy"], ascending=[True, False])
+    ahead = by_compute["accuracy"] == by_compute["accuracy"].cummax()
+    for _, row in by_compute[ahead | by_compute["chosen"]].iterrows():  # names of others would overlap
         place = row["share"], row["accuracy"]
         axes.annotate(row["ablation"], place, xytext=(6, 6), textcoords="offset points", fontsize=8)
     axes.set(xlabel="training compute, in parts of the published baseline's", ylabel="held-out accuracy (top-1)")
