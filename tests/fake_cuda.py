@@ -22,6 +22,7 @@ from tinyclf.data import loader as loader_module
 from tinyclf.data import resize
 from tinyclf.data.packed import Packed, PackedSplit
 from tinyclf.experiments.recipe import recipe_for, train_loader, untrained_model, val_loader
+from tinyclf.models.depth import Stage
 from tinyclf.training import evaluate, loop
 from tinyclf.training.checkpoint import TrainingState
 
@@ -166,6 +167,8 @@ def train_and_evaluate(settings, change=lambda state: None, float64=True):
     process = SimpleNamespace(device=CUDA, num_processes=1, process_index=0)  # what is asked of an Accelerator
     model = untrained_model(settings, CLASSES)
     recipe = recipe_for(model, settings, IMAGES)
+    if recipe.before_step:
+        recipe.before_step.shallow_steps = 1  # and in the second step all blocks run
     state = TrainingState(model, recipe.optimizer, recipe.scheduler, recipe.ema)
     with fake_cuda() as moves, watched(watch, checks, model):
         state.scaler = torch.amp.GradScaler("cuda") if settings.precision == "fp16" else None
@@ -184,8 +187,8 @@ def train_and_evaluate(settings, change=lambda state: None, float64=True):
                 train,
                 1,
                 recipe.scheduler_interval,
-                recipe.before_step,
                 settings.precision,
+                before_step=recipe.before_step,
             )
             for flip_tta in {False, settings.flip_tta}:
                 evaluate.evaluate(state.trained_model, val, 1, precision=settings.precision, flip_tta=flip_tta)
@@ -193,6 +196,12 @@ def train_and_evaluate(settings, change=lambda state: None, float64=True):
         if any(each.device != CUDA or not channels_last(each) for each in states):
             raise Fault("the optimizer's state is elsewhere, or not channels last")
     return checks
+
+
+def blocks_left_out(stage):
+    """The parameters of the blocks of a stage that do not run."""
+    active = len(stage) if stage.active is None else stage.active
+    return [value for block in list(stage)[active:] for value in block.parameters()]
 
 
 @contextlib.contextmanager
@@ -205,8 +214,10 @@ def watched(watch, checks, model):
     def backward(loss, gradient):
         if {loss.device, gradient.device} != {CUDA}:
             raise Fault("the loss is not on the GPU")
+        stages = [stage for stage in model.modules() if isinstance(stage, Stage)]
+        left_out = {id(value) for stage in stages for value in blocks_left_out(stage)}
         for parameter in model.parameters():
-            parameter.grad = torch.empty_like(parameter)
+            parameter.grad = None if id(parameter) in left_out else torch.empty_like(parameter)
 
     with contextlib.ExitStack() as stack:
         for module in (loop, evaluate):

@@ -1,5 +1,6 @@
 """Growing depth: which blocks run, are trained and are counted, in which steps."""
 
+import contextlib
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.depth import GrowingDepth
 from tinyclf.models.flops import multiply_adds
-from tinyclf.training.optim import update
+from tinyclf.training.optim import SGD, start_momenta, update
 from tinyclf.utils.errors import TinyclfError
 
 SETTINGS = Settings(
@@ -118,6 +119,35 @@ def test_compute_counts_the_blocks_that_run(data):
     assert sizes == [16, 24, 32] and compute(model, SETTINGS, data)["own"] == expected
 
 
+def test_compute_is_the_same_where_the_cell_is_run_again_after_an_interruption(data):
+    recipe, cut = build_recipe(SETTINGS, data), []
+
+    def interrupt(model, inputs):
+        if inputs[0].device.type != "meta" and not cut:
+            cut.append(True)
+            raise KeyboardInterrupt
+
+    recipe.model.register_forward_pre_hook(interrupt)
+    run = Run(SETTINGS, data, "again")
+    for _ in range(2):
+        with contextlib.suppress(KeyboardInterrupt):
+            run.fit(**vars(recipe))
+    assert run.finish()["compute"] == compute(build_recipe(SETTINGS, data).model, SETTINGS, data)
+
+
+def test_some_steps_train_all_blocks():
+    for epochs, images, share in ((2, 20, 0.99), (1, 8, 0.5), (3, 20, 0.01)):
+        settings = Settings(epochs=epochs, batch_size=8, shallow=share)
+        assert 0 <= settings.shallow_steps(images) < epochs * settings.steps(images)
+
+
+def test_a_part_of_a_stage_runs_whole():
+    model = resnet18(num_classes=4)
+    GrowingDepth(model, 1)
+    images = torch.randn(2, 64, 8, 8)
+    assert torch.equal(model.layer1[:2](images), model.layer1(images))
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_a_parameter_that_joins_later_is_updated_as_by_plain_pytorch(momentum):
     def trained(fused, step):
@@ -138,6 +168,63 @@ def test_a_parameter_that_joins_later_is_updated_as_by_plain_pytorch(momentum):
         torch.testing.assert_close(ours, plain)
 
 
+def test_sgd_with_dampening_trains_a_layer_that_joins_later(data):
+    recipe = build_recipe(SETTINGS, data)
+    recipe.optimizer = optim.SGD(recipe.model.parameters(), lr=0.01, momentum=0.9, dampening=0.5)
+    recipe.scheduler = None
+    history = Run(SETTINGS, data, "dampened").fit(**vars(recipe))
+    assert len(history) == 3
+
+
+def test_momentum_is_that_of_plain_pytorch_where_the_first_step_in_fp16_overflows():
+    def trained(fused):
+        weight, scaler = nn.Parameter(torch.ones(4)), torch.amp.GradScaler("cpu")
+        optimizer = SGD([weight], lr=0.1, momentum=0.9, fused=fused)
+        optimizer._step_supports_amp_scaling = fused  # as `loop.prepare` sets it
+        for gradient in (torch.inf, 1.0, 1.0):
+            optimizer.zero_grad()
+            scaler.scale(torch.ones(()))  # starts the scale
+            weight.grad = torch.full((4,), gradient) * scaler.get_scale()
+            start_momenta(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+        return weight
+
+    torch.testing.assert_close(trained(True), trained(False))
+
+
+class Thaw:
+    """Its public numbers, texts and lists tell it from others, and no state."""
+
+    def __init__(self, model, parts):
+        self.model, self.parts, self._steps = model, parts, 0
+
+    def __call__(self, step):
+        self._steps += 1
+
+
+def test_an_object_of_ones_own_is_told_from_others_but_not_from_itself(data):
+    settings = Settings(epochs=2, batch_size=8, input_size=32)
+
+    def fit(parts, after=10**9):
+        recipe, passes = build_recipe(settings, data), []
+        recipe.before_step = Thaw(recipe.model, parts)
+
+        def interrupt(model, inputs):
+            passes.extend([1] * (inputs[0].device.type != "meta"))
+            if len(passes) == after:
+                raise KeyboardInterrupt
+
+        recipe.model.register_forward_pre_hook(interrupt)
+        return Run(settings, data, "thawing").fit(**vars(recipe))
+
+    with pytest.raises(KeyboardInterrupt):
+        fit([1], after=7)
+    with pytest.raises(TinyclfError, match=r"before_step: Thaw\(parts=\[1\]\) before, Thaw\(parts=\[2\]\) now"):
+        fit([2])
+    assert len(fit([1])) == 2
+
+
 def test_a_function_of_ones_own_is_recorded_and_needs_a_name_of_its_own(data):
     def thaw(step):
         pass
@@ -154,5 +241,5 @@ def test_a_function_of_ones_own_is_recorded_and_needs_a_name_of_its_own(data):
 def test_what_it_is_not_for_is_refused(data):
     with pytest.raises(TinyclfError, match=r"shallow = 0.5: it is for a run from scratch, weights = 'none'"):
         Settings(shallow=0.5, weights="imagenet")
-    with pytest.raises(TinyclfError, match="or shallow > 0: only ResNets have it, and the model is 'mobilenet_v2'"):
+    with pytest.raises(TinyclfError, match=r"zero_init, shallow: only ResNets have them, .* 'mobilenet_v2'"):
         build_recipe(Settings(shallow=0.5, model="mobilenet_v2"), data)

@@ -44,6 +44,7 @@ class Double(nn.Module):
         body = [nn.Conv2d(3, 8, 8, 4), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.BatchNorm2d(16)]
         head = [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, CLASSES)]
         self.model, self.late = nn.Sequential(*body, *head).double(), nn.Linear(3, CLASSES).double()
+        self.late.bias.requires_grad_(False)
         self.whole = True
 
     def forward(self, images):
@@ -51,8 +52,9 @@ class Double(nn.Module):
         return self.model(images) + (self.late(images.mean((2, 3))) if self.whole else 0)
 
     def grow(self, step):
-        """Leave a layer out of the first two steps."""
+        """Leave a layer out of the first two steps, and keep its bias frozen for another one."""
         self.whole = step > 1
+        self.late.bias.requires_grad_(step > 2)
 
 
 def main(folder):

@@ -23,6 +23,9 @@ EVERYTHING = dataclasses.replace(
 )
 
 
+SHALLOW = Settings(epochs=4, batch_size=20, learning_rate=0.01, nesterov=True, shallow=0.5)
+
+
 def data():
     """Images whose classes are easy to tell: each of a colour of its own, in noise."""
     rng, splits = np.random.default_rng(0), []
@@ -47,7 +50,7 @@ def reports(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
 
 
-@pytest.mark.parametrize("settings", [PUBLISHED, EVERYTHING], ids=["published", "everything"])
+@pytest.mark.parametrize("settings", [PUBLISHED, EVERYTHING, SHALLOW], ids=["published", "everything", "shallow"])
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 def test_a_gpu_trains_as_a_cpu_does(settings, precision, gpu, on_cpu):
     if reason := unsupported_reason(precision, gpu):

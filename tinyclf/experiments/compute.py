@@ -9,7 +9,7 @@ from torch import nn
 from tinyclf.data.packed import Packed
 from tinyclf.experiments.initial import find_parent
 from tinyclf.experiments.settings import Settings
-from tinyclf.models.depth import shallow_copy
+from tinyclf.models.depth import with_depth
 from tinyclf.models.flops import training_multiply_adds
 from tinyclf.models.resnet import build_model
 
@@ -19,7 +19,8 @@ def compute(model: nn.Module, settings: Settings, data: Packed) -> dict[str, int
     images, classes = len(data.train.labels), len(data.classes)
     shallow, whole = images_by_size(settings, images)
     parent = find_parent(settings, data.classes)
-    own = training_multiply_adds(model, whole) + training_multiply_adds(shallow_copy(model), shallow)
+    own = training_multiply_adds(with_depth(model, None), whole)
+    own += training_multiply_adds(with_depth(model, 1), shallow)
     return {
         "own": own,
         "total": own + (parent.about["compute"]["total"] if parent else 0),
@@ -34,8 +35,7 @@ def images_by_size(settings: Settings, images: int) -> tuple[Counter[int], Count
     """
     shallow: Counter[int] = Counter()
     whole: Counter[int] = Counter()
-    steps = -(-images // settings.batch_size)
-    epochs, more_steps = divmod(settings.shallow_steps(steps), steps)
+    epochs, more_steps = divmod(settings.shallow_steps(images), settings.steps(images))
     for epoch in range(settings.epochs):
         alone = images if epoch < epochs else more_steps * settings.batch_size if epoch == epochs else 0
         shallow[settings.size_in(epoch + 1)] += alone

@@ -85,8 +85,7 @@ def expected_recipe(settings: Settings, classes: int, images: int) -> Recipe:
 
 def recipe_for(model: nn.Module, settings: Settings, images: int) -> Recipe:
     """The recipe of `settings` for a model that has its weights. images: how many an epoch trains on."""
-    steps = -(-images // settings.batch_size)
-    before_step = GrowingDepth(model, settings.shallow_steps(steps)) if settings.shallow else None
+    before_step = GrowingDepth(model, settings.shallow_steps(images)) if settings.shallow else None
     optimizer = make_optimizer(
         model,
         settings.learning_rate,
@@ -95,6 +94,7 @@ def recipe_for(model: nn.Module, settings: Settings, images: int) -> Recipe:
         weight_decay=settings.weight_decay,
         layer_decay=settings.layer_decay,
     )
+    steps = settings.steps(images)
     rates = RateSchedule(settings.schedule, settings.epochs, steps, settings.warmup, settings.step_size, settings.gamma)
     scheduler, interval = make_scheduler(optimizer, rates)
     criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)

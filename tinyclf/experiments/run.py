@@ -107,10 +107,12 @@ class Run:
         batch. optimizer: of the model's parameters. scheduler: steps each `epoch` or each `step`, as
         `scheduler_interval` says. ema: an average of the weights, updated after each step and evaluated in place of
         the model; any of torch's `AveragedModel`. before_step: is called before each step with the number of those
-        before it, to change which parts of the model run; the compute on record is that of the settings.
-        Raises TinyclfError when the checkpoint is of another model, loss, optimizer or scheduler, when a name of the
-        catalog is given to another recipe than its own, when this run is under way in another process, and when it
-        would start with a model that was trained before in this process.
+        before it, and may freeze parts of the model, or change which of them run. At the end all must run, for
+        `tinyclf predict` to see the same model. An object is told from others by its public numbers, texts and lists,
+        which must not change. The compute on record is that of the settings.
+        Raises TinyclfError when the checkpoint is of another recipe, when a name of the catalog is given to another
+        recipe than its own, when this run is under way in another process, and when it would start with a model that
+        was trained before in this process.
         """
         self._set_recipe(describe(model, criterion, optimizer, scheduler, scheduler_interval, ema, before_step), model)
         self.state = TrainingState(model, optimizer, scheduler, ema)

@@ -63,7 +63,7 @@ class Settings:
     stem: str = "imagenet"  # imagenet: 7x7, max pool | small: 3x3 | small-pool: and max pool | sub-pixel: 5x5, 2x2 each
     stem_init: str = "random"  # random | shrunk: a small stem made of the 7x7 filters | whitened: 7x7 made of images
     zero_init: bool = False  # the last norm of each block starts at 0, so that a block starts by changing nothing
-    shallow: float = 0.0  # share of the steps in which the first block of each stage runs alone; implies zero_init
+    shallow: float = 0.0  # share of the steps, from the first on, in which one block of each stage runs; as zero_init
     epochs: int = 15
     batch_size: int = 0  # images a step; 0: the data set's own, 100 as published, fewer on the small ones
     learning_rate: float = 0.001
@@ -136,9 +136,14 @@ class Settings:
         size = self.start_size + (self.input_size - self.start_size) * (epoch - 1) / growing
         return min(max(self.start_size, round(size / 8) * 8), self.input_size)
 
-    def shallow_steps(self, steps: int) -> int:
-        """The number of training steps in which the first block of each stage runs alone. steps: in an epoch."""
-        return round(self.shallow * self.epochs * steps)
+    def steps(self, images: int) -> int:
+        """The training steps of an epoch of so many images."""
+        return -(-images // self.batch_size)
+
+    def shallow_steps(self, images: int) -> int:
+        """The first training steps, in which the first block of each stage runs alone: not all. images: in an epoch."""
+        steps = self.epochs * self.steps(images)
+        return min(round(self.shallow * steps), steps - 1)
 
     @property
     def planned(self) -> bool:

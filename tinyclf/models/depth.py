@@ -9,11 +9,9 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 class Stage(nn.Sequential):
-    """A stage of a ResNet, of which the first `active` blocks run."""
+    """A stage of a ResNet, of which the first `active` blocks run; None: all of them."""
 
-    def __init__(self, *blocks: nn.Module) -> None:
-        super().__init__(*blocks)
-        self.active = len(blocks)
+    active: int | None = None
 
     def _get_name(self) -> str:
         return "Sequential"  # so that the model prints as torchvision's: it has the same layers
@@ -25,27 +23,30 @@ class Stage(nn.Sequential):
 
 
 class GrowingDepth:
-    """Makes `model` shallow for its first training steps: one block of each stage runs, and then all.
+    """Makes a ResNet shallow for its first training steps: one block of each stage runs, and then all.
 
     Call it before each step with the number of steps before that one. The blocks that join must start as the identity,
     as `zero_init` has them: then they change nothing when they join, nor in a validation before.
     """
 
     def __init__(self, model: nn.Module, shallow_steps: int) -> None:
-        self.shallow_steps = shallow_steps
-        self.stages = [Stage(*getattr(model, name)) for name in STAGES]
-        for name, stage in zip(STAGES, self.stages, strict=True):
-            setattr(model, name, stage)
+        self.shallow_steps, self._model = shallow_steps, model
+        for name in STAGES:
+            setattr(model, name, Stage(*getattr(model, name)))
 
     def __call__(self, step: int) -> None:
-        for stage in self.stages:
-            stage.active = 1 if step < self.shallow_steps else len(stage)
+        set_depth(self._model, 1 if step < self.shallow_steps else None)
 
 
-def shallow_copy(model: nn.Module) -> nn.Module:
-    """A copy of `model` of which the first block of each `Stage` runs alone."""
-    model = copy.deepcopy(model)
+def set_depth(model: nn.Module, blocks: int | None) -> None:
+    """Have the first `blocks` of each `Stage` run, or all."""
     for stage in model.modules():
         if isinstance(stage, Stage):
-            stage.active = 1
+            stage.active = blocks
+
+
+def with_depth(model: nn.Module, blocks: int | None) -> nn.Module:
+    """A copy of `model` with that depth, see `set_depth`."""
+    model = copy.deepcopy(model)
+    set_depth(model, blocks)
     return model

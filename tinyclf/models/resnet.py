@@ -30,7 +30,7 @@ def build_model(name: str, num_classes: int, *, stem: str = "imagenet", zero_ini
     options = {}
     if zero_init:
         if get_model_builder(name).__module__ != models.resnet.__name__:
-            raise TinyclfError(f"zero_init = True, or shallow > 0: only ResNets have it, and the model is {name!r}")
+            raise TinyclfError(f"zero_init, shallow: only ResNets have them, and the model is {name!r}")
         options = {"zero_init_residual": True}
     if name in INCEPTIONS:
         options = {"aux_logits": False, "transform_input": True, "init_weights": True}

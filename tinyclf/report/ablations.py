@@ -148,7 +148,7 @@ def precision(table: pd.DataFrame) -> str:
 def compute_figure(table: pd.DataFrame) -> Described:
     """Held-out accuracy against training compute, with a standard error on either side. table: from `compare`.
 
-    Those that no other has reached with as little compute are named, and the chosen one.
+    Named are the chosen one, and each that is better than all with less compute.
     """
     figure, axes = plt.subplots(figsize=(7, 4.2))
     for label, which, marker in (("ablation", ~table["chosen"], "o"), ("chosen as the recipe", table["chosen"], "*")):
@@ -158,7 +158,7 @@ def compute_figure(table: pd.DataFrame) -> Described:
             label += ", ± 1 standard error"
             axes.errorbar(rows["share"], rows["accuracy"], yerr=rows["error"], label=label, **style)
     by_compute = table.sort_values(["share", "accuracy"], ascending=[True, False])
-    ahead = by_compute["accuracy"] == by_compute["accuracy"].cummax()
+    ahead = by_compute["accuracy"] > by_compute["accuracy"].cummax().shift(fill_value=0)
     for _, row in by_compute[ahead | by_compute["chosen"]].iterrows():  # names of others would overlap
         place = row["share"], row["accuracy"]
         axes.annotate(row["ablation"], place, xytext=(6, 6), textcoords="offset points", fontsize=8)

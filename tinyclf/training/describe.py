@@ -15,6 +15,7 @@ MOVING = {
     *("optimizer", "last_epoch", "_step_count", "_last_lr", "_is_initial", "_get_lr_called_within_step", "base_lrs"),
     *("T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter", "mode_worse"),
 }
+PLAIN = (bool, int, float, str, list, tuple)
 # How a step is computed, and not what
 IMPLEMENTATION = {"foreach", "fused", "capturable", "differentiable"}
 
@@ -39,8 +40,17 @@ def describe(
         "optimizer": describe_optimizer(optimizer),
         "scheduler": f"{describe_object(scheduler, skip=MOVING)} each {interval}" if scheduler else None,
         "ema": describe_object(ema, skip={"training", "module"}) if ema else None,
-        "before_step": describe_object(before_step, skip={"stages"}) if before_step else None,
+        "before_step": describe_function(before_step) if before_step else None,
     }
+
+
+def describe_function(function: Any) -> str:
+    """A function by its name, an object by its class with its public numbers, texts and lists; not what it works on."""
+    if hasattr(function, "__qualname__"):
+        return describe_object(function)
+    public = {name: value for name, value in vars(function).items() if not name.startswith("_")}
+    plain = {name: value for name, value in public.items() if isinstance(value, PLAIN)}
+    return f"{type(function).__name__}({attributes(plain)})"
 
 
 def describe_object(value: Any, skip: Collection[str] = ()) -> str:

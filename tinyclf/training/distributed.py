@@ -142,7 +142,8 @@ def data_parallel(model: nn.Module, accelerator: Accelerator, *, changes: bool =
 
     The parameters are those of `model` itself, whose batch norms are replaced in place where there are several
     processes. (On several GPUs, torch's batch norm over all of them waits for the host in each layer.)
-    changes: whether a step may leave out parameters, for which the others then do not wait.
+    changes: whether a step may leave out parameters, for which the others then do not wait, and those that are frozen
+    now may be trained later.
     """
     if accelerator.num_processes == 1:
         return model
@@ -153,5 +154,10 @@ def data_parallel(model: nn.Module, accelerator: Accelerator, *, changes: bool =
             if type(layer) is nn.BatchNorm2d:
                 layer.__class__ = SyncedBatchNorm
     accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=changes)
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad] if changes else []
+    for parameter in frozen:  # torch averages the gradients of those alone that have one when it wraps the model
+        parameter.requires_grad_(True)
     prepared: nn.Module = accelerator.prepare_model(model)
+    for parameter in frozen:
+        parameter.requires_grad_(False)
     return prepared

@@ -20,7 +20,7 @@ from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.distributed import accelerate, data_parallel
 from tinyclf.training.evaluate import evaluate
 from tinyclf.training.guards import enough_memory, keep_memory, refuse_non_finite
-from tinyclf.training.optim import start_late_momenta, update
+from tinyclf.training.optim import start_momenta, update
 from tinyclf.training.precision import autocast
 from tinyclf.training.progress import progress
 from tinyclf.utils.errors import TinyclfError
@@ -54,8 +54,8 @@ def fit(
     average of the weights is evaluated.
 
     criterion: gives the mean over a batch. scheduler_interval: `epoch` or `step`, when the scheduler steps.
-    before_step: is called before each step with the number of those before it, after an interruption as without one.
-    It may change which parts of the model run.
+    before_step: is called before each step with the number of those before it, after an interruption as without one,
+    and when training continues or is found finished. It may freeze parts of the model, or change which of them run.
     train, val: on the device of this process. Where `torchrun` started several processes, each gets its own part of
     every batch (see `ImageLoader`), and the result is that of one process but for rounding.
     save_to: a checkpoint file, written before the first epoch and after every one. Where it exists, training continues
@@ -71,12 +71,14 @@ def fit(
         criterion.to(accelerator.device)  # it may hold weights of classes
     report = report if accelerator.is_main_process else silent
     history = resume(state, save_to, about or {}, accelerator, report)
+    if history and before_step:
+        before_step(len(history) * len(train))
     if history:
         what = "continuing after" if len(history) < epochs else "nothing to train: this run reached"
         report(f"{what} epoch {len(history)} of {epochs}, as {save_to and save_to.name} holds it")
     for epoch in range(len(history) + 1, epochs + 1):
         row = one_epoch(
-            model, state, criterion, train, val, epoch, scheduler_interval, before_step, precision, accelerator
+            model, state, criterion, train, val, epoch, scheduler_interval, precision, accelerator, before_step
         )
         history.append(row)
         if save_to and accelerator.is_main_process:
@@ -93,15 +95,15 @@ def one_epoch(
     val: ImageLoader,
     epoch: int,
     scheduler_interval: str,
-    before_step: BeforeStep | None,
     precision: str,
     accelerator: Accelerator,
+    before_step: BeforeStep | None,
 ) -> Epoch:
     """Train for an epoch, evaluate, and step a scheduler that steps each epoch; returns the row of the history."""
     started = time.perf_counter()
     with enough_memory(train.batch_size):
         metrics = train_epoch(
-            model, state, criterion, train, epoch, scheduler_interval, before_step, precision, accelerator
+            model, state, criterion, train, epoch, scheduler_interval, precision, accelerator, before_step
         )
         trained = time.perf_counter()
         evaluation = evaluate(state.trained_model, val, epoch, precision=precision, accelerator=accelerator)
@@ -132,7 +134,8 @@ def prepare(state: TrainingState, accelerator: Accelerator, *, changes: bool = F
         if accelerator.device.type == "cpu":
             use_small_map_conv(model)
     for group in state.optimizer.param_groups:
-        if isinstance(state.optimizer, torch.optim.SGD) and group["fused"] is None and group["foreach"] is None:
+        unset = group.get("fused") is None and group.get("foreach") is None
+        if isinstance(state.optimizer, torch.optim.SGD) and unset and not group["dampening"]:  # see start_momenta
             group["fused"] = True
             state.optimizer._step_supports_amp_scaling = True  # as if it had been told so
     if accelerator.device.type == "cpu":
@@ -180,9 +183,9 @@ def train_epoch(
     train: ImageLoader,
     epoch: int,
     scheduler_interval: str = "epoch",
-    before_step: BeforeStep | None = None,
     precision: str = "fp32",
     accelerator: Accelerator | None = None,
+    before_step: BeforeStep | None = None,
 ) -> Epoch:
     """One pass over `train` with a step for each batch; returns learning_rate, train_loss and train_accuracy.
 
@@ -212,7 +215,7 @@ def train_epoch(
         share = torch.full_like(loss, train.parts / min(train.batch_size, count - step * train.batch_size))
         if state.scaler:
             loss.backward(state.scaler.scale(share))
-            start_late_momenta(state.optimizer)
+            start_momenta(state.optimizer)
             state.scaler.step(state.optimizer)
             state.scaler.update()
         else:

@@ -91,25 +91,24 @@ class SGD(optim.SGD):
 
 
 def update(optimizer: optim.Optimizer) -> None:
-    """`optimizer.step()`, which with torch's fused SGD takes less time on a CPU, and does not fail."""
-    start_late_momenta(optimizer)
+    """`optimizer.step()`, around what torch's fused SGD does slowly, or not at all."""
+    start_momenta(optimizer)
     with filters_as_they_lie(optimizer):
         optimizer.step()
 
 
-def start_late_momenta(optimizer: optim.Optimizer) -> None:
-    """Give parameters whose first gradient came later than that of others a momentum of 0.
+def start_momenta(optimizer: optim.Optimizer) -> None:
+    """Give parameters that get their first gradient a momentum of 0, where torch's SGD is fused and has no dampening.
 
-    Those of layers that join the training later have none, and torch's fused SGD (2.15) raises TypeError where only
-    some have. SGD that is not fused makes them the first gradient, which is the same.
+    The step then makes it the gradient, as SGD does that is not fused. Without, torch (2.15) raises TypeError where
+    others have a momentum already, as when a layer joins the training later. And it leaves the new momentum as memory
+    held it, where a step in fp16 is skipped for an overflow.
     """
     for group in optimizer.param_groups:
         if isinstance(optimizer, optim.SGD) and group["fused"] and group["momentum"] and not group["dampening"]:
-            states = [optimizer.state[parameter] for parameter in group["params"] if parameter.grad is not None]
-            if any(state.get("momentum_buffer") is not None for state in states):
-                for parameter in group["params"]:
-                    if parameter.grad is not None and optimizer.state[parameter].get("momentum_buffer") is None:
-                        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            for parameter in group["params"]:
+                if parameter.grad is not None and optimizer.state[parameter].get("momentum_buffer") is None:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 @contextmanager
