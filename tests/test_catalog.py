@@ -107,7 +107,7 @@ def test_what_the_command_of_a_run_selects_has_its_settings(tmp_path):
     path = tmp_path / "x.safetensors"
     path.touch()
     for names, given, imagenet in [
-        (["fast-scratch"], {"epochs": 3, "stem": "small"}, ""),
+        (["fast-scratch"], {"epochs": 3, "stem": "small", "stem_init": "random"}, ""),
         (["baseline-imagenet"], {}, str(path)),
         (["baseline-imagenet"], {"weights": "imagenet"}, ""),
         (["preprocessing", "finetuning"], {"flip": True}, ""),
