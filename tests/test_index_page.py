@@ -102,6 +102,7 @@ def test_goals_are_listed_with_their_status():
     assert set(rows["experiment"]) == {"Fast from scratch", "The best from scratch", "The best from ImageNet weights"}
     assert rows.set_index("experiment")["status"]["The best from scratch"].tolist() == ["not run yet"] * 3
     assert rows["status"][0] == "reached"
+    assert front_tables("tiny-imagenet")["From scratch"].texts["verdict"][1] == "goal reached"
 
 
 def test_runs_are_listed_with_their_files_and_ablations_apart(reports):

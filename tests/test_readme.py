@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 
 from tinyclf.experiments.names import family
+from tinyclf.report.accuracy import accuracy_table
 from tinyclf.report.figures import Line, curve_table
-from tinyclf.report.format import duration, share
+from tinyclf.report.format import duration, format_metric, percent, share
 from tinyclf.report.published import PUBLISHED
 from tinyclf.report.runs import load_histories, load_runs
 from tinyclf.utils.paths import NOTEBOOKS, PROJECT
@@ -234,6 +235,17 @@ def test_the_results_tell_how_far_preprocessing_and_fine_tuning_are_from_the_pub
     assert (points < 0).all()
     gains = (small.iloc[-1] - val.iloc[-1]).map("{:.1f}".format)
     assert f"gains {gains['accuracy']} points over the 7x7 stem, published {gains['published']}" in told
+
+
+def test_the_readme_tells_how_far_recipes_of_our_own_get(committed):
+    rows = {row["experiment"]: row for row in accuracy_table("tiny-imagenet").rows if not row["size"]}
+    fast, best = rows["fast-scratch"], rows["modern-imagenet"]
+    scratch = format_metric("accuracy", fast["accuracy"], fast["accuracy_std"])
+    told = section(README, "Ours is solid, ")
+    assert f"above them: {scratch} from scratch, with {share(fast['share'])} of the baseline's training compute" in told
+    assert f"and {percent(best['accuracy'])} from ImageNet weights, at {best['settings.input_size']}x" in told
+    assert fast["accuracy"] > PUBLISHED["baseline-scratch"]["best"]
+    assert best["accuracy"] > max(row["best"] for row in PUBLISHED.values())
 
 
 def test_the_results_tell_what_fast_scratch_reached(committed):

@@ -120,6 +120,8 @@ def verdict_cell(row: Any) -> str:
         return small_lines(before.strip(" :"), PIECES.code(command.strip("`")))
     statuses = [status for _, status in row["goals"] if status]
     reached = f"{statuses.count('reached')} of {len(statuses)} goals reached" if statuses else ""
+    if len(statuses) == 1:
+        reached = f"goal {statuses[0]}"
     return verdict_mark(kind, text) if text else reached
 
 
