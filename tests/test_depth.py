@@ -87,8 +87,7 @@ def test_the_blocks_stay_as_they_are_until_they_join_and_are_trained_from_then_o
     assert changed[7] == start.keys()
 
 
-@pytest.mark.parametrize("after", [1, 2])
-def test_interrupted_and_continued_it_ends_with_the_same_bits(data, after, reports):
+def test_interrupted_and_continued_it_ends_with_the_same_bits(data, reports):
     whole = Run(SETTINGS, data, "whole")
     whole.fit(**vars(build_recipe(SETTINGS, data)))
     whole.finish()
@@ -96,14 +95,14 @@ def test_interrupted_and_continued_it_ends_with_the_same_bits(data, after, repor
 
     def interrupt(model, inputs):
         steps.extend([1] * (inputs[0].device.type != "meta"))  # on which compute is counted
-        if len(steps) == 5 * after + 2:  # 3 steps and 2 passes of validation an epoch
+        if len(steps) == 7:  # 3 steps and 2 passes of validation an epoch: in the second, which ends shallow training
             raise KeyboardInterrupt
 
     recipe.model.register_forward_pre_hook(interrupt)
     with pytest.raises(KeyboardInterrupt):
         Run(SETTINGS, data, "cut").fit(**vars(recipe))
     cut = Run(SETTINGS, data, "cut")
-    assert len(cut.about["history"]) == after
+    assert len(cut.about["history"]) == 1
     cut.fit(**vars(build_recipe(SETTINGS, data)))
     cut.finish()
     assert (reports / "cut/history.csv").read_bytes() == (reports / "whole/history.csv").read_bytes()
