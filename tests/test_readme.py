@@ -365,6 +365,9 @@ def test_the_recipes_tell_which_ablations_of_every_tenth_class_differ(committed)
     }
     assert {name: round(gain, 1) for name, gain in large.items()} == told
     assert all(f"{-gain} points" in RECIPES for gain in told.values())
+    stem = "modern-imagenet.quick-sub-pixel"
+    better = f"{gains[stem]:.1f} points better than its base (`quick-sub-pixel`, {table['accuracy'][stem]:.1%})"
+    assert better in " ".join(RECIPES.split()) and stem not in large
 
 
 def test_the_notebooks_are_listed_in_their_order_and_wording():
