@@ -1,5 +1,6 @@
 """What the training of a run costs, in multiply-adds, beside the published baseline."""
 
+import copy
 import functools
 from collections import Counter
 
@@ -9,7 +10,7 @@ from torch import nn
 from tinyclf.data.packed import Packed
 from tinyclf.experiments.initial import find_parent
 from tinyclf.experiments.settings import Settings
-from tinyclf.models.depth import with_depth
+from tinyclf.models.depth import set_depth
 from tinyclf.models.flops import training_multiply_adds
 from tinyclf.models.resnet import build_model
 
@@ -19,8 +20,11 @@ def compute(model: nn.Module, settings: Settings, data: Packed) -> dict[str, int
     images, classes = len(data.train.labels), len(data.classes)
     shallow, whole = images_by_size(settings, images)
     parent = find_parent(settings, data.classes)
-    own = training_multiply_adds(with_depth(model, None), whole)
-    own += training_multiply_adds(with_depth(model, 1), shallow)
+    blank = copy.deepcopy(model).to("meta")  # of which further copies cost nothing
+    set_depth(blank, None)
+    own = training_multiply_adds(blank, whole)
+    set_depth(blank, 1)
+    own += training_multiply_adds(blank, shallow)
     return {
         "own": own,
         "total": own + (parent.about["compute"]["total"] if parent else 0),

@@ -1,6 +1,5 @@
 """Growing depth: a ResNet that trains with the first block of each stage alone, and later with all of them."""
 
-import copy
 from itertools import islice
 
 from torch import Tensor, nn
@@ -43,10 +42,3 @@ def set_depth(model: nn.Module, blocks: int | None) -> None:
     for stage in model.modules():
         if isinstance(stage, Stage):
             stage.active = blocks
-
-
-def with_depth(model: nn.Module, blocks: int | None) -> nn.Module:
-    """A copy of `model` with that depth, see `set_depth`."""
-    model = copy.deepcopy(model)
-    set_depth(model, blocks)
-    return model
