@@ -168,7 +168,7 @@ class Tinyclf(Way):
         train, val = (data.arrays[split] for split in SPLITS)
         recipe = recipe_for(self.model, RECIPE, len(train.labels))
         for group in recipe.optimizer.param_groups:
-            group["fused"] = True  # as `loop.prepare` sets it, which would change how the others use memory, too
+            group["fused"] = True  # as `prepare` sets it, which would change how the others use memory, too
         self.criterion = recipe.criterion
         self.state = TrainingState(self.model, recipe.optimizer, recipe.scheduler)
         augmentation = Augmentation(flip=RECIPE.flip)

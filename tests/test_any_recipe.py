@@ -2,15 +2,14 @@
 
 import shutil
 
-import numpy as np
 import pytest
 import torch
+from random_data import data
 from torch import nn, optim
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel
 from torchvision import models
 
-from tinyclf.data.packed import Packed, PackedSplit
 from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
@@ -18,16 +17,6 @@ from tinyclf.training.describe import describe
 from tinyclf.utils.errors import TinyclfError
 
 SETTINGS = Settings(epochs=3, batch_size=8, input_size=32)
-
-
-def data(classes=4):
-    rng = np.random.default_rng(0)
-    splits = [
-        PackedSplit(rng.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8), rng.integers(0, classes, count))
-        for count in (20, 12)
-    ]
-    words = [f"word {number}" for number in range(classes)]
-    return Packed("mini", list("abcdefgh")[:classes], words, "fingerprint", *splits)
 
 
 def shufflenet():

@@ -3,14 +3,13 @@
 import contextlib
 from dataclasses import replace
 
-import numpy as np
 import pytest
+import random_data
 import torch
 from torch import nn, optim
 from torchvision.models import ResNet, resnet18
 from torchvision.models.resnet import BasicBlock
 
-from tinyclf.data.packed import Packed, PackedSplit
 from tinyclf.experiments.compute import compute
 from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run
@@ -26,14 +25,9 @@ SETTINGS = Settings(
 )  # of 9 steps, the first 4 are shallow
 
 
-@pytest.fixture
-def data():
-    rng = np.random.default_rng(0)
-    splits = [
-        PackedSplit(rng.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8), rng.integers(0, 4, count))
-        for count in (20, 12)
-    ]
-    return Packed("mini", list("abcd"), [f"word {number}" for number in range(4)], "fingerprint", *splits)
+@pytest.fixture(name="data")
+def data_fixture():
+    return random_data.data()
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +173,7 @@ def test_momentum_is_that_of_plain_pytorch_where_the_first_step_in_fp16_overflow
     def trained(fused):
         weight, scaler = nn.Parameter(torch.ones(4)), torch.amp.GradScaler("cpu")
         optimizer = SGD([weight], lr=0.1, momentum=0.9, fused=fused)
-        optimizer._step_supports_amp_scaling = fused  # as `loop.prepare` sets it
+        optimizer._step_supports_amp_scaling = fused  # as `prepare` sets it
         for gradient in (torch.inf, 1.0, 1.0):
             optimizer.zero_grad()
             scaler.scale(torch.ones(()))  # starts the scale

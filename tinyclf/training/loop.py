@@ -14,14 +14,14 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tinyclf.data.augment import MODEL, random
 from tinyclf.data.loader import ImageLoader
 from tinyclf.data.resize import has_float64
-from tinyclf.models.small_map_conv import use_small_map_conv
 from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import TrainingState
-from tinyclf.training.distributed import accelerate, data_parallel
+from tinyclf.training.distributed import accelerate
 from tinyclf.training.evaluate import evaluate
-from tinyclf.training.guards import enough_memory, keep_memory, refuse_non_finite
+from tinyclf.training.guards import enough_memory, refuse_non_finite
 from tinyclf.training.optim import start_momenta, update
 from tinyclf.training.precision import autocast
+from tinyclf.training.prepare import prepare
 from tinyclf.training.progress import progress
 from tinyclf.utils.errors import TinyclfError
 
@@ -120,31 +120,6 @@ def one_epoch(
         "images_per_second": len(train.labels) / (trained - started),
         "load": os.getloadavg()[0],
     }
-
-
-def prepare(state: TrainingState, accelerator: Accelerator, *, changes: bool = False) -> nn.Module:
-    """Bring the models of `state` to the device, in the layout that is fastest there; returns what to call in a step.
-
-    The results stay the same but for rounding: on a CPU, convolutions of small maps become those of
-    small_map_conv.py, and plain SGD updates all parameters in one pass (`fused`) unless it was told how to.
-    changes: whether other parts of the model may run in one step than in another.
-    """
-    for model in (state.model, state.trained_model):
-        model.to(accelerator.device).to(memory_format=torch.channels_last)
-        if accelerator.device.type == "cpu":
-            use_small_map_conv(model)
-    for group in state.optimizer.param_groups:
-        unset = group.get("fused") is None and group.get("foreach") is None
-        if isinstance(state.optimizer, torch.optim.SGD) and unset and not group["dampening"]:  # see start_momenta
-            group["fused"] = True
-            state.optimizer._step_supports_amp_scaling = True  # as if it had been told so
-    if accelerator.device.type == "cpu":
-        keep_memory()
-    # In every process with the weights of the first one
-    parallel = data_parallel(state.model, accelerator, changes=changes)
-    if accelerator.num_processes > 1 and state.ema and not state.ema.n_averaged:
-        state.ema.module.load_state_dict(state.model.state_dict())
-    return parallel
 
 
 def resume(
