@@ -96,9 +96,9 @@ class ImageLoader:
         """For every batch, the part of this process, as positions in the epoch's order."""
         for start in range(0, len(self.labels), self.batch_size):
             count = min(self.batch_size, len(self.labels) - start)
-            each, longer = divmod(count, self.parts)  # the first `longer` processes take one image more
-            first = start + self.part * each + min(self.part, longer)
-            yield slice(first, first + each + (self.part < longer))
+            each = -(-count // self.parts)  # as `Tensor.chunk` cuts: the last parts may be smaller, or empty
+            first, last = (min(part * each, count) for part in (self.part, self.part + 1))
+            yield slice(start + first, start + last)
 
     def _batches(self, order: Tensor, params: SampleParams, indices: Tensor, size: int) -> Batch:
         """The images at `indices` of the epoch, int64 (B,), of one batch or of several."""

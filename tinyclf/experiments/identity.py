@@ -7,7 +7,7 @@ from typing import Any
 
 from tinyclf.data.packed import Packed
 from tinyclf.experiments import catalog
-from tinyclf.experiments.settings import Settings
+from tinyclf.experiments.settings import BEFORE, Settings
 from tinyclf.models.choices import is_file
 from tinyclf.training.describe import differences
 
@@ -49,7 +49,7 @@ def stand_in(weights: dict[str, Any]) -> str:
 def identity_differences(before: dict[str, Any], now: dict[str, Any], settings: Settings) -> list[str]:
     """The differences between the run of a checkpoint and this one, `now`, that keep this one from continuing it."""
     done = len(before["history"])
-    old = dataclasses.asdict(Settings()) | before["settings"]  # a setting newer than the run had its default
+    old = dataclasses.asdict(Settings()) | BEFORE | before["settings"]  # a newer setting than the run had its default
     new = {name: value for name, value in now["settings"].items() if name not in MAY_CHANGE}
     changed = [f"{name}: {old[name]!r} before, {value!r} now" for name, value in new.items() if value != old[name]]
     changed += [

@@ -18,6 +18,7 @@ from tinyclf.data.packed import Packed
 from tinyclf.experiments.initial import load_initial_weights
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.depth import GrowingDepth
+from tinyclf.models.ghost_batch_norm import use_ghost_batch_norm
 from tinyclf.models.resnet import build_model
 from tinyclf.models.whitening import PIXELS, whiten_filters
 from tinyclf.training.describe import describe
@@ -62,7 +63,9 @@ def build_recipe(settings: Settings, data: Packed) -> Recipe:
 def untrained_model(settings: Settings, classes: int) -> nn.Module:
     """The model of `settings` with random weights. Blocks that join later start as the identity."""
     zero_init = settings.zero_init or settings.shallow > 0
-    return build_model(settings.model, classes, stem=settings.stem, zero_init=zero_init)
+    model = build_model(settings.model, classes, stem=settings.stem, zero_init=zero_init)
+    use_ghost_batch_norm(model, settings.ghost_batches)
+    return model
 
 
 def whiten_stem(model: nn.Module, settings: Settings, data: Packed) -> None:

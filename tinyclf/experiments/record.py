@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyclf.experiments.names import check_name, run_folder
-from tinyclf.experiments.settings import Settings
+from tinyclf.experiments.settings import BEFORE, Settings
 from tinyclf.utils import schema
 from tinyclf.utils.checks import one_of
 from tinyclf.utils.errors import NewerVersionError, TinyclfError
@@ -202,6 +202,10 @@ def read_record(path: Path) -> Record:
         raise
     except (OSError, ValueError, RecursionError, TinyclfError) as error:
         raise TinyclfError(f"{path}: not a readable record ({error}); delete it and run again") from error
+    before: dict[str, Any] | None = record
+    while before:  # it, and the runs that it started from
+        before["settings"] = BEFORE | before["settings"]
+        before = before["weights"].get("parent") if before is record else before.get("parent")
     return dict(record)
 
 

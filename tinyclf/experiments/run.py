@@ -235,8 +235,11 @@ def with_precision(settings: Settings, device: torch.device) -> Settings:
 def refuse_single_image(settings: Settings, images: int) -> None:
     """Raise TinyclfError where batch norm would see a single pixel of a single image: it has no variance."""
     stride = 32 if settings.stem == "imagenet" else 8
-    if images % settings.batch_size == 1 and settings.size_in(1) <= stride:
+    batches = {min(settings.batch_size, images), images % settings.batch_size} - {0}
+    parts = [len(part) for batch in batches for part in torch.empty(batch).chunk(settings.ghost_batches)]
+    if 1 in parts and settings.size_in(1) <= stride:
         raise TinyclfError(
-            f"batch_size = {settings.batch_size}: the last batch of {images:,} images has a single one, too few for "
-            f"batch norm at {settings.size_in(1)} pixels; give another batch_size, or more than {stride} pixels"
+            f"batch_size = {settings.batch_size}, ghost_batches = {settings.ghost_batches}: of {images:,} images, a "
+            f"batch or a part of one is a single image, too few for batch norm at {settings.size_in(1)} pixels; give "
+            f"another batch_size, or more than {stride} pixels"
         )

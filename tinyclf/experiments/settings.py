@@ -12,6 +12,7 @@ from tinyclf.models.choices import FILE, NAMED_WEIGHTS, RUN, STEM_INITS, STEMS, 
 from tinyclf.utils.checks import in_range, one_of, typed
 from tinyclf.utils.errors import TinyclfError
 
+BEFORE = {"ghost_batches": 1}  # of runs that are older than the setting
 ADAPTABLE = ("input_size", "normalization", "stem", "classes")  # what a model is made for
 SEEDS = (0, 2**31 - 1)
 
@@ -19,6 +20,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "input_size": (16, 1024),
     "epochs": (1, 10_000),
     "batch_size": (2, 100_000),  # batch norm needs more than one image
+    "ghost_batches": (1, 1000),
     "learning_rate": (0, 100),
     "step_size": (1, 10_000),
     "gamma": (0, 1),
@@ -66,6 +68,7 @@ class Settings:
     shallow: float = 0.0  # share of the steps, from the first on, in which one block of each stage runs; as zero_init
     epochs: int = 15
     batch_size: int = 0  # images a step; 0: the data set's own, 100 as published, fewer on the small ones
+    ghost_batches: int = 2  # parts of a batch that batch norms normalise by themselves, as on so many devices; 1: none
     learning_rate: float = 0.001
     schedule: str = "step"  # step: times gamma every step_size epochs | cosine | linear: to 0 at the end
     step_size: int = 7  # epochs between two decays of the learning rate

@@ -13,10 +13,11 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 from torch import Tensor, nn
-from torch.distributed import DistError, all_reduce
+from torch.distributed import DistError, all_reduce, broadcast
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from tinyclf.models.ghost_batch_norm import GhostBatchNorm2d
 from tinyclf.training.device import cuda_is_usable
 from tinyclf.utils.errors import TinyclfError
 
@@ -147,7 +148,15 @@ def data_parallel(model: nn.Module, accelerator: Accelerator, *, changes: bool =
     """
     if accelerator.num_processes == 1:
         return model
-    if accelerator.device.type == "cuda":
+    ghosts = {layer.ghost_batches for layer in model.modules() if isinstance(layer, GhostBatchNorm2d)}
+    if any(parts % accelerator.num_processes for parts in ghosts):
+        raise TinyclfError(
+            f"ghost_batches = {max(ghosts)}: {accelerator.num_processes} processes cannot share so many parts of a "
+            "batch evenly; give another number of processes, or ghost_batches = 1"
+        )
+    if ghosts:
+        pass  # each process normalises its own parts
+    elif accelerator.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     else:
         for layer in model.modules():
@@ -161,3 +170,9 @@ def data_parallel(model: nn.Module, accelerator: Accelerator, *, changes: bool =
     for parameter in frozen:
         parameter.requires_grad_(False)
     return prepared
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give the model of every process the running values of the first one's batch norms."""
+    for buffer in model.buffers():
+        broadcast(buffer, 0)

@@ -16,7 +16,7 @@ from tinyclf.data.loader import ImageLoader
 from tinyclf.data.resize import has_float64
 from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import TrainingState
-from tinyclf.training.distributed import accelerate
+from tinyclf.training.distributed import accelerate, share_buffers
 from tinyclf.training.evaluate import evaluate
 from tinyclf.training.guards import enough_memory, refuse_non_finite
 from tinyclf.training.optim import start_momenta, update
@@ -105,6 +105,9 @@ def one_epoch(
         metrics = train_epoch(
             model, state, criterion, train, epoch, scheduler_interval, precision, accelerator, before_step
         )
+        if train.parts > 1:
+            share_buffers(state.model)
+            share_buffers(state.trained_model)
         trained = time.perf_counter()
         evaluation = evaluate(state.trained_model, val, epoch, precision=precision, accelerator=accelerator)
     if isinstance(state.scheduler, ReduceLROnPlateau):
