@@ -1,74 +1,193 @@
-"""Write what README.md and docs/results.md show of the committed records: `python docs/results.py`.
+"""Write what README.md and docs/ show of the committed records: `python docs/results.py`.
 
-The figure docs/results.svg has the validation accuracy by epoch of every experiment that reproduces a published one.
-The accuracy tables go between their marks, `<!-- NAME OF THE DATA SET -->` and `<!-- end -->`.
+A block goes between its marks, `<!-- NAME -->` and `<!-- end -->`. The figures are docs/results.svg and training.svg.
 """
+
+from collections.abc import Callable
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tinyclf.experiments import catalog
+from tinyclf.experiments.names import family
+from tinyclf.experiments.record import read_records, read_table, table_path
 from tinyclf.report.accuracy import accuracy_table
 from tinyclf.report.figures import Line, curve_table, draw, line_style, percent_label, styled, svg
+from tinyclf.report.format import duration, percent
 from tinyclf.report.published import PUBLISHED, published_curve
-from tinyclf.report.runs import group_runs, load_histories, read_runs
-from tinyclf.report.wording import markdown_report
+from tinyclf.report.runs import group_runs, load_histories, load_runs, read_runs
+from tinyclf.report.wording import answer_in_markdown, markdown_report
 from tinyclf.utils.paths import PROJECT
 
 DATASET = "tiny-imagenet"
-FIGURE = PROJECT / "docs" / "results.svg"
-PAGES = {  # the tables of each page, by data set, and the way from the page to the project
-    PROJECT / "README.md": (["tiny-imagenet"], "."),
-    PROJECT / "docs" / "results.md": (["tiny-imagenet", "tiny-imagenet-20"], ".."),
-}
 END = "\n<!-- end -->"
 LINKS = {  # of what the goals in experiments.toml name
     "giung2-jax": "https://github.com/cs-giung/giung2-jax",
     "AdAutoMix": "https://arxiv.org/abs/2312.11954",
 }
+WHOLE = "-whole-batch"  # ends the names of the runs of Step 1 whose batch norms see all images of a batch
+STEP_1 = ("baseline-scratch", "baseline-imagenet")
+# The successor project's runs: accuracy on the training images, and on the first 25 validation images of each class
+ONE_DEVICE = {"one-device-scratch": (0.127, 0.107), "one-device-imagenet": (0.611, 0.506)}
+FIRST = 25
+
+
+def tables(dataset: str, project: str) -> str:
+    """The accuracy tables of a data set; project: leads from the page to the README."""
+    text = markdown_report(accuracy_table(dataset), project)
+    for name, address in LINKS.items():
+        text = text.replace(name, f"[{name}]({address})")
+    return text
+
+
+def headline() -> str:
+    """What was reproduced, in sentences."""
+    return answer_in_markdown(accuracy_table(DATASET))
+
+
+def mean_history(experiment: str, key: str) -> pd.Series:
+    """A number of an experiment's runs by epoch, the mean of its seeds; empty where none was recorded."""
+    histories = load_histories(DATASET)
+    return histories[histories["run"].map(family) == experiment].groupby("epoch")[key].mean()
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown; all columns but the first are numbers."""
+    rule = ["---", *["--:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
+
+
+def closeness() -> str:
+    """How far each row is from the published one, in points: at the end, at most, and in training."""
+    rows = []
+    for name, published in PUBLISHED.items():
+        points = 100 * (mean_history(name, "val_accuracy") - published_curve(name, DATASET, "val_accuracy")).dropna()
+        train = mean_history(name, "train_accuracy").get(published["epochs"], float("nan"))
+        if points.empty:
+            continue
+        epoch, told = points.abs().idxmax(), published["train_accuracy"][-1]
+        most = f"{points[epoch]:+.2f} in epoch {epoch}"
+        rows.append([f"`{name}`", f"{points.iloc[-1]:+.2f}", most, percent(train), percent(told)])
+    return markdown(["row", "last epoch", "largest difference", "training accuracy", "published"], rows)
+
+
+def training() -> str:
+    """The training accuracy of Step 1 by epoch: published, with batch norms over halves, and over whole batches."""
+    parts = []
+    for name in STEP_1:
+        published = published_curve(name, DATASET, "train_accuracy")
+        halves, whole = (mean_history(run, "train_accuracy") for run in (name, name + WHOLE))
+        rows = [
+            [text, *(percent(curve.get(epoch, float("nan"))) for epoch in published.index)]
+            for text, curve in (("published", published), ("ours, halves", halves), ("ours, whole batches", whole))
+        ]
+        title = catalog.read_experiments(DATASET)[name].title
+        parts.append(f"{title}:\n\n{markdown(['epoch', *map(str, published.index)], rows)}")
+        if far := (100 * (halves - published).dropna()).abs().to_dict():
+            epoch = max(far, key=lambda epoch: far[epoch])
+            parts.append(f"Halves are at most {far[epoch]:.1f} points from the published curve, in epoch {epoch}.")
+    return "\n\n".join(parts)
+
+
+def one_device() -> str:
+    """The successor's runs on one device beside ours: training accuracy, and that on its validation images."""
+    rows, records = [], read_records(DATASET)
+    for name, (train, val) in ONE_DEVICE.items():
+        accuracies = ["not run yet", "not run yet"]
+        if name in records and table_path(records[name], "predictions.csv.gz").is_file():
+            predictions = read_table(records[name], "predictions.csv.gz")
+            first = predictions.groupby("wnid").head(FIRST)
+            share = (first["wnid"] == first["predicted"]).mean()
+            accuracies = [percent(records[name]["history"][-1]["train_accuracy"]), percent(share)]
+        rows.append([f"`{name}`", percent(train), accuracies[0], percent(val), accuracies[1]])
+    return markdown(["run", "training, published", "ours", "validation, published", "ours"], rows)
+
+
+def times() -> str:
+    """What the runs took on a GPU."""
+    runs = load_runs(DATASET)
+    runs = runs[runs["machines"].map(lambda machines: {machine["name"] for machine in machines} == {"NVIDIA H200"})]
+    rows = []
+    for name, group in runs.groupby(runs["run"].map(family), sort=False):
+        ends = dict.fromkeys([duration(group["seconds"].min()), duration(group["seconds"].max())])
+        seeds = f", each of {len(group)} seeds" if len(group) > 1 else ""
+        precision, epochs = group["settings.precision"].iloc[0], group["epochs"].iloc[0]
+        rows.append([f"`{name}`{seeds}", precision, str(epochs), " to ".join(ends)])
+    return markdown(["run", "precision", "epochs", "time"], rows)
 
 
 @styled
-def figure() -> str:
-    """The figure as SVG: ours solid, several seeds as mean with a band of one standard deviation; published dotted."""
+def results_figure() -> Figure:
+    """Validation accuracy by epoch: ours solid, the mean of seeds in a band of one deviation; published dotted."""
     runs, histories = group_runs(read_runs(DATASET)), load_histories(DATASET)
-    drawing, axes = plt.subplots(figsize=(8, 4.8))
+    figure, axes = plt.subplots(figsize=(8, 4.8))
     handles = []
     for number, name in enumerate(PUBLISHED):
         style, title = line_style(number), catalog.read_experiments(DATASET)[name].title
-        if name in runs:
-            counted = histories[histories["run"].isin(runs[name]["runs"])]
-            table = curve_table(Line(title, name, counted, "val"), "accuracy")
-        else:
-            style = style | {"marker": "", "linestyle": ":"}
-            published = published_curve(name, DATASET, "val_accuracy")
-            table = pd.DataFrame({"accuracy": float("nan"), "deviation": float("nan"), "published": published})
-            table = table.reset_index()
-        draw(axes, table, style, title)
+        counted = histories[histories["run"].isin(runs[name]["runs"] if name in runs else [])]
+        draw(axes, curve_table(Line(title, name, counted, "val"), "accuracy"), style, title)
         handles.append(Line2D([], [], label=title, **style))
     ink = axes.xaxis.label.get_color()
     handles += [Line2D([], [], color=ink, label="ours"), Line2D([], [], color=ink, linestyle=":", label="published")]
     axes.set(xlabel="epoch", ylabel="validation accuracy (top-1)", ylim=0)
-    axes.locator_params("x", integer=True)
-    axes.yaxis.set_major_formatter(percent_label)
-    drawing.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8)
-    plt.close(drawing)
-    return svg(drawing)
+    finish(figure, handles)
+    return figure
 
 
-def page(text: str, datasets: list[str], project: str) -> str:
-    """A page with the accuracy tables of `datasets` between their marks; project: leads from it to the README."""
-    for dataset in datasets:
-        before, rest = text.split(mark := f"<!-- {dataset} -->\n", 1)
-        report = markdown_report(accuracy_table(dataset), project)
-        for name, address in LINKS.items():
-            report = report.replace(name, f"[{name}]({address})")
-        text = before + mark + report + END + rest.split(END, 1)[1]
+@styled
+def training_figure() -> Figure:
+    """Training accuracy of Step 1 by epoch: published, halves, whole batches."""
+    figure, both = plt.subplots(1, 2, figsize=(8, 3.6))
+    for axes, name in zip(both, STEP_1, strict=True):
+        published = published_curve(name, DATASET, "train_accuracy")
+        lines = {"ours, batch norms over halves": name, "ours, batch norms over whole batches": name + WHOLE}
+        handles = [axes.plot(published, "k:", label="published")[0]]
+        for number, (text, run) in enumerate(lines.items()):
+            handles += axes.plot(mean_history(run, "train_accuracy"), label=text, **line_style(number), markersize=3)
+        axes.set(xlabel="epoch", title=catalog.read_experiments(DATASET)[name].title, ylim=0)
+    both[0].set_ylabel("training accuracy (top-1)")
+    finish(figure, handles)
+    return figure
+
+
+def finish(figure: Figure, handles: list[Line2D]) -> None:
+    """Axes of whole epochs and of per cent, and a legend below."""
+    for axes in figure.axes:
+        axes.locator_params("x", integer=True)
+        axes.yaxis.set_major_formatter(percent_label)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8)
+    plt.close(figure)
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {"results.svg": results_figure, "training.svg": training_figure}
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"headline": headline, "tiny-imagenet": lambda: tables(DATASET, ".")},
+    "docs/results.md": {
+        "headline": headline,
+        "tiny-imagenet": lambda: tables(DATASET, ".."),
+        "closeness": closeness,
+        "training": training,
+        "one-device": one_device,
+        "tiny-imagenet-20": lambda: tables("tiny-imagenet-20", ".."),
+    },
+    "docs/running.md": {"times": times},
+}
+
+
+def page(path: str) -> str:
+    """The text of a page, with its blocks made anew."""
+    text = Path(PROJECT, path).read_text("utf-8")
+    for name, block in PAGES[path].items():
+        before, mark, rest = text.partition(f"<!-- {name} -->\n")
+        text = before + mark + block() + END + rest.partition(END)[2]
     return text
 
 
 if __name__ == "__main__":
-    FIGURE.write_text(figure(), "utf-8")
-    for path, (datasets, project) in PAGES.items():
-        path.write_text(page(path.read_text("utf-8"), datasets, project), "utf-8")
+    for name, make in FIGURES.items():
+        Path(PROJECT, "docs", name).write_text(svg(make()), "utf-8")
+    for path in PAGES:
+        Path(PROJECT, path).write_text(page(path), "utf-8")
