@@ -42,7 +42,7 @@ test: $(READY)  ## run every test, and every notebook with its default parameter
 	export TINYCLF_REPORTS="$$reports" OMP_NUM_THREADS=1 && $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests && \
 	printf '%s\n' '[23]*' '1*' '4*' '0*' | $(TEST_NOTEBOOKS) && printf '%s\n' '5*' '7*' '8*' '9*' | $(TEST_NOTEBOOKS)
 
-bench: $(READY) build/bench/.ready  ## measure loader, training, evaluation and memory beside other ways (17 minutes)
+bench: $(READY)  ## measure loader, training, evaluation and memory beside other ways (10 minutes)
 	$(BIN)/tinyclf bench $(if $(filter file,$(origin DATASET)),,--dataset "$(DATASET)")
 
 lint: $(READY)  ## check style (ruff), types (mypy), that imports lead one way, and that notebooks are clean
@@ -63,9 +63,6 @@ lock: $(READY)  ## write requirements.txt with the newest versions that pyprojec
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra dev --upgrade \
 		--no-config --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 		pyproject.toml --output-file requirements.txt
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-deps --upgrade \
-		--no-config --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
-		--constraints requirements.txt benchmarks/requirements.in --output-file benchmarks/requirements.txt
 
 clean:  ## remove .venv and what tools left behind; data and reports stay
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache
@@ -85,10 +82,3 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@echo "$(CURDIR)" > $@
-
-# timm and fastai lie beside .venv, not in it, and are looked into last. Where they cannot be fetched the benchmark does
-# without them, and says so.
-build/bench/.ready: benchmarks/requirements.txt $(READY)
-	@rm -rf $(@D) && mkdir -p $(@D)
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --target $(@D) -r $< && touch $@ || \
-		echo "timm and fastai could not be installed: going on without them" >&2

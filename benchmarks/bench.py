@@ -1,35 +1,29 @@
 """`make bench`, or `tinyclf bench`: tinyclf side by side with other ways to train on the same images, as ratios.
 
-Results: benchmarks.md, .csv and .svg in reports/benchmarks/<dataset>/. About 17 minutes on 2 CPU cores.
+Results: benchmarks.md and .csv in reports/benchmarks/<dataset>/. About 17 minutes on 2 CPU cores.
 """
 
 import datetime
 import os
-import shutil
 import sys
 import tempfile
-from contextlib import suppress
-from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import contestants
 import pandas as pd
 import torch
-from contestants import WAYS, Limit, Tinyclf, Way
+from contestants import WAYS, Limit, Tinyclf
 from measure import Row, peak_memory, rounds
-from results import AGAINST, MEMORY, page, plot
-from sample import Data, open_data, write_sample
+from results import AGAINST, MEMORY, page
+from sample import open_data, write_sample
 
 from tinyclf.data.locate import locate
 from tinyclf.data.registry import TINY_IMAGENET
-from tinyclf.report.figures import svg
 from tinyclf.utils import environment, files, paths
 from tinyclf.utils.checks import one_of
 
 MEASURES = (*AGAINST, MEMORY)
 SAMPLE = 4_000  # images of each split for those who read files
-EXTRA = paths.PROJECT / "build" / "bench"  # where `make bench` installs timm and fastai
 
 
 def main(dataset: str = "", seconds: float = 45, only: list[str] | None = None) -> Path:
@@ -43,27 +37,22 @@ def main(dataset: str = "", seconds: float = 45, only: list[str] | None = None) 
     dataset = dataset or (
         "tiny-imagenet" if any(locate(root, TINY_IMAGENET) for root in paths.tiny_imagenet_sources()) else "mini"
     )
-    if str(EXTRA) not in sys.path:
-        sys.path.append(str(EXTRA))  # last, so that nothing of it stands before what tinyclf uses
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder = files.writable(paths.reports_dir() / "benchmarks" / dataset)
     with tempfile.TemporaryDirectory(prefix="tinyclf-bench-") as sample:
         write_sample(dataset, Path(sample), SAMPLE)
-        rows, missing = measure_all(dataset, Path(sample), seconds, only or list(MEASURES), device)
+        rows = measure_all(dataset, Path(sample), seconds, only or list(MEASURES), device)
     pd.DataFrame(rows).to_csv(folder / "benchmarks.csv", index=False)
     frame = pd.read_csv(folder / "benchmarks.csv")
     title = f"Benchmark on {dataset}" + (", scaled up" if dataset == "mini" else "")
-    files.atomic_write(folder / "benchmarks.svg", svg(plot(frame, title, device.type)))
-    files.atomic_write(folder / "benchmarks.md", page(frame, title, about(device), missing, device.type))
+    files.atomic_write(folder / "benchmarks.md", page(frame, title, about(device), device.type))
     return folder / "benchmarks.md"
 
 
-def measure_all(
-    dataset: str, sample: Path, seconds: float, only: list[str], device: torch.device
-) -> tuple[list[Row], dict[str, str]]:
-    """The rows of all measures asked for, and who could not be measured, with the reason."""
+def measure_all(dataset: str, sample: Path, seconds: float, only: list[str], device: torch.device) -> list[Row]:
+    """The rows of all measures asked for."""
     data = open_data(dataset, sample)
-    ways, missing = entered(data, device)
+    ways = {name: way(data, device) for name, way in WAYS.items()}
     several = tuple(number for number in (0, 1, 2, 4, 8) if number <= 2 * (os.cpu_count() or 1))
     gpu = device.type == "cuda"
     rows: list[Row] = []
@@ -76,7 +65,7 @@ def measure_all(
     def measure(name: str, turns: dict, steps: int, seconds: float, fill: bool = False) -> None:
         if name in only:
             print(f"{name}: {', '.join(turns)}", file=sys.stderr, flush=True)
-            always = () if name == "choices" else ("tinyclf", AGAINST[name])
+            always = ("tinyclf", AGAINST[name])
             rows.extend(rounds(name, turns, steps=steps, seconds=seconds, device=device, always=always, fill=fill))
 
     threads = torch.get_num_threads()
@@ -86,61 +75,19 @@ def measure_all(
     measure("loader on all cores", turns("load", several), 20, seconds / 2, fill=True)
     measure("training", turns("train", several), 30 if gpu else 3, seconds * 2)
     measure("evaluation", turns("evaluate", several), 30 if gpu else 8, seconds)
-    if "choices" in only:
-        choices, lacking = entered_choices(data, device)
-        missing |= lacking
-        measure("choices", {name: (way.train, (0,)) for name, way in choices.items()}, 30 if gpu else 3, seconds)
     if MEMORY in only:
-        workers = {row["contestant"]: row["workers"] for row in rows if row["measure"] == "training"}
         for name in (way for way in ways if way != "limit"):
             print(f"{MEMORY}: {name}", file=sys.stderr, flush=True)
-            number = workers.get(name, 0 if name == "tinyclf" else min(several[-1], 2))
-            peak = peak_memory(contestants.whole_job, name, dataset, sample, number)
-            about = {"measure": MEMORY, "contestant": name, "workers": number, "round": 0}
+            peak = peak_memory(contestants.whole_job, name, dataset, sample)
+            about = {"measure": MEMORY, "contestant": name, "workers": 0, "round": 0}
             rows.append(about | {"value": peak, "unit": "MiB", "others": 0.0})
-    return rows, missing
-
-
-def entered(data: Data, device: torch.device) -> tuple[dict[str, Way], dict[str, str]]:
-    """All contestants that are ready, and of timm and fastai the reason where one is not installed."""
-    ways, missing = {}, {}
-    for name, way in WAYS.items():
-        try:
-            ways[name] = way(data, device)
-            if name in ("timm", "fastai"):
-                next(iter(ways[name].batches("val", 0)))
-        except ImportError as error:
-            ways.pop(name, None)
-            missing[name] = f"as it cannot be imported ({error}): `make bench` installs it"
-    return ways, missing
-
-
-def entered_choices(data: Data, device: torch.device) -> tuple[dict[str, Limit], dict[str, str]]:
-    """The bare step, as tinyclf takes it and with one choice made otherwise each; and why one cannot be tried."""
-    limit = partial(Limit, data, device)
-    choices = {
-        AGAINST["choices"]: limit(),
-        "contiguous": limit(layout=torch.contiguous_format),
-        "plain SGD": limit(fused=False),
-        "torchvision's convolutions": limit(small_map_conv=False),
-    }
-    if device.type == "cuda":
-        choices |= {
-            "bf16": limit(precision="bf16"),
-            "bf16, contiguous": limit(precision="bf16", layout=torch.contiguous_format),
-        }
-    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
-        return choices, {"torch.compile": "as there is no C++ compiler"}
-    return choices | {"torch.compile": limit(compiled=True)}, {}
+    return rows
 
 
 def about(device: torch.device) -> dict[str, str]:
     """Machine, versions, commit and date, as text."""
     what = environment.describe(device)
     versions, hardware = dict(what["versions"]), what["hardware"]
-    for name in ("timm", "fastai"):
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
     return {
         "machine": f"{hardware['name']}, {hardware['cores']} cores, {hardware['threads']} threads, "
         f"{hardware['memory_gib']} GiB of memory, {hardware['system']}",

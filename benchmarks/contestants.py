@@ -1,4 +1,4 @@
-"""Who is measured: tinyclf, the published way, timm's loader, fastai's Learner, and the limit, a bare step.
+"""Who is measured: tinyclf, the published way, and the limit, a bare step.
 
 Each loads, trains and evaluates ResNet18 in batches of 100 in fp32, mirroring training images at random, until a watch
 has seen enough.
@@ -6,7 +6,6 @@ has seen enough.
 
 import itertools
 from collections.abc import Iterable, Iterator
-from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -21,7 +20,6 @@ from torchvision.transforms import Compose, RandomHorizontalFlip, ToTensor
 
 from tinyclf.data.augment import Augmentation
 from tinyclf.data.loader import Batch, ImageLoader
-from tinyclf.data.registry import SIDE
 from tinyclf.experiments.recipe import recipe_for
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.resnet import build_model
@@ -29,8 +27,6 @@ from tinyclf.models.small_map_conv import use_small_map_conv
 from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.evaluate import evaluate
 from tinyclf.training.loop import train_epoch
-from tinyclf.training.optim import filters_as_they_lie
-from tinyclf.training.precision import autocast
 
 RECIPE = Settings(batch_size=BATCH)
 
@@ -95,61 +91,6 @@ class Published(Way):
         return DataLoader(images, BATCH, shuffle=train, num_workers=workers, pin_memory=cuda)
 
 
-class Timm(Way):
-    """timm's loader with its own defaults (among them its prefetcher), but for the augmentation."""
-
-    def batches(self, split: str, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
-        from timm.data import ImageDataset, create_loader
-
-        return create_loader(
-            ImageDataset(str(self.data.folder / split)), (3, SIDE, SIDE), BATCH, is_training=split == "train",
-            num_workers=workers, device=self.device, pin_memory=self.device.type == "cuda", persistent_workers=False,
-            scale=(1, 1), ratio=(1, 1), color_jitter=None, crop_pct=1.0, mean=(0, 0, 0), std=(1, 1, 1),
-        )  # fmt: skip
-
-
-class Fastai(Way):
-    """fastai's data loaders and Learner, with its own SGD."""
-
-    def __init__(self, data: Data, device: torch.device) -> None:
-        from fastai.learner import Learner
-        from fastai.optimizer import SGD
-        from fastai.vision.augment import FlipItem
-        from fastai.vision.data import ImageDataLoaders
-
-        super().__init__(data, device)
-        self.loaders = cache(
-            lambda workers: ImageDataLoaders.from_folder(
-                data.folder, "train", "val", bs=BATCH, item_tfms=FlipItem(), num_workers=workers, device=device
-            )
-        )
-        opt = partial(SGD, mom=RECIPE.momentum)
-        self.learner = Learner(self.loaders(0), self.model, cross_entropy, opt, RECIPE.learning_rate)
-
-    def batches(self, split: str, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
-        return self.loaders(workers)[SPLITS.index(split)]
-
-    def stop(self, watch: Watch) -> object:
-        """The callback that ends a fit or a validation when the watch has seen enough."""
-        from fastai.callback.core import Callback, CancelFitException, CancelValidException
-
-        class Stop(Callback):
-            def before_batch(self) -> None:
-                if watch.tick():
-                    raise CancelFitException if self.training else CancelValidException
-
-        return Stop()
-
-    def train(self, watch: Watch, workers: int) -> None:
-        self.learner.dls = self.loaders(workers)
-        with self.learner.no_logging():
-            self.learner.fit(1, cbs=self.stop(watch))
-
-    def evaluate(self, watch: Watch, workers: int) -> None:
-        self.learner.dls = self.loaders(workers)
-        self.learner.validate(cbs=self.stop(watch))
-
-
 class WatchedBatches(ImageLoader):
     """tinyclf's batches, of which an epoch ends when the watch has seen enough."""
 
@@ -167,8 +108,6 @@ class Tinyclf(Way):
         self.model.to(memory_format=torch.channels_last)
         train, val = (data.arrays[split] for split in SPLITS)
         recipe = recipe_for(self.model, RECIPE, len(train.labels))
-        for group in recipe.optimizer.param_groups:
-            group["fused"] = True  # as `prepare` sets it, which would change how the others use memory, too
         self.criterion = recipe.criterion
         self.state = TrainingState(self.model, recipe.optimizer, recipe.scheduler)
         augmentation = Augmentation(flip=RECIPE.flip)
@@ -195,28 +134,14 @@ class Tinyclf(Way):
 
 
 class Limit(Way):
-    """The bare step as tinyclf does it, or with another choice, on one batch that stays where it is."""
+    """The bare step as tinyclf does it, on one batch that stays where it is."""
 
-    def __init__(
-        self,
-        data: Data,
-        device: torch.device,
-        *,
-        layout: torch.memory_format = torch.channels_last,
-        fused: bool = True,
-        compiled: bool = False,
-        precision: str = "fp32",
-        small_map_conv: bool = True,
-    ) -> None:
-        super().__init__(data, device, small_map_conv=small_map_conv)
-        self.model.to(memory_format=layout)
-        self.forward = torch.compile(self.model) if compiled else self.model
-        rate, momentum = RECIPE.learning_rate, RECIPE.momentum
-        self.optimizer = torch.optim.SGD(self.model.parameters(), rate, momentum, fused=fused)
-        self.precision = precision
+    def __init__(self, data: Data, device: torch.device) -> None:
+        super().__init__(data, device, small_map_conv=True)
+        self.model.to(memory_format=torch.channels_last)
         train = data.arrays["train"]
         images, labels, _ = next(ImageLoader(train.images[:BATCH], train.labels[:BATCH], BATCH, device).epoch())
-        self.batch = images.contiguous(memory_format=layout), labels
+        self.batch = images.contiguous(memory_format=torch.channels_last), labels
 
     def batches(self, split: str, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
         return itertools.repeat(self.batch)
@@ -225,25 +150,20 @@ class Limit(Way):
         self.model.train()
         for images, labels in watch.around(self.batches("train", workers)):
             self.optimizer.zero_grad()
-            with autocast(self.precision, self.device):
-                (cross_entropy(self.forward(images), labels, reduction="sum") / len(labels)).backward()
-            with filters_as_they_lie(self.optimizer):
-                self.optimizer.step()
+            (cross_entropy(self.model(images), labels, reduction="sum") / len(labels)).backward()
+            self.optimizer.step()
 
     @torch.no_grad()
     def evaluate(self, watch: Watch, workers: int) -> None:
         self.model.eval()
         for images, _ in watch.around(self.batches("val", workers)):
-            with autocast(self.precision, self.device):
-                self.forward(images)
+            self.model(images)
 
 
-WAYS: dict[str, type[Way]] = {
-    "tinyclf": Tinyclf, "limit": Limit, "published": Published, "timm": Timm, "fastai": Fastai,
-}  # fmt: skip
+WAYS: dict[str, type[Way]] = {"tinyclf": Tinyclf, "limit": Limit, "published": Published}
 
 
-def whole_job(name: str, dataset: str, folder: Path, workers: int) -> None:
+def whole_job(name: str, dataset: str, folder: Path) -> None:
     """What the memory of a contestant is measured of: some steps of training and of evaluation.
 
     Between them tinyclf, which holds its data set as arrays, loads every image of it; what others take does not depend
@@ -251,8 +171,8 @@ def whole_job(name: str, dataset: str, folder: Path, workers: int) -> None:
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     way = WAYS[name](open_data(dataset, folder), device)
-    way.train(Watch(10, 1, device), workers)
+    way.train(Watch(10, 1, device), 0)
     if isinstance(way, Tinyclf):
         train = way.split["train"]
-        way.load(Watch(len(train), 0, device), workers)
-    way.evaluate(Watch(10, 1, device), workers)
+        way.load(Watch(len(train), 0, device), 0)
+    way.evaluate(Watch(10, 1, device), 0)

@@ -124,40 +124,24 @@ def others_seconds() -> float:
 
 
 def peak_memory(job: Callable[..., None], *arguments: Any) -> float:
-    """MiB that `job(*arguments)` takes at most, run in a fresh process: its peak resident memory.
+    """MiB of resident memory that `job(*arguments)` takes at most, run in a fresh process.
 
-    With workers it is, where that is more, the highest sum of their and its own proportional set sizes, sampled ten
-    times a second. Raises TinyclfError where the process failed.
+    Raises TinyclfError where the process failed.
     """
     spawn = multiprocessing.get_context("spawn")  # a fork would begin with all that this process holds
     receiver, sender = spawn.Pipe(duplex=False)
     process = spawn.Process(target=measured, args=(sender, job, arguments))
     process.start()
-    peak = 0.0
-    while process.is_alive():
-        peak = max(peak, proportional(process.pid))
-        time.sleep(0.1)
+    process.join()
     if process.exitcode:
         raise TinyclfError(f"the process whose memory is measured ended with status {process.exitcode}")
-    return max(peak, receiver.recv())
+    return receiver.recv()
 
 
 def measured(pipe: Any, job: Callable[..., None], arguments: tuple) -> None:
     """Runs in the process of its own: the job, then its peak resident memory in MiB into the pipe."""
     job(*arguments)
     with suppress(OSError):  # Linux: what getrusage says there began as the peak of the process that started this one
-        return pipe.send(kilobytes(Path("/proc/self/status"), "VmHWM:") / 1024)
+        status = Path("/proc/self/status").read_text("utf-8")
+        return pipe.send(int(status.split("VmHWM:")[1].split()[0]) / 1024)
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (MIB if sys.platform == "darwin" else 1024))
-
-
-def proportional(pid: int | None) -> float:
-    """MiB of a process and its children now, memory that they share counted once; 0 where the system does not say."""
-    with suppress(OSError):
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()
-        return kilobytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") / 1024 + sum(proportional(int(c)) for c in children)
-    return 0.0
-
-
-def kilobytes(file: Path, key: str) -> int:
-    """The number that a file of /proc gives in kB; 0 where it has no such line, as of a process that ended."""
-    return next((int(line.split()[1]) for line in file.read_text("utf-8").splitlines() if line.startswith(key)), 0)

@@ -32,7 +32,7 @@ def train() -> None:
     from torchvision.models import resnet18
 
     model = resnet18(num_classes=20).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), 0.001, momentum=0.9, fused=True)
+    optimizer = torch.optim.SGD(model.parameters(), 0.001, momentum=0.9)
     images = torch.randn(BATCH, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
     labels = torch.randint(20, (BATCH,))
 

@@ -1,17 +1,11 @@
-"""From the rounds, the rows of the CSV, to ratios, verdicts, the Markdown page and the plot."""
+"""From the rounds, the rows of the CSV, to ratios, verdicts and the page in Markdown."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.figure import Figure
 
 from tinyclf.report.columns import Column, markdown
-from tinyclf.report.figures import COLOURS, styled
-from tinyclf.utils import files
 
-END = "\n<!-- end -->"  # of a table in a page, which starts with its name
 MEMORY = "memory"
 CALM = 0.25  # cores that other processes may keep busy without disturbing a turn
 AGAINST = {  # what is measured: whose rate the others' are divided by
@@ -19,14 +13,12 @@ AGAINST = {  # what is measured: whose rate the others' are divided by
     "loader on all cores": "published",
     "training": "limit",
     "evaluation": "limit",
-    "choices": "channels_last, fused, eager, fp32",
 }
 MEANING = {
     "loader on one core": "The loader alone, with one thread and no workers, as a multiple of the published way.",
     "loader on all cores": "The loader alone, with every thread, or with the number of workers that came out fastest.",
     "training": "Training, as a share of the limit: a bare step (forward, cross-entropy, backward, SGD) on one batch.",
     "evaluation": "Evaluation, as a share of the limit: a bare forward pass on one batch.",
-    "choices": "The bare training step with other choices than tinyclf's.",
 }
 
 
@@ -34,12 +26,6 @@ def markdown_table(frame: pd.DataFrame) -> str:
     """A frame in Markdown: its columns, and every value as text."""
     columns = [Column(name, lambda row, name=name: str(row[name]), number=False) for name in frame]
     return markdown(frame.to_dict("records"), columns)
-
-
-def replace_table(page: Path, name: str, table: str) -> None:
-    """Write a table into `page` in place of the one of that name."""
-    before, mark, rest = page.read_text("utf-8").partition(f"<!-- {name} -->\n")
-    files.atomic_write(page, before + mark + table + END + rest.partition(END)[2])
 
 
 @dataclass(frozen=True)
@@ -116,8 +102,8 @@ def figure_of(frame: pd.DataFrame, measure: str) -> float | None:
     return float(gigabytes(frame)["tinyclf"] if measure == MEMORY else ratios(frame, measure).ratio["tinyclf"])
 
 
-def page(frame: pd.DataFrame, title: str, about: dict[str, str], missing: dict[str, str], device: str) -> str:
-    """The tables in Markdown. about: what it ran on, by name; missing: who was not measured, and why."""
+def page(frame: pd.DataFrame, title: str, about: dict[str, str], device: str) -> str:
+    """The tables in Markdown. about: what it ran on, by name."""
     lines = []
     for target in targets(device):
         measured = figure_of(frame, target.measure)
@@ -141,11 +127,10 @@ def page(frame: pd.DataFrame, title: str, about: dict[str, str], missing: dict[s
     if MEMORY in set(frame.measure):
         rows = [{"contestant": name, "peak, GB": f"{value:.2f}"} for name, value in gigabytes(frame).items()]
         text = (
-            "Each in a process of its own that trains and evaluates: its peak resident memory, or where workers add to "
-            "it, the highest sum of proportional set sizes. tinyclf's also reads every image of the set once."
+            "The peak resident memory of a process that trains and evaluates, without workers. tinyclf's also reads "
+            "every image of the set once."
         )
         parts += ["## Memory", "", text, "", markdown_table(pd.DataFrame(rows)), ""]
-    parts += [f"Not measured: {name}, {reason}\n" for name, reason in missing.items()]
     parts.append(
         "Contestants take turns of a few steps in one process; a ratio is the median over the rounds of the ratios "
         "within each, which the quartiles are of, too. Rounds in which other processes kept more than "
@@ -154,26 +139,3 @@ def page(frame: pd.DataFrame, title: str, about: dict[str, str], missing: dict[s
         "system's cache."
     )
     return "\n".join(parts) + "\n"
-
-
-@styled
-def plot(frame: pd.DataFrame, title: str, device: str) -> Figure:
-    """A panel for each measure: ratios with their quartiles, or GB; the target dashed."""
-    tables = {measure: ratios(frame, measure) for measure in measured_rates(frame)}
-    if MEMORY in set(frame.measure):
-        tables[MEMORY] = gigabytes(frame).to_frame("ratio").assign(low=lambda t: t.ratio, high=lambda t: t.ratio)
-    heights = [len(table) + 1.5 for table in tables.values()]
-    size = {"figsize": (8, sum(heights) * 0.4 + 0.5), "height_ratios": heights}
-    figure, panels = plt.subplots(len(tables), 1, squeeze=False, **size)
-    wanted = {target.measure: target.wanted for target in targets(device)}
-    for axes, (measure, table) in zip(panels[:, 0], tables.items(), strict=True):
-        spread = [table.ratio - table.low, table.high - table.ratio]
-        axes.barh(table.index, table.ratio, xerr=spread, height=0.6, color=COLOURS[0], ecolor=COLOURS[1], capsize=3)
-        axes.invert_yaxis()
-        axes.set(title=measure, xlabel="GB" if measure == MEMORY else f"images/s, ratio to {AGAINST[measure]}")
-        axes.grid(visible=False, axis="y")
-        if measure in wanted:
-            axes.axvline(wanted[measure], color="#24292f", linestyle="--", linewidth=1)
-    figure.suptitle(title)
-    plt.close(figure)
-    return figure
