@@ -14,14 +14,13 @@ import pytest
 import results
 import sample
 import torch
-from contestants import WAYS, Limit, Published, Tinyclf
+from contestants import WAYS, Published, Tinyclf
 from measure import Watch, peak_memory, rounds
 from sample import Data
 from torch import nn
 
 from tinyclf.cli import bench as bench_command
 from tinyclf.data.cache import pack
-from tinyclf.utils import paths
 from tinyclf.utils.errors import TinyclfError
 
 CPU = torch.device("cpu")
@@ -79,8 +78,8 @@ def test_all_take_their_turns_and_the_table_says_what_the_csv_does(data, tmp_pat
     )
     pd.DataFrame(rows).to_csv(tmp_path / "rounds.csv", index=False)
     frame = pd.read_csv(tmp_path / "rounds.csv")
-    text = results.page(frame, "Benchmark", {"machine": "this"}, {"timm": "as it is not here"}, "cpu")
-    assert "- machine: this" in text and "Not measured: timm, as it is not here" in text
+    text = results.page(frame, "Benchmark", {"machine": "this"}, "cpu")
+    assert "- machine: this" in text
 
     rate = {(row["measure"], row["contestant"], row["round"]): row["value"] for row in rows}
     for measured, against in (("loader on one core", "published"), ("training", "limit"), ("evaluation", "limit")):
@@ -91,7 +90,6 @@ def test_all_take_their_turns_and_the_table_says_what_the_csv_does(data, tmp_pat
         assert re.search(rf"\| {measured} at least .* \| {median:.3g} \| (reached|short) \|", text)
     assert ("training", "published", 0) in rate and ("training", "published", 1) not in rate  # every third round
     assert "under 2.5 GB | 2.1 | reached |" in text and "| tinyclf | 2.10 |" in text
-    assert len(results.plot(frame, "Benchmark", "cpu").axes) == 4
 
 
 @pytest.mark.parametrize(("disturbed", "ratio", "shown"), [(2, 0.5, "3 of 5"), (3, 0.75, "5 of 5, disturbed")])
@@ -105,7 +103,7 @@ def test_disturbed_rounds_are_left_out_while_enough_remain(disturbed, ratio, sho
             rows.append(row | {"value": rate, "others": others if name == "limit" else 0.0})
     frame = pd.DataFrame(rows)
     assert results.figure_of(frame, "training") == ratio
-    assert f"| 0 | {shown} |" in results.page(frame, "", {}, {}, "cpu").split("| tinyclf |")[1].splitlines()[0]
+    assert f"| 0 | {shown} |" in results.page(frame, "", {}, "cpu").split("| tinyclf |")[1].splitlines()[0]
 
 
 def test_others_are_counted_but_not_this_process_nor_its_children():
@@ -127,20 +125,6 @@ def test_a_verdict_can_be_each_of_the_three():
     assert [memory.verdict(gigabytes) for gigabytes in (2.49, 2.5)] == ["reached", "short"]
 
 
-def test_the_bare_step_trains_whatever_the_choices(data):
-    """One step of each choice from the same weights gives the same weights; so the choices are about speed alone."""
-    after = []
-    for choice in ({}, {"fused": False}, {"layout": torch.contiguous_format}, {"small_map_conv": False}):
-        limit = Limit(data, CPU, **choice)
-        before = limit.model.fc.weight.clone()
-        limit.train(Watch(1, 0, CPU), 0)
-        assert not torch.equal(before, limit.model.fc.weight)
-        after.append(limit.model.fc.weight.detach())
-    assert torch.equal(after[0], after[1])
-    for other in after[2:]:
-        torch.testing.assert_close(after[0], other, rtol=1e-4, atol=1e-6)
-
-
 def test_memory_is_that_of_the_job_not_of_who_asks():
     mebibyte = 2**17  # numbers of 8 bytes
     held = np.ones(1000 * mebibyte)
@@ -157,12 +141,3 @@ def test_wrong_names_and_a_missing_folder_are_refused(monkeypatch, tmp_path):
         monkeypatch.setattr("tinyclf.cli.PROJECT", project)
         with pytest.raises(TinyclfError, match="part of the project's checkout"):
             bench_command()
-
-
-def test_who_is_not_installed_is_named(data, monkeypatch):
-    monkeypatch.setattr(bench, "WAYS", {"limit": Limit, "timm": contestants.Timm, "fastai": contestants.Fastai})
-    for name in ("timm", "timm.data", "fastai", "fastai.learner"):
-        monkeypatch.setitem(sys.modules, name, None)
-    ways, missing = bench.entered(data, CPU)
-    assert list(ways) == ["limit"] and list(missing) == ["timm", "fastai"]
-    assert paths.PROJECT / "build" / "bench" == bench.EXTRA
