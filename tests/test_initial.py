@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tinyclf.data.packed import Packed, PackedSplit
-from tinyclf.experiments.initial import is_finished, trained
+from tinyclf.experiments.parent import is_finished, trained
 from tinyclf.experiments.predict import Predictor
 from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from tinyclf.data.packed import Packed, PackedSplit
-from tinyclf.experiments import identity, initial
+from tinyclf.experiments import parent
 from tinyclf.experiments import run as runs
-from tinyclf.experiments.initial import is_finished
+from tinyclf.experiments.parent import is_finished
 from tinyclf.experiments.recipe import recipe_for
 from tinyclf.experiments.record import copies, read_records
 from tinyclf.experiments.run import Run
@@ -145,7 +145,7 @@ def test_a_run_continued_under_other_versions_lists_all_of_them(reports, monkeyp
 def test_a_setting_newer_than_a_run_had_its_default_then(reports, monkeypatch):
     older = {name: value for name, value in dataclasses.asdict(SETTINGS).items() if name != "cutmix"}
     with monkeypatch.context() as patch:
-        patch.setattr(identity.dataclasses, "asdict", lambda settings: older)
+        patch.setattr(parent.dataclasses, "asdict", lambda settings: older)
         before = finished()
     assert "cutmix" not in before["settings"]
     assert finished(Settings(epochs=3, input_size=64, batch_size=8))["history"][:2] == before["history"]
@@ -291,8 +291,8 @@ def test_a_run_on_other_data_is_refused(reports):
 
 
 def test_without_a_name_a_run_is_named_after_what_it_changes():
-    assert identity.default_name(Settings()) == "published-recipe"
-    assert identity.default_name(Settings(epochs=3, weights="../x/my other.pth")) == "weights-my_other-epochs-3"
+    assert runs.default_name(Settings()) == "published-recipe"
+    assert runs.default_name(Settings(epochs=3, weights="../x/my other.pth")) == "weights-my_other-epochs-3"
 
 
 @pytest.mark.parametrize("name", ["../out", "a/b", "", ".hidden", "x" * 300])
@@ -348,5 +348,8 @@ def test_a_recorded_run_is_not_run_again_and_one_that_was_started_over_is(report
         ("some/where/x.safetensors", "ImageNet (stand-in: x.safetensors)"),
     ],
 )
-def test_only_torchvisions_own_weights_are_called_imagenet(weights, label):
-    assert initial.weights_label(weights) == label
+def test_only_torchvisions_own_weights_are_called_imagenet(weights, label, monkeypatch):
+    settings = Settings(weights=weights)
+    with_file = {"weights_file": lambda *_: None}
+    monkeypatch.setattr(parent, "weights_file", with_file["weights_file"])
+    assert parent.describe_initial_weights(settings, None)["label"] == label
