@@ -22,8 +22,8 @@ JSON = st.recursive(
 )
 EDITS = {
     "run": (MISSING, 3, "", "../x", "javascript:alert(1)//", "index.html", "a" * 200),
-    "settings": (MISSING, [], None, {"epochs": "3"}, {"epochs": 0}, {"newer": 1}),
-    "settings learning_rate": ("fast", NAN, INFINITE, [0.1], None),
+    "settings": (MISSING, [], None, {"epochs": "3"}, {"epochs": 0}, {"newer": 1}, {}),
+    "settings learning_rate": ("fast", NAN, INFINITE, [0.1], None, 10**400),
     "overrides": (MISSING, [], "none"),
     "history": ([], {}, None, "x", [[]], [3]),
     "history 1 epoch": (MISSING, 0, 1.5, "2", None, True),

@@ -49,6 +49,8 @@ def known_version(version: int) -> int:
 def all_settings(settings: dict[str, Any]) -> dict[str, Any]:
     settings = BEFORE | settings  # those that are newer than the run
     Settings(**settings)
+    if "dataset" not in settings:
+        raise ValueError("it has no dataset")
     return settings
 
 
@@ -201,7 +203,7 @@ def read_record(path: Path) -> Record:
     except ValidationError as error:
         first = error.errors()[0]
         problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
-    except (OSError, TypeError, TinyclfError) as error:
+    except (OSError, TypeError, OverflowError, TinyclfError) as error:
         problem = str(error)
     raise TinyclfError(f"{path}: not a readable record ({problem}); delete it and run again")
 
