@@ -232,7 +232,7 @@ def test_an_experiment_is_run_only_on_the_data_sets_that_it_is_for():
 @pytest.mark.parametrize("command", ["run", "train"])
 def test_what_is_only_started_from_is_run_unless_it_has_finished(finished, command, monkeypatch):
     ran = []
-    monkeypatch.setattr("tinyclf.experiments.initial.is_finished", lambda name, dataset: finished)
+    monkeypatch.setattr("tinyclf.experiments.parent.is_finished", lambda name, dataset: finished)
     monkeypatch.setattr("tinyclf.report.notebook.run", lambda experiment: ran.append(experiment.name))
     monkeypatch.setattr("tinyclf.experiments.train.train_experiment", lambda name, parameters: ran.append(name))
     front = ["summary"] * (command == "run")  # made anew after what was run

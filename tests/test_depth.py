@@ -10,8 +10,7 @@ from torch import nn, optim
 from torchvision.models import ResNet, resnet18
 from torchvision.models.resnet import BasicBlock
 
-from tinyclf.experiments.compute import compute
-from tinyclf.experiments.recipe import build_recipe
+from tinyclf.experiments.recipe import build_recipe, compute
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.depth import GrowingDepth
@@ -109,7 +108,7 @@ def test_compute_counts_the_blocks_that_run(data):
     sizes = [SETTINGS.size_in(epoch) for epoch in (1, 2, 3)]
     expected = 20 * multiply_adds(small, sizes[0]) + 8 * multiply_adds(small, sizes[1])
     expected += 12 * multiply_adds(resnet18(num_classes=4), sizes[1]) + 20 * multiply_adds(model, sizes[2])
-    assert sizes == [16, 24, 32] and compute(model, SETTINGS, data)["own"] == expected
+    assert sizes == [16, 24, 32] and compute(model, SETTINGS, data, None)["own"] == expected
 
 
 def test_compute_is_the_same_where_the_cell_is_run_again_after_an_interruption(data):
@@ -125,7 +124,7 @@ def test_compute_is_the_same_where_the_cell_is_run_again_after_an_interruption(d
     for _ in range(2):
         with contextlib.suppress(KeyboardInterrupt):
             run.fit(**vars(recipe))
-    assert run.finish()["compute"] == compute(build_recipe(SETTINGS, data).model, SETTINGS, data)
+    assert run.finish()["compute"] == compute(build_recipe(SETTINGS, data).model, SETTINGS, data, None)
 
 
 def test_some_steps_train_all_blocks():

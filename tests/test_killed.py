@@ -24,7 +24,7 @@ from torch import nn
 from tinyclf import cli
 from tinyclf.data.packed import Packed, PackedSplit
 from tinyclf.experiments import run
-from tinyclf.experiments.initial import CHECKPOINT
+from tinyclf.experiments.parent import CHECKPOINT
 from tinyclf.experiments.recipe import recipe_for
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import conv2d, interpolate
 from torchvision.models import ResNet18_Weights
 
-from tinyclf.experiments.initial import load_initial_weights
+from tinyclf.experiments.parent import load_initial_weights
 from tinyclf.experiments.settings import Settings
 from tinyclf.models import weights
 from tinyclf.models.resnet import build_model, compose_filters, head_names, shrink_filters

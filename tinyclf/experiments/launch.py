@@ -68,7 +68,7 @@ class Request:
             experiments = select(self.names, self.dataset, self.overrides(), self.imagenet, self.seeds)
         if not any(experiment.needed for experiment in experiments):
             return experiments
-        from tinyclf.experiments.initial import is_finished  # reads checkpoints, by torch
+        from tinyclf.experiments.parent import is_finished  # reads checkpoints, by torch
 
         return [run for run in experiments if not (run.needed and is_finished(run.name, self.dataset))]
 

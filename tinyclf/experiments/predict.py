@@ -11,7 +11,7 @@ from tinyclf.data.loader import ImageLoader
 from tinyclf.data.locate import locate_dataset
 from tinyclf.data.registry import DATASETS, SIDE
 from tinyclf.data.tiny_imagenet import TinyImageNet
-from tinyclf.experiments.initial import trained
+from tinyclf.experiments.parent import trained
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.resnet import build_model
 from tinyclf.models.weights import copy_weights

@@ -1,9 +1,13 @@
-"""The recipe of a run, built from its settings: model, loss, optimizer, scheduler, average, and the loaders.
+"""The recipe of a run, built from its settings: model, loss, optimizer, scheduler, average, loaders; what it costs.
 
 The notebook of Step 1 writes the same objects out; a test and a cell of it hold the two to each other.
 """
 
+import copy
+import functools
+from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -14,10 +18,11 @@ from torchvision.models import ResNet
 
 from tinyclf.data.augment import Augmentation
 from tinyclf.data.loader import ImageLoader
-from tinyclf.data.packed import Packed
-from tinyclf.experiments.initial import load_initial_weights
+from tinyclf.data.packed import Packed, PackedSplit
+from tinyclf.experiments.parent import Parent, load_initial_weights
 from tinyclf.experiments.settings import Settings
-from tinyclf.models.depth import GrowingDepth
+from tinyclf.models.depth import GrowingDepth, set_depth
+from tinyclf.models.flops import training_multiply_adds
 from tinyclf.models.ghost_batch_norm import use_ghost_batch_norm
 from tinyclf.models.resnet import build_model
 from tinyclf.models.whitening import PIXELS, whiten_filters
@@ -74,9 +79,9 @@ def whiten_stem(model: nn.Module, settings: Settings, data: Packed) -> None:
         raise TinyclfError(f"stem_init = 'whitened': only ResNets have it, not {settings.model!r}; give 'random'")
     size, count = settings.input_size, len(data.train.labels)
     some = slice(None, None, max(1, count * size**2 // PIXELS))  # spread over the classes, which follow each other
-    images, labels = data.train.images[some], data.train.labels[some]
-    loader = ImageLoader(images, labels, len(labels), input_size=size, normalization=settings.normalization)
-    whiten_filters(model.conv1, next(iter(loader.epoch(0))).images)
+    split = PackedSplit(data.train.images[some], data.train.labels[some])
+    images = loader(split, settings, len(split.labels), input_size=size)
+    whiten_filters(model.conv1, next(iter(images.epoch(0))).images)
 
 
 def expected_recipe(settings: Settings, classes: int, images: int) -> Recipe:
@@ -105,17 +110,21 @@ def recipe_for(model: nn.Module, settings: Settings, images: int) -> Recipe:
     return Recipe(model, criterion, optimizer, scheduler, interval, ema, before_step)
 
 
+def loader(split: PackedSplit, settings: Settings, batch_size: int, **options: Any) -> ImageLoader:
+    """The batches of `split` with what all images of a run have in common."""
+    return ImageLoader(split.images, split.labels, batch_size, normalization=settings.normalization, **options)
+
+
 def train_loader(data: Packed, settings: Settings, process: PartialState) -> ImageLoader:
     """The training batches of a run for `process`: its part of each of them."""
-    return ImageLoader(
-        data.train.images,
-        data.train.labels,
+    return loader(
+        data.train,
+        settings,
         settings.batch_size,
-        process.device,
+        device=process.device,
         shuffle=True,
         augmentation=Augmentation(settings.flip, settings.crop_padding, settings.mixup, settings.cutmix),
         input_size=settings.size_in,
-        normalization=settings.normalization,
         seed=settings.seed,
         classes=len(data.classes),
         part=process.process_index,
@@ -133,14 +142,64 @@ def val_loader(
     """
     size = input_size or settings.input_size
     at_once = 0 if process.device.type == "cpu" else min(1000, EVALUATED // size**2)
-    return ImageLoader(
-        data.val.images,
-        data.val.labels,
+    return loader(
+        data.val,
+        settings,
         max(settings.batch_size, at_once),
-        process.device,
+        device=process.device,
         input_size=size,
-        normalization=settings.normalization,
         classes=len(data.classes),
         part=0 if alone else process.process_index,
         parts=1 if alone else process.num_processes,
     )
+
+
+def refuse_single_image(settings: Settings, images: int) -> None:
+    """Raise TinyclfError where batch norm would see a single pixel of a single image: it has no variance."""
+    stride = 32 if settings.stem == "imagenet" else 8
+    batches = {min(settings.batch_size, images), images % settings.batch_size} - {0}
+    parts = [len(part) for batch in batches for part in torch.empty(batch).chunk(settings.ghost_batches)]
+    if 1 in parts and settings.size_in(1) <= stride:
+        raise TinyclfError(
+            f"batch_size = {settings.batch_size}, ghost_batches = {settings.ghost_batches}: of {images:,} images, a "
+            f"batch or a part of one is a single image, too few for batch norm at {settings.size_in(1)} pixels; give "
+            f"another batch_size, or more than {stride} pixels"
+        )
+
+
+def compute(model: nn.Module, settings: Settings, data: Packed, parent: Parent | None) -> dict[str, int]:
+    """The multiply-adds of training, forward and backward: this run's, all its ancestors' too, the baseline's."""
+    images = len(data.train.labels)
+    shallow, whole = images_by_size(settings, images)
+    blank = copy.deepcopy(model).to("meta")  # of which further copies cost nothing
+    set_depth(blank, None)
+    own = training_multiply_adds(blank, whole)
+    set_depth(blank, 1)
+    own += training_multiply_adds(blank, shallow)
+    before = parent.about["compute"]["total"] if parent else 0
+    baseline = images * baseline_multiply_adds(settings.dataset, len(data.classes))
+    return {"own": own, "total": own + before, "published_baseline": baseline}
+
+
+def images_by_size(settings: Settings, images: int) -> tuple[Counter[int], Counter[int]]:
+    """How many images of each input size are trained on with the first block of each stage alone, and with all blocks.
+
+    images: in an epoch.
+    """
+    shallow: Counter[int] = Counter()
+    whole: Counter[int] = Counter()
+    epochs, more_steps = divmod(settings.shallow_steps(images), settings.steps(images))
+    for epoch in range(settings.epochs):
+        alone = images if epoch < epochs else more_steps * settings.batch_size if epoch == epochs else 0
+        shallow[settings.size_in(epoch + 1)] += alone
+        whole[settings.size_in(epoch + 1)] += images - alone
+    return +shallow, +whole  # without those of which there are none
+
+
+@functools.cache  # half a second
+def baseline_multiply_adds(dataset: str, classes: int) -> int:
+    """The multiply-adds of training the published baseline, for each training image, of the data set's own size."""
+    baseline = Settings(dataset=dataset)
+    with torch.device("meta"):  # only counted: no weights are drawn
+        published = build_model(baseline.model, classes)
+    return training_multiply_adds(published, {baseline.input_size: baseline.epochs})

@@ -1,19 +1,25 @@
 """What a finished run leaves: record.json and its tables. Every table and figure of a page is made from records."""
 
+# mypy: disable-error-code="valid-type"
 from __future__ import annotations
 
 import csv
-import datetime
+import functools
+import gzip
 import io
 import json
-from collections.abc import Iterable
+import sys
+import zlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pydantic
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 
 from tinyclf.experiments.names import check_name, run_folder
 from tinyclf.experiments.settings import BEFORE, Settings
-from tinyclf.utils import schema
-from tinyclf.utils.checks import one_of
 from tinyclf.utils.errors import NewerVersionError, TinyclfError
 from tinyclf.utils.files import atomic_write
 from tinyclf.utils.paths import reports_dir
@@ -22,61 +28,89 @@ if TYPE_CHECKING:  # not imported to list or draw records: they take seconds
     import pandas as pd
 
     from tinyclf.training.evaluate import Evaluation
-    from tinyclf.training.loop import Epoch
 
-Record = dict[str, Any]
+Record = dict[str, Any]  # the content of record.json, of the keys of RecordFile
 VERSION = 2  # raise it when a key of a record changes
 ABOUT = ("command", "overrides", "settings", "recipe", "data", "weights", "compute", "environments")
 RECIPE = ("model", "criterion", "optimizer", "scheduler", "ema", "before_step")
 EPOCH = ("epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 MISTAKES = 100  # kept of a run, the most confident ones
-RECORD = "record.json"
+RECORD, PREDICTIONS = "record.json", "predictions.csv.gz"
 
 
-def check_settings(where: str, settings: Any) -> None:
-    """Raise TinyclfError for what are no settings of a run; those that are newer than the run may be missing."""
-    schema.check_rule(where, settings, schema.TABLE)
-    for name in settings:
-        one_of(f"{where}: setting", name, Settings.names())
-    try:
-        Settings(**settings)
-    except TinyclfError as error:
-        raise TinyclfError(f"{where}: {error}") from error
+def known_version(version: int) -> int:
+    if version > VERSION:  # not to be replaced as if it were damaged
+        raise NewerVersionError(f"version {version}, and this tinyclf reads {VERSION}: use the tinyclf that wrote it")
+    if version != VERSION:
+        raise ValueError(f"it is not of version {VERSION}")
+    return version
 
 
-def check_run(where: str, name: Any) -> None:
-    """Raise TinyclfError for what is no name of a run."""
-    check_name(name, where)
+def all_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    settings = BEFORE | settings  # those that are newer than the run
+    Settings(**settings)
+    if "dataset" not in settings:
+        raise ValueError("it has no dataset")
+    return settings
 
 
-HISTORY = {"epoch": schema.COUNT, "learning_rate": schema.NUMBER, "train_loss": schema.NUMBER} | {
-    **{"train_accuracy": schema.SHARE, "val_loss": schema.NUMBER, "val_accuracy": schema.SHARE},
-    **{"seconds": schema.NUMBER, "images_per_second": schema.POSITIVE},
-}
-EVALUATION = {"top1": schema.SHARE, "top5": schema.SHARE, "loss": schema.NUMBER, "calibration_error": schema.SHARE}
-MACHINE = {"device": schema.TEXT, "name": schema.TEXT, "threads": schema.COUNT, "processes?": schema.COUNT}
-PARENT: dict[str, schema.Shape] = {"run": check_run, "epochs": schema.COUNT, "settings": check_settings}
-PARENT["parent?"] = PARENT
-SHAPE: dict[str, schema.Shape] = {
-    "run": check_run,
-    "command": schema.LINE,
-    "overrides": schema.TABLE,
-    "settings": check_settings,
-    "recipe?": {f"{name}?": schema.TEXT for name in RECIPE},
-    "data": {"name": schema.TEXT, "classes": schema.COUNT, "train": schema.COUNT, "val": schema.COUNT}
-    | {"sha256": schema.TEXT},
-    "weights": {"label": schema.TEXT, "file?": schema.TEXT, "sha256?": schema.TEXT, "parent?": PARENT},
-    "compute": dict.fromkeys(("own", "total", "published_baseline"), schema.POSITIVE),
-    "environments": [{"commit?": schema.TEXT, "versions": {schema.ANY: schema.TEXT}, "hardware": MACHINE}],
-    "history": [HISTORY],
-    "result": {"last": HISTORY, "best": HISTORY},
-    "evaluation": EVALUATION,
-    "flip_tta?": EVALUATION,
-    "other_sizes": {schema.ANY: EVALUATION},
-    "seconds": schema.NUMBER,
-    "images_per_second": schema.POSITIVE,
-    "finished": schema.TIME,
-}
+Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, AfterValidator(lambda name: check_name(name) or name)]
+Values = Annotated[dict[str, Any], AfterValidator(all_settings)]
+Count = Annotated[int, Field(ge=1, lt=10**18)]
+Number = Annotated[float, Field(gt=-1e300, lt=1e300)]  # arithmetic with it stays finite
+Positive = Annotated[float, Field(gt=0, lt=1e300)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Pixels = Annotated[str, Field(pattern=r"^[0-9]+$")]  # as JSON's keys are
+
+
+class Table(BaseModel):
+    """A table of a record. What else it holds, of a later tinyclf, is kept."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class Ancestor(Table):
+    """The run that another one started from."""
+
+    run: Name
+    epochs: Count
+    settings: Values
+    parent: Ancestor | None = None
+
+
+def table(**types: Any) -> Any:
+    """A table of these keys, each with its type, or with its type and default where it may be missing."""
+    return pydantic.create_model("Table", __base__=Table, **types)
+
+
+Epoch = table(  # a row of the history, see `training.loop.fit`
+    **{"epoch": Count, "learning_rate": Number, "train_loss": Number, "train_accuracy": Share, "val_loss": Number},
+    **{"val_accuracy": Share, "seconds": Number, "images_per_second": Positive},
+)
+Metrics = table(top1=Share, top5=Share, loss=Number, calibration_error=Share)
+Hardware = table(device=Text, name=Text, threads=Count, processes=(Count | None, None))
+Environment = table(commit=(Text | None, None), versions=dict[str, Text], hardware=Hardware)
+RecordFile = table(
+    version=Annotated[int, AfterValidator(known_version)],
+    run=Name,
+    command=str,  # that repeats it; empty where there is none
+    overrides=dict[str, Any],  # what it has other than its experiment
+    settings=Values,
+    recipe=(dict[str, Text | None], {}),  # in words, by the names in RECIPE
+    data=table(name=Text, classes=Count, train=Count, val=Count, sha256=Text),
+    weights=table(label=Text, file=(Text | None, None), sha256=(Text | None, None), parent=(Ancestor | None, None)),
+    compute=table(own=Positive, total=Positive, published_baseline=Positive),  # multiply-adds
+    environments=pydantic.conlist(Environment, min_length=1),
+    history=pydantic.conlist(Epoch, min_length=1),
+    result=table(last=Epoch, best=Epoch),
+    evaluation=Metrics,
+    flip_tta=(Metrics | None, None),
+    other_sizes=dict[Pixels, Metrics],
+    seconds=Number,
+    images_per_second=Positive,
+    finished=Annotated[AwareDatetime, PlainSerializer(datetime.isoformat)],
+)
 
 
 def write_record(
@@ -91,10 +125,10 @@ def write_record(
 ) -> Record:
     """Write record.json and its tables into `folder`; returns the record.
 
-    about: what the run is, with its history (see identity.py). ended: when, in seconds since 1970. other_sizes:
-    evaluations of the same model at other input sizes, in pixels. flip_tta: one with test-time augmentation.
+    about: what the run is, with its history (see `Run`). ended: when, in seconds since 1970. other_sizes: evaluations
+    of the same model at other input sizes, in pixels. flip_tta: one with test-time augmentation.
     """
-    history: list[Epoch] = about["history"]
+    history = about["history"]
     record = {
         "version": VERSION,
         "run": name,
@@ -106,60 +140,40 @@ def write_record(
         "other_sizes": {str(size): result.summary() for size, result in other_sizes.items()},
         "seconds": sum(row["seconds"] for row in history),
         "images_per_second": len(history) / sum(1 / row["images_per_second"] for row in history),
-        "finished": datetime.datetime.fromtimestamp(ended, datetime.UTC).isoformat(timespec="seconds"),
+        "finished": datetime.fromtimestamp(ended, UTC).isoformat(timespec="seconds"),
     }
-    write_tables(folder, about["classes"], history, evaluation)
+    for file, header, rows in tables(about, evaluation):
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([header.split(), *rows])
+        data = text.getvalue().encode()
+        atomic_write(folder / file, gzip.compress(data, mtime=0) if file.endswith(".gz") else data)
     atomic_write(folder / RECORD, json.dumps(record, indent=2) + "\n")
     return record
 
 
-def write_tables(folder: Path, classes: dict[str, str], history: list[Epoch], evaluation: Evaluation) -> None:
-    """Write the tables of a record.
+def tables(about: dict[str, Any], evaluation: Evaluation) -> Iterator[tuple[str, str, list[list[Any]]]]:
+    """The tables of a record: file, columns and rows, of floats that are not rounded, but for `probability`.
 
-    history.csv: the epochs. classes.csv, confusion.csv: accuracy by class, and which class was predicted for which.
-    reliability.csv: accuracy by confidence. mistakes.csv: the most confident ones; `image` is the position among the
-    validation images, from 0.
-
-    classes: words by wnid, in order.
+    history.csv: the epochs, without timing, so that the same run gives the same file. classes.csv, confusion.csv:
+    accuracy by class, and which class was predicted for which. reliability.csv: accuracy by confidence. mistakes.csv:
+    the most confident ones. predictions.csv.gz: all validation images; `image` is the position among them, from 0.
     """
-    wnids, confusion = list(classes), evaluation.confusion.tolist()
-    accuracy = evaluation.class_accuracy.tolist()
-    # No timing is among the numbers of the history, so that the same run gives the same file.
-    write_csv(folder / "history.csv", EPOCH, ([row[key] for key in EPOCH] for row in history))
-    write_csv(
-        folder / "classes.csv",
-        ("wnid", "words", "images", "correct", "accuracy"),
-        (
-            [*names, sum(row), row[label], accuracy[label]]
-            for label, (names, row) in enumerate(zip(classes.items(), confusion, strict=True))
-        ),
-    )
-    write_csv(
-        folder / "confusion.csv",
-        ("wnid", "predicted", "images"),
-        (
-            [wnids[label], wnids[predicted], count]
-            for label, row in enumerate(confusion)
-            for predicted, count in enumerate(row)
-            if count and predicted != label
-        ),
-    )
-    write_csv(folder / "reliability.csv", ("from", "to", "images", "confidence", "accuracy"), evaluation.reliability)
-    write_csv(
-        folder / "mistakes.csv",
-        ("image", "wnid", "predicted", "confidence"),
-        (
-            [image, wnids[label], wnids[predicted], confidence]
-            for image, label, predicted, confidence in evaluation.mistakes(MISTAKES)
-        ),
-    )
-
-
-def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write a table; floats as their repr, which rounds nothing."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([list(header), *rows])
-    atomic_write(path, text.getvalue())
+    words, confusion, accuracy = about["classes"], evaluation.confusion.tolist(), evaluation.class_accuracy.tolist()
+    wnids = list(words)
+    yield "history.csv", " ".join(EPOCH), [[row[key] for key in EPOCH] for row in about["history"]]
+    classes = zip(wnids, confusion, accuracy, strict=True)
+    rows = [[wnid, words[wnid], sum(row), row[i], share] for i, (wnid, row, share) in enumerate(classes)]
+    yield "classes.csv", "wnid words images correct accuracy", rows
+    cells = [(i, j, count) for i, row in enumerate(confusion) for j, count in enumerate(row) if count and i != j]
+    yield "confusion.csv", "wnid predicted images", [[wnids[i], wnids[j], count] for i, j, count in cells]
+    yield "reliability.csv", "from to images confidence accuracy", [list(row) for row in evaluation.reliability]
+    mistakes = evaluation.mistakes(MISTAKES)
+    rows = [[image, wnids[label], wnids[guess], share] for image, label, guess, share in mistakes]
+    yield "mistakes.csv", "image wnid predicted confidence", rows
+    confidence, predicted = (values.tolist() for values in evaluation.predictions)
+    images = zip(evaluation.labels.tolist(), predicted, confidence, strict=True)
+    rows = [[i, wnids[label], wnids[guess], f"{share:.4f}"] for i, (label, guess, share) in enumerate(images)]
+    yield PREDICTIONS, "image wnid predicted probability", rows
 
 
 def table_path(record: Record, name: str) -> Path:
@@ -174,7 +188,7 @@ def read_table(record: Record, name: str) -> pd.DataFrame:
     path = table_path(record, name)
     try:
         return pd.read_csv(path, keep_default_na=False, na_values={"accuracy": ["nan"]})  # "null" may be a word
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise TinyclfError(
             f"{path}: not a readable table ({error}); the run's notebook, run again, writes it"
         ) from error
@@ -183,36 +197,21 @@ def read_table(record: Record, name: str) -> pd.DataFrame:
 def read_record(path: Path) -> Record:
     """A record. Raises TinyclfError for one that is unreadable, of another version, or changed into no record."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        schema.check_rule("", record, schema.TABLE)
-        version = record.get("version")
-        if type(version) is int and version > VERSION:
-            raise NewerVersionError(
-                f"{path}: a record of version {version}, and this tinyclf reads {VERSION}: use the tinyclf that wrote "
-                "it, or a newer one"
-            )
-        if version != VERSION:
-            raise ValueError(f"it is not of version {VERSION}")
-        schema.check_shape("", record, SHAPE)
-        if not (record["history"] and record["environments"]):
-            raise ValueError("it has no epoch, or no environment")
-        if not all(size.isascii() and size.isdigit() for size in record["other_sizes"]):
-            raise ValueError("other_sizes has a key that is no size")
-    except NewerVersionError:
-        raise
-    except (OSError, ValueError, RecursionError, TinyclfError) as error:
-        raise TinyclfError(f"{path}: not a readable record ({error}); delete it and run again") from error
-    before: dict[str, Any] | None = record
-    while before:  # it, and the runs that it started from
-        before["settings"] = BEFORE | before["settings"]
-        before = before["weights"].get("parent") if before is record else before.get("parent")
-    return dict(record)
+        return dict(RecordFile.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True))
+    except NewerVersionError as error:
+        raise NewerVersionError(f"{path}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+    except (OSError, TypeError, OverflowError, TinyclfError) as error:
+        problem = str(error)
+    raise TinyclfError(f"{path}: not a readable record ({problem}); delete it and run again")
 
 
 def read_records(dataset: str) -> dict[str, Record]:
-    """The records under `reports/<dataset>/`, by name of the run. Raises TinyclfError for an unreadable one.
+    """The records under `reports/<dataset>/`, by name of the run, in order.
 
-    One in a folder of another name is none of them: see `copies`.
+    One that cannot be read is named on stderr, once, and left out; so is one in a folder of another name: see `copies`.
     """
     return {path.parent.name: record for path, record in all_records(dataset) if is_in_place(path, record)}
 
@@ -220,14 +219,24 @@ def read_records(dataset: str) -> dict[str, Record]:
 def copies(dataset: str) -> dict[str, str]:
     """The folders under `reports/<dataset>/` that were copied or renamed, each with the name of the run in its record.
 
-    They are no runs, or one would count twice. Raises TinyclfError as `read_records` does.
+    They are no runs, or one would count twice.
     """
     return {path.parent.name: record["run"] for path, record in all_records(dataset) if not is_in_place(path, record)}
 
 
-def all_records(dataset: str) -> list[tuple[Path, Record]]:
-    """Every record under `reports/<dataset>/` with its path, in the order of the folders' names."""
-    return [(path, read_record(path)) for path in sorted((reports_dir() / dataset).glob(f"*/{RECORD}"))]
+def all_records(dataset: str) -> Iterator[tuple[Path, Record]]:
+    """Every readable record under `reports/<dataset>/` with its path, in the order of the folders' names."""
+    for path in sorted((reports_dir() / dataset).glob(f"*/{RECORD}")):
+        try:
+            yield path, read_record(path)
+        except TinyclfError as error:
+            warn(f"left out: {error}")
+
+
+@functools.cache
+def warn(text: str) -> None:
+    """Say something on stderr, once."""
+    print(text, file=sys.stderr)
 
 
 def is_in_place(path: Path, record: Record) -> bool:

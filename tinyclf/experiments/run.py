@@ -1,9 +1,10 @@
 """A run: settings and data in, a folder with its record out. The record is what every table and figure is made from."""
 
 import dataclasses
+import re
 from contextlib import ExitStack
 from pathlib import Path
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -13,11 +14,16 @@ from torch.optim.swa_utils import AveragedModel
 
 from tinyclf.data.packed import Packed
 from tinyclf.experiments import catalog
-from tinyclf.experiments.compute import compute
-from tinyclf.experiments.identity import default_name, identity, identity_differences
-from tinyclf.experiments.initial import checkpoint_of, describe_initial_weights, is_finished
-from tinyclf.experiments.names import check_name, family
-from tinyclf.experiments.recipe import expected_recipe, train_loader, val_loader
+from tinyclf.experiments.names import family
+from tinyclf.experiments.parent import (
+    changes,
+    checkpoint_of,
+    describe_initial_weights,
+    find_parent,
+    is_finished,
+    start_of,
+)
+from tinyclf.experiments.recipe import compute, expected_recipe, refuse_single_image, train_loader, val_loader
 from tinyclf.experiments.record import RECORD, Record, read_record, write_record
 from tinyclf.experiments.settings import Settings
 from tinyclf.training import checkpoint
@@ -28,18 +34,14 @@ from tinyclf.training.distributed import this_process
 from tinyclf.training.evaluate import Evaluation, evaluate
 from tinyclf.training.guards import enough_memory
 from tinyclf.training.loop import BeforeStep, Epoch, Loss, fit, silent
-from tinyclf.training.precision import (
-    best_precision,
-    refuse_unsupported,
-    supported_precision,
-)
+from tinyclf.training.precision import best_precision, refuse_unsupported, supported_precision
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import writable
 from tinyclf.utils.locks import locked
 
 TRAINED: WeakSet[nn.Module] = WeakSet()  # every model that a run of this process has trained
-HOLDERS: WeakValueDictionary[Path, "Run"] = WeakValueDictionary()  # by folder: fitted, not recorded, and so locked
+LOCKS: dict[Path, ExitStack] = {}  # of the folders of runs that this process has fitted and not recorded
 
 
 class Run:
@@ -55,24 +57,23 @@ class Run:
     """
 
     def __init__(self, settings: Settings, data: Packed, name: str = "", *, force: bool = False) -> None:
-        self.process = this_process()
-        self.device = self.process.device
-        settings = with_precision(settings, self.device)
-        self.settings, self.data, self.force, self.started = settings, data, force, False
-        self.lock = ExitStack()
-        self.has_own_name = bool(name) and family(name) not in catalog.read_experiments(settings.dataset)
-        self.name = name or default_name(settings)
-        check_name(self.name)
         if data.name != settings.dataset:
             raise TinyclfError(f"dataset = {settings.dataset!r}: the data are those of {data.name}, load them again")
         refuse_single_image(settings, len(data.train.labels))
+        self.process = this_process()
+        self.device = self.process.device
+        self.settings = settings = with_precision(settings, self.device)
+        self.data, self.force, self.started = data, force, False
+        self.name = name or default_name(settings)
+        self.has_own_name = bool(name) and family(name) not in catalog.read_experiments(settings.dataset)
+        self.checkpoint = checkpoint_of(self.name, settings.dataset)
         if settings.parent == self.name:
             raise TinyclfError(f"run {self.name!r} cannot start from itself: give it another name, or other weights")
-        self.checkpoint = checkpoint_of(self.name, settings.dataset)
         with self.process.main_process_first():  # which downloads them
-            weights = describe_initial_weights(settings, data.classes)
+            self.parent = find_parent(settings, data.classes)
+            weights = describe_initial_weights(settings, self.parent)
         self.folder = writable(self.checkpoint.parent)
-        self.about = identity(self.name, settings, data, weights)
+        self.about = start_of(self.name, settings, data, weights)
         self._continue_from_checkpoint()
 
     def _continue_from_checkpoint(self) -> None:
@@ -83,7 +84,7 @@ class Run:
         self.fresh = saved is None or not (saved.about["history"] or self.started)
         if saved is None or self.fresh:
             return
-        if different := identity_differences(saved.about, self.about, self.settings):
+        if different := changes(saved.about, self.about, self.settings):
             raise TinyclfError(
                 f"{self.folder} holds another run ({'; '.join(different)}): give this one another name, "
                 "or start over with --force (in a notebook: force = True)"
@@ -104,64 +105,32 @@ class Run:
         """Train `model` in place, continuing from the checkpoint if there is one; returns the whole history.
 
         model: images float32 (B, 3, H, W) to logits (B, classes). criterion: of logits and labels, a mean over the
-        batch. optimizer: of the model's parameters. scheduler: steps each `epoch` or each `step`, as
-        `scheduler_interval` says. ema: an average of the weights, updated after each step and evaluated in place of
-        the model; any of torch's `AveragedModel`. before_step: is called before each step with the number of those
-        before it, and may freeze parts of the model, or change which of them run. At the end all must run, for
-        `tinyclf predict` to see the same model. An object is told from others by its public numbers, texts and lists,
-        which must not change. The compute on record is that of the settings.
+        batch. optimizer: of the model's parameters. scheduler: steps each `scheduler_interval`, `epoch` or `step`. ema:
+        an average of the weights, updated after each step and evaluated in place of the model. before_step: is called
+        before each step with the number of those before it, and may freeze parts of the model, or change which of them
+        run; at the end all must. An object is told from others by its public numbers, texts and lists, which must not
+        change. The compute on record is that of the settings.
         Raises TinyclfError when the checkpoint is of another recipe, when a name of the catalog is given to another
-        recipe than its own, when this run is under way in another process, and when it would start with a model that
-        was trained before in this process.
+        recipe than its own, when this run is under way in another process, and for a model that was trained before.
         """
         self._set_recipe(describe(model, criterion, optimizer, scheduler, scheduler_interval, ema, before_step), model)
         self.state = TrainingState(model, optimizer, scheduler, ema)
         with self._locked() as lock:
-            self._continue_from_checkpoint()  # again, as no other process changes it now
-            if len(self.about["history"]) < self.settings.epochs:
-                refuse_unsupported(self.settings.precision, self.device)  # before a checkpoint is dropped
-                if self.process.is_main_process:
-                    print(device_line(self.device))
-            if self.fresh and model in TRAINED:
-                raise TinyclfError(
-                    f"run {self.name!r} would start with a model that is trained already: make model, optimizer and "
-                    "scheduler again (in a notebook: run their cells again)"
-                )
-            TRAINED.add(model)
-            if self.fresh and self.process.is_main_process:
-                checkpoint.delete(self.checkpoint)
-            self.process.wait_for_everyone()
-            self.force, self.started = False, True  # so that this, interrupted and called again, goes on
-            now = environment.describe(self.device, self.process.num_processes)
-            if len(self.about["history"]) < self.settings.epochs and now not in self.about["environments"]:
-                self.about["environments"].append(now)
-            with enough_memory(self.settings.batch_size):
-                self.about["history"] = fit(
-                    self.state,
-                    criterion,
-                    train_loader(self.data, self.settings, self.process),
-                    val_loader(self.data, self.settings, self.process),
-                    epochs=self.settings.epochs,
-                    scheduler_interval=scheduler_interval,
-                    before_step=before_step,
-                    precision=self.settings.precision,
-                    save_to=self.checkpoint,
-                    about=self.about,
-                )
-            self.lock = lock.pop_all()  # until it is recorded
-            HOLDERS[self.folder] = self
-        history: list[Epoch] = self.about["history"]
-        return history
-
-    def _locked(self) -> ExitStack:
-        """The folder held against other processes; taken over from a run of this process that is not recorded."""
-        busy = f"run {self.name} on {self.data.name} is under way already; wait for it, or give this one another name"
-        if holder := HOLDERS.pop(self.folder, None):
-            return holder.lock.pop_all()
-        lock = ExitStack()
-        if self.process.is_main_process:
-            lock.enter_context(locked(self.folder / ".lock", busy))
-        return lock
+            self._start(model)
+            self.about["history"] = fit(
+                self.state,
+                criterion,
+                train_loader(self.data, self.settings, self.process),
+                val_loader(self.data, self.settings, self.process),
+                epochs=self.settings.epochs,
+                scheduler_interval=scheduler_interval,
+                before_step=before_step,
+                precision=self.settings.precision,
+                save_to=self.checkpoint,
+                about=self.about,
+            )
+            LOCKS[self.folder] = lock.pop_all()  # until it is recorded
+        return list(self.about["history"])
 
     def _set_recipe(self, recipe: dict[str, str | None], model: nn.Module) -> None:
         """Note what is trained, and what it costs. A recipe other than that of the settings needs a name of its own."""
@@ -172,15 +141,47 @@ class Run:
         if layers != expected_layers:  # another pool or stride keeps the class and the number of parameters
             swapped.setdefault("model", f"{recipe['model']}, of other layers")
         if swapped and not self.has_own_name:
-            changes = "; ".join(f"{name}: {expected[name]} by its settings, {swapped[name]} here" for name in swapped)
+            text = "; ".join(f"{name}: {expected[name]} by its settings, {swapped[name]} here" for name in swapped)
             raise TinyclfError(
-                f"run {self.name!r} would be recorded as what it is not ({changes}): give it another name "
+                f"run {self.name!r} would be recorded as what it is not ({text}): give it another name "
                 "(in a notebook: run_name), or have `tinyclf train` build it from the settings"
             )
         if swapped:  # no command builds these
             self.about["overrides"] |= swapped
             self.about["command"] = ""
-        self.about |= {"recipe": recipe, "layers": layers, "compute": compute(model, self.settings, self.data)}
+        cost = compute(model, self.settings, self.data, self.parent)
+        self.about |= {"recipe": recipe, "layers": layers, "compute": cost}
+
+    def _locked(self) -> ExitStack:
+        """The folder held against other processes; taken over from a run of this process that is not recorded."""
+        if lock := LOCKS.pop(self.folder, None):
+            return lock
+        lock, busy = ExitStack(), f"run {self.name} on {self.data.name} is under way already"
+        if self.process.is_main_process:
+            busy += "; wait for it, or give this one another name"
+            lock.enter_context(locked(self.folder / ".lock", busy))
+        return lock
+
+    def _start(self, model: nn.Module) -> None:
+        """Refuse what cannot train, then drop the checkpoint of a run that starts over."""
+        self._continue_from_checkpoint()  # again, as no other process changes it now
+        if to_train := len(self.about["history"]) < self.settings.epochs:
+            refuse_unsupported(self.settings.precision, self.device)
+            if self.process.is_main_process:
+                print(device_line(self.device))
+        if self.fresh and model in TRAINED:
+            raise TinyclfError(
+                f"run {self.name!r} would start with a model that is trained already: make model, optimizer and "
+                "scheduler again (in a notebook: run their cells again)"
+            )
+        TRAINED.add(model)
+        if self.fresh and self.process.is_main_process:
+            checkpoint.delete(self.checkpoint)
+        self.process.wait_for_everyone()
+        self.force, self.started = False, True  # so that this, interrupted and called again, goes on
+        now = environment.describe(self.device, self.process.num_processes)
+        if to_train and now not in self.about["environments"]:
+            self.about["environments"].append(now)
 
     def is_recorded(self) -> bool:
         """Whether the folder holds the record of this very run, at its end, and it is not to start over."""
@@ -232,14 +233,12 @@ def with_precision(settings: Settings, device: torch.device) -> Settings:
     return dataclasses.replace(settings, precision=best_precision(device))
 
 
-def refuse_single_image(settings: Settings, images: int) -> None:
-    """Raise TinyclfError where batch norm would see a single pixel of a single image: it has no variance."""
-    stride = 32 if settings.stem == "imagenet" else 8
-    batches = {min(settings.batch_size, images), images % settings.batch_size} - {0}
-    parts = [len(part) for batch in batches for part in torch.empty(batch).chunk(settings.ghost_batches)]
-    if 1 in parts and settings.size_in(1) <= stride:
-        raise TinyclfError(
-            f"batch_size = {settings.batch_size}, ghost_batches = {settings.ghost_batches}: of {images:,} images, a "
-            f"batch or a part of one is a single image, too few for batch norm at {settings.size_in(1)} pixels; give "
-            f"another batch_size, or more than {stride} pixels"
-        )
+def default_name(settings: Settings) -> str:
+    """A name from what differs from the published recipe, `weights-imagenet-epochs-3`, or `published-recipe`."""
+    recipe = dataclasses.asdict(Settings(dataset=settings.dataset))
+    parts = [
+        f"{name}-{Path(value).stem if isinstance(value, str) else value}"
+        for name, value in dataclasses.asdict(settings).items()
+        if value != recipe[name]
+    ]
+    return re.sub(r"[^\w.=+-]", "_", "-".join(parts), flags=re.ASCII)[:100] or "published-recipe"

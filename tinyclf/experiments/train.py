@@ -3,11 +3,10 @@
 from typing import Any
 
 from tinyclf.data.cache import load_data
-from tinyclf.experiments.identity import default_name
-from tinyclf.experiments.initial import checkpoint_of
 from tinyclf.experiments.parameters import RUN_NAME
+from tinyclf.experiments.parent import checkpoint_of
 from tinyclf.experiments.recipe import build_recipe
-from tinyclf.experiments.run import Run, with_precision
+from tinyclf.experiments.run import Run, default_name, with_precision
 from tinyclf.experiments.settings import Settings
 from tinyclf.training import checkpoint
 from tinyclf.training.distributed import this_process

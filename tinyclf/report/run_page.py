@@ -11,8 +11,8 @@ from markupsafe import Markup
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments import catalog
 from tinyclf.experiments.catalog import Experiment
-from tinyclf.experiments.identity import default_name
 from tinyclf.experiments.record import RECIPE, Record, read_records, table_path
+from tinyclf.experiments.run import default_name
 from tinyclf.experiments.settings import Settings
 from tinyclf.report import widgets
 from tinyclf.report.columns import Column

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ import torch
 from PIL import Image
 
 from tinyclf.data.packed import Packed, PackedSplit
-from tinyclf.experiments.initial import is_finished, trained
+from tinyclf.experiments.parent import is_finished, trained
 from tinyclf.experiments.predict import Predictor
 from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.resnet import shrink_filters
+from tinyclf.training import checkpoint
 from tinyclf.utils.errors import TinyclfError
 
 PARENT = Settings(epochs=1, batch_size=8, input_size=48, eval_size=64)
@@ -79,47 +81,45 @@ def test_a_small_stem_can_take_over_the_shrunk_filters_of_the_run_that_it_starts
     assert torch.equal(after.conv1.weight, shrink_filters(before["conv1.weight"]))
 
 
-@pytest.mark.parametrize(
-    ("changed", "classes", "said"),
-    [
-        ({}, "abcd", r"made for input_size = 48, and this run is for input_size = 24\. .* -p input_size=48, .*"
-                     r"-p adapt=input_size$"),
-        ({"input_size": 48, "stem": "small"}, "abcd", r"made for stem = imagenet, .* for stem = small\. .* -p stem=im"),
-        ({"input_size": 48, "normalization": "imagenet"}, "abcd", r"normalization = none, .* normalization = imagenet"),
-        ({"stem": "small", "adapt": "stem"}, "abcd", r"made for input_size = 48, and .*-p adapt=stem,input_size$"),
-        ({"input_size": 48}, "abcde", r"made for classes = 4, .* for classes = 5\. .*`tinyclf run first --dataset mini "
-                                      r"--force`.* -p adapt=classes$"),
-        ({"input_size": 48}, "abce", r"made for classes = d, .* for classes = e\. "),
-    ],
-)  # fmt: skip
-def test_a_model_made_for_something_else_is_refused_with_what_would_make_it_right(changed, classes, said, reports):
-    settings = dataclasses.replace(CHILD, **changed)
+MISFITS = [
+    (
+        {},
+        "abcd",
+        r"for input_size = 48, and this run is for input_size = 24\. .* -p input_size=48, .*=input_size$",
+    ),
+    ({"input_size": 48, "stem": "small"}, "abcd", r"made for stem = imagenet, .* for stem = small\. .* -p stem=im"),
+    ({"input_size": 48, "normalization": "imagenet"}, "abcd", r"normalization = none, .* normalization = imagenet"),
+    ({"stem": "small", "adapt": "stem"}, "abcd", r"made for input_size = 48, and .*-p adapt=stem,input_size$"),
+    (
+        {"input_size": 48},
+        "abcde",
+        r"classes = 4, .* classes = 5\. .*`tinyclf run first --dataset mini --force`.*=cl",
+    ),
+    ({"input_size": 48}, "abce", r"made for classes = d, .* for classes = e\. "),
+]
+
+
+def test_a_model_made_for_something_else_is_refused_with_what_would_make_it_right(reports):
     before = sorted(reports.iterdir())
-    for refused in (
-        lambda: initial_model(settings, classes),
-        lambda: Run(settings, data(classes), "child"),
-    ):
+    for changed, classes, said in MISFITS:
+        settings = dataclasses.replace(CHILD, **changed)
         with pytest.raises(TinyclfError, match=said):
-            refused()
+            initial_model(settings, classes)
+        with pytest.raises(TinyclfError, match=said):
+            Run(settings, data(classes), "child")
     assert sorted(reports.iterdir()) == before
 
 
-@pytest.mark.parametrize(
-    ("parent", "said"),
-    [
-        ("none-such", r"run 'none-such' has no checkpoint .*`tinyclf run none-such --dataset mini`"),
-        (
-            "half",
-            r"run 'half' is unfinished, at epoch 1 of 2: let the command that started it go on, for an experiment `tin",
-        ),
-    ],
-)
-def test_a_parent_that_is_not_there_or_unfinished_is_refused_with_the_command(parent, said, reports):
-    settings = dataclasses.replace(CHILD, weights=f"run:{parent}", input_size=48)
-    with pytest.raises(TinyclfError, match=said):
-        Run(settings, data(), "child")
+def test_a_parent_that_is_not_there_or_unfinished_is_refused_with_the_command(reports):
+    for parent, said in {
+        "none-such": r"run 'none-such' has no checkpoint .*`tinyclf run none-such --dataset mini`",
+        "half": "run 'half' is unfinished, at epoch 1 of 2: let the command that started it go on, for an experiment `",
+    }.items():
+        with pytest.raises(TinyclfError, match=said):
+            Run(dataclasses.replace(CHILD, weights=f"run:{parent}", input_size=48), data(), "child")
+        assert not is_finished(parent, "mini")
     assert not (reports / "child").exists() and not (reports / "none-such").exists()
-    assert not is_finished(parent, "mini") and is_finished("first", "mini")
+    assert is_finished("first", "mini")
 
 
 def test_what_is_held_out_of_a_run_must_be_held_out_of_its_parent():
@@ -128,8 +128,12 @@ def test_what_is_held_out_of_a_run_must_be_held_out_of_its_parent():
         initial_model(settings)
 
 
-def test_the_record_names_the_parent(reports):
+def test_the_record_names_the_parent_whose_checkpoint_is_read_once(reports, monkeypatch):
+    read, reads = checkpoint.read, []
+    monkeypatch.setattr(checkpoint, "read", lambda path: reads.append(path.parent.name) or read(path))
+    os.utime(reports / "first/checkpoint.safetensors")  # as if it were new
     record = finish(dataclasses.replace(CHILD, adapt="input_size"), "child")
+    assert reads.count("first") == 1
     parent = {"run": "first", "epochs": 1, "settings": dataclasses.asdict(PARENT), "parent": None}
     assert record["weights"]["parent"] == parent
     assert record["weights"]["label"] == "first, from scratch"
@@ -155,12 +159,6 @@ def test_a_run_never_starts_from_itself_nor_from_another_data_set(reports):
     assert is_finished("first", "mini")
     with pytest.raises(TinyclfError, match=r"'\.\./mini/first': expected the name of a folder"):
         dataclasses.replace(CHILD, weights="run:../mini/first")
-
-
-def test_without_its_record_a_run_has_not_finished(reports):
-    finish(PARENT, "killed")
-    (reports / "killed/record.json").unlink()
-    assert not is_finished("killed", "mini")
 
 
 def test_the_command_for_a_run_of_another_seed_is_one_that_works(reports):
