@@ -26,7 +26,7 @@ from tinyclf.experiments.settings import Settings
 from tinyclf.models.resnet import build_model
 from tinyclf.models.small_map_conv import use_small_map_conv
 from tinyclf.report.format import percent
-from tinyclf.report.published import published_at
+from tinyclf.report.runs import published_at
 from tinyclf.training import checkpoint
 from tinyclf.training.distributed import this_process
 from tinyclf.training.evaluate import evaluate

@@ -7,8 +7,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tinyclf.report.columns import Column, markdown
 from tinyclf.report.figures import COLOURS, styled
+from tinyclf.report.format import Column, markdown
 from tinyclf.utils import files
 
 END = "\n<!-- end -->"  # of a table in a page, which starts with its name

@@ -9,11 +9,9 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from tinyclf.experiments import catalog
-from tinyclf.report.accuracy import accuracy_table
+from tinyclf.report.accuracy import accuracy_table, markdown_report
 from tinyclf.report.figures import Line, curve_table, draw, line_style, percent_label, styled, svg
-from tinyclf.report.published import PUBLISHED, published_curve
-from tinyclf.report.runs import group_runs, load_histories, read_runs
-from tinyclf.report.wording import markdown_report
+from tinyclf.report.runs import PUBLISHED, group_runs, load_histories, published_curve, read_runs
 from tinyclf.utils.paths import PROJECT
 
 DATASET = "tiny-imagenet"

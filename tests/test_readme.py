@@ -17,8 +17,7 @@ from tinyclf.experiments.names import family
 from tinyclf.report.accuracy import accuracy_table
 from tinyclf.report.figures import Line, curve_table
 from tinyclf.report.format import duration, format_metric, percent, share
-from tinyclf.report.published import PUBLISHED
-from tinyclf.report.runs import load_histories, load_runs
+from tinyclf.report.runs import PUBLISHED, load_histories, load_runs
 from tinyclf.utils.paths import NOTEBOOKS, PROJECT
 
 README = (PROJECT / "README.md").read_text()

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from records import leave, planned, started_from
 
 from tinyclf.experiments.record import read_record
-from tinyclf.report.listing import listing
-from tinyclf.report.runs import load_runs
+from tinyclf.report.runs import listing, load_runs
 from tinyclf.utils.errors import NewerVersionError, TinyclfError
 from tinyclf.utils.paths import PROJECT, reports_dir
 
