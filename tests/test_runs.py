@@ -1,7 +1,5 @@
 """All records as one table: what a row holds, which runs are alike, and which of them count."""
 
-import json
-import math
 import statistics
 
 import pytest
@@ -9,12 +7,13 @@ from records import BASELINE, leave, planned, started_from
 
 from tinyclf.experiments import catalog
 from tinyclf.experiments.settings import Settings
-from tinyclf.report.index_page import regenerate
+from tinyclf.report.front_page import regenerate
 from tinyclf.report.runs import GROUPED, group_runs, group_seeds, load_histories, load_runs, read_runs
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.paths import PROJECT
 
-BEFORE = json.loads((PROJECT / "tests" / "numbers_before.json").read_text())
+OTHER = {"epoch": 4, "learning_rate": 0.1, "train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 1.0} | {
+    **{"val_accuracy": 0.4, "seconds": 1.0, "images_per_second": 1.0}
+}  # of no epoch of any history here
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +36,15 @@ def test_a_row_has_the_numbers_of_its_record():
     assert row["title"] == catalog.read_experiments("mini")["baseline-scratch"].title and not row["is_ablation"]
     epochs = load_histories("mini")
     assert epochs["epoch"].tolist() == [1, 2] and epochs["val_accuracy"].tolist() == [0.3, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "best"), [((0.3, 0.2, 0.1), 1), ((0.1, 0.3, 0.2, 0.3), 2), ((0.2, 0.2), 1), ((0.1, 0.2), 2)]
+)
+def test_the_best_epoch_is_the_first_of_the_highest_accuracy(accuracies, best):
+    leave("mine", Settings(epochs=4), accuracies, result={"last": OTHER, "best": OTHER})
+    (row,) = read_runs("mini")
+    assert (row["best_epoch"], row["best_accuracy"], row["accuracy"]) == (best, max(accuracies), accuracies[-1])
 
 
 def test_without_a_record_the_table_is_empty_and_has_its_columns():
@@ -134,18 +142,3 @@ def test_the_lines_that_repeat_all_have_parents_first_and_no_line_twice():
     assert len(lines) == len(set(lines)) == 5
     assert "preprocessing" in lines[1] and "momentum=0.8" in lines[1] and "finetuning" in lines[2]
     assert lines[-1] == "tinyclf run ablations --dataset mini"
-
-
-@pytest.mark.parametrize("dataset", ["tiny-imagenet", "tiny-imagenet-20"])
-def test_every_committed_run_has_the_numbers_that_it_had_before(dataset, monkeypatch):
-    monkeypatch.setenv("TINYCLF_REPORTS", str(PROJECT / "reports"))
-    runs = load_runs(dataset).set_index("run")
-    before = {name.partition("/")[2]: row for name, row in BEFORE["runs"].items() if name.startswith(f"{dataset}/")}
-    assert before.keys() <= set(runs.index)
-    columns = {"last": "accuracy", "best": "best_accuracy", "val_loss": "loss"}
-    for name, expected in before.items():
-        for key, value in expected.items():
-            if key == "other_sizes":
-                value = {int(size): accuracy for size, accuracy in value.items()}
-            actual = runs.loc[name, columns.get(key, key)]
-            assert actual == value or (value is None and math.isnan(actual)), (name, key)

@@ -97,7 +97,7 @@ def size_row(row: Row, size: int, dataset: str) -> Row:
     known = PUBLISHED.get(row["experiment"], {}).get("other_sizes", {}).get(str(size), {}).get("last", math.nan)
     accuracy, last = row["other_sizes"].get(size, math.nan), known if DATASETS[dataset].comparable else math.nan
     kind = judge(accuracy, last) if row["whole"] else ""
-    kept = ("experiment", "table", "whole", "start", "val_images", "seeds")
+    kept = ("experiment", "table", "planned_epochs", "whole", "start", "val_images", "seeds")
     return (
         NOT_RUN
         | {name: row[name] for name in kept}
