@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tinyclf.report.columns import Column, markdown
+from tinyclf.report.format import Column, markdown
 
 MEMORY = "memory"
 CALM = 0.25  # cores that other processes may keep busy without disturbing a turn

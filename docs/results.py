@@ -14,12 +14,10 @@ from matplotlib.lines import Line2D
 from tinyclf.experiments import catalog
 from tinyclf.experiments.names import family
 from tinyclf.experiments.record import read_records, read_table, table_path
-from tinyclf.report.accuracy import accuracy_table
+from tinyclf.report.accuracy import accuracy_table, answer_in_markdown, markdown_report
 from tinyclf.report.figures import Line, curve_table, draw, line_style, percent_label, styled, svg
 from tinyclf.report.format import duration, percent
-from tinyclf.report.published import PUBLISHED, published_curve
-from tinyclf.report.runs import group_runs, load_histories, load_runs, read_runs
-from tinyclf.report.wording import answer_in_markdown, markdown_report
+from tinyclf.report.runs import PUBLISHED, group_runs, load_histories, load_runs, published_curve, read_runs
 from tinyclf.utils.paths import PROJECT
 
 DATASET = "tiny-imagenet"

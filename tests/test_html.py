@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 
-from tinyclf.report.columns import Column, markdown
+from tinyclf.report.format import Column, markdown
 from tinyclf.report.html import details, gallery, link, small_lines, sparkline, table, verdict_mark
 
 EVIL = "<script>alert(1)</script> & \"more\" | 'less'"

@@ -19,9 +19,8 @@ from tinyclf import cli
 from tinyclf.experiments.catalog import Experiment, select
 from tinyclf.experiments.train import train_experiment
 from tinyclf.report import notebook
-from tinyclf.report.accuracy import accuracy_table
+from tinyclf.report.accuracy import accuracy_table, answer
 from tinyclf.report.comparison import comparison
-from tinyclf.report.wording import answer
 from tinyclf.utils.environment import FORGES
 from tinyclf.utils.paths import PROJECT
 

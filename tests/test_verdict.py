@@ -1,14 +1,13 @@
-"""The rule by which a result counts as reproduced, held to the formulas of a textbook."""
+"""The rule by which a result counts as reproduced, held to the formulas of a textbook and to cases made by hand."""
 
 import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from tinyclf.report.verdict import interval, judge, verdict
-
-IMAGES = 10_000
+from tinyclf.report.verdict import Verdict, difference_interval, interval, judge, order, reproduction, verdict
 
 
 @pytest.mark.parametrize(("hits", "images"), [(2594, 10_000), (0, 200), (200, 200), (105, 200)])
@@ -19,35 +18,71 @@ def test_the_interval_ends_where_the_accuracy_would_be_two_standard_errors_away(
     assert -1e-12 <= ends[0] <= accuracy <= ends[1] + 1e-12 and ends[0] < ends[1] <= 1 + 1e-12
 
 
-def test_two_standard_errors_of_both_samples_decide():
-    error = math.sqrt(2 * 0.25 / IMAGES)  # of the difference of two shares near a half
-    for sign, kind in ((1, "above"), (-1, "below")):
-        assert judge(0.5 + sign * 1.99 * error, 0.5, IMAGES) == "reproduced"
-        assert judge(0.5 + sign * 2.01 * error, 0.5, IMAGES) == kind
-        assert judge(0.5 + sign * 2.01 * error, 0.5, IMAGES, reading_error=0.004) == "reproduced"
-    assert judge(0.52, 0.5, 1000) == "reproduced" and judge(0.52, 0.5, IMAGES) == "above", (
-        "of fewer images, less is known"
-    )
-    assert judge(math.nan, 0.5, IMAGES) == judge(0.5, math.nan, IMAGES) == ""
+@pytest.mark.parametrize("images", [10_000, 1_000])
+def test_the_interval_of_a_difference_is_that_of_two_samples(images):
+    draw = np.random.default_rng(0).binomial
+    differences = draw(images, 0.3, 400_000) / images - draw(10_000, 0.25, 400_000) / 10_000
+    assert difference_interval(0.3, 0.25, images) == pytest.approx(np.quantile(differences, (0.025, 0.975)), abs=4e-4)
 
 
-def judged(name, dataset, accuracy, epochs, planned=15):
-    return tuple(verdict(name, dataset, accuracy, epochs, planned, IMAGES))
+def test_one_point_decides_and_an_error_of_reading_comes_on_top():
+    assert {judge(published + 0.01, published) for published in (0.2594, 0.5661, 0.7305)} == {"reproduced"}
+    assert {judge(published - 0.01, published) for published in (0.2594, 0.5661, 0.7305)} == {"reproduced"}
+    assert judge(0.2695, 0.2594) == "above" and judge(0.2493, 0.2594) == "below"
+    assert judge(0.514, 0.5, reading_error=0.004) == "reproduced" and judge(0.5141, 0.5, reading_error=0.004) == "above"
+    assert judge(math.nan, 0.5) == judge(0.5, math.nan) == ""
 
 
 def test_a_run_is_judged_by_the_published_accuracy_of_its_epoch():
-    name, dataset = "baseline-scratch-seed-1", "tiny-imagenet"
-    assert judged(name, dataset, 0.26, 15) == ("reproduced", "reproduced")
-    assert judged(name, dataset, 0.20, 15) == ("below", "below")
-    assert judged(name, dataset, 0.094, 2) == ("reproduced", "2 of 15 epochs so far, as published (9.30%)")
-    assert judged(name, dataset, 0.15, 2) == ("above", "2 of 15 epochs so far, above the published 9.30%")
-    assert judged(name, dataset, 0.25, 11) == ("", "11 of 15 epochs so far")  # nothing could be read off there
-    assert judged(name, dataset, 0.27, 20, 20) == ("", "")
-    assert judged(name, "mini", 0.5, 15) == ("", "") and judged(name, "mini", 0.5, 3) == ("", "3 of 15 epochs so far")
+    def judged(dataset, accuracy, epochs, planned=15):
+        return tuple(verdict("baseline-scratch-seed-1", dataset, accuracy, epochs, planned))
+
+    assert judged("tiny-imagenet", 0.26, 15) == ("reproduced", "reproduced")
+    assert judged("tiny-imagenet", 0.20, 15) == ("below", "below")
+    assert judged("tiny-imagenet", 0.106, 2) == ("reproduced", "2 of 15 epochs so far, as published (9.30%)")
+    assert judged("tiny-imagenet", 0.15, 2) == ("above", "2 of 15 epochs so far, above the published 9.30%")
+    assert judged("tiny-imagenet", 0.25, 11) == ("", "11 of 15 epochs so far")  # nothing could be read off there
+    assert judged("tiny-imagenet", 0.27, 20, 20) == ("", "")
+    assert judged("mini", 0.5, 15) == ("", "") and judged("mini", 0.5, 3) == ("", "3 of 15 epochs so far")
     command = "not run yet: `tinyclf run baseline-scratch --dataset tiny-imagenet`"
-    assert judged(name, dataset, math.nan, 0) == ("", command)
+    assert judged("tiny-imagenet", math.nan, 0) == ("", command)
+
+
+def row(name, accuracy, published, kind="", **more):
+    usual = {"name": f"Row {name}", "experiment": name, "start": "scratch", "whole": True, "size": 0}
+    usual |= {"accuracy": accuracy, "published_last": published, "ranked": published, "val_images": 10_000}
+    return usual | {"verdict": Verdict(kind, kind)} | more
+
+
+def test_the_headline_counts_all_published_numbers_and_tells_what_starts_from_a_stand_in():
+    standin = {"start": "a, from ImageNet (stand-in: x.safetensors)"}
+    rows = [row("a", 0.26, 0.2594, "reproduced"), row("b", 0.24, 0.15, "above", **standin)]
+    rows += [row("c", math.nan, 0.5, whole=False), row("d", 0.2, 0.7, "below", whole=False)]
+    assert reproduction(rows) == [
+        "1 of 4 published results reproduced within 1 point; 1 of the 4 from stand-in weights.",
+        "“Row b” is above: 24.00%, published 15.00%.",
+        "1 not run yet.",
+        "1 with other numbers of epochs than published.",
+    ]
+    assert reproduction(rows[:1]) == ["1 of 1 published results reproduced within 1 point."]
+
+
+def test_an_order_is_claimed_of_neighbours_that_differ_beyond_two_standard_errors():
+    start = "Order of neighbours by the last epoch, told apart by more than two standard errors: "
+    best, rest = row("best", 0.70, 0.73), [row("last", 0.2, 0.15, size=64), row("middle", 0.6, 0.6)]
+    claimed = "as published: best > middle, middle > last at 64x64"
+    assert order([*rest, best]) == f"{start}{claimed}."
+    assert order([*rest, best | {"accuracy": 0.55}]).endswith(
+        ": middle > last at 64x64; the other way round: best > middle."
+    )
+    error = math.sqrt(2 * 0.24 / 10_000)  # of a difference of two shares near 0.6
+    for key in ("accuracy", "ranked"):  # ours and the published ones
+        near, far = ({key: 0.6 + errors * error} for errors in (1.95, 2.05))
+        assert order([*rest, best | near]).endswith("; not told apart: best > middle.")
+        assert order([*rest, best | far]) == f"{start}{claimed}."
+    assert order([best]) == order([]) == ""
 
 
 def test_it_needs_no_torch():
-    code = "import sys, tinyclf.report.verdict; assert not {'torch', 'IPython', 'matplotlib'} & set(sys.modules)"
+    code = "import sys, tinyclf.report.accuracy; assert not {'torch', 'IPython', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -66,7 +66,7 @@ def options(
 @app.command("list")
 def list_experiments(dataset: Dataset = "mini") -> None:
     """List the experiments, and the accuracy of those that have run."""
-    from tinyclf.report.listing import listing
+    from tinyclf.report.runs import listing
 
     print(listing(dataset))
 
@@ -216,8 +216,7 @@ def bench(
 @app.command()
 def table(dataset: Dataset = "mini") -> None:
     """Print what was reproduced, and the accuracy tables of the runs recorded so far, in Markdown."""
-    from tinyclf.report.accuracy import accuracy_table
-    from tinyclf.report.wording import answer_in_markdown, markdown_report
+    from tinyclf.report.accuracy import accuracy_table, answer_in_markdown, markdown_report
 
     accuracies = accuracy_table(dataset)
     print(f"{answer_in_markdown(accuracies)}\n\n{markdown_report(accuracies)}")

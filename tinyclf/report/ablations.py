@@ -6,9 +6,8 @@ import math
 from typing import Any
 
 from tinyclf.experiments import catalog
-from tinyclf.report.columns import Column
 from tinyclf.report.figures import COLOURS, Described, percent_label, styled
-from tinyclf.report.format import assignments, duration, format_metric, hardware, percent, points, share
+from tinyclf.report.format import Column, assignments, duration, format_metric, hardware, percent, points, share
 from tinyclf.report.html import small_lines, verdict_mark
 from tinyclf.report.runs import GROUPED, group_seeds, read_runs
 from tinyclf.report.verdict import ERRORS

@@ -1,33 +1,58 @@
-"""The accuracy of all experiments and the published one: a table of numbers. Imports no torch, and no pandas."""
+"""The accuracy of all experiments beside the published one: rows, cells and words. Imports no torch, and no pandas."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Iterable
+from html import escape
+from typing import NamedTuple
 
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments import catalog
-from tinyclf.report.format import pixels
-from tinyclf.report.published import PUBLISHED, published, published_at
-from tinyclf.report.runs import GROUPED, Row, group_runs, read_runs
-from tinyclf.report.verdict import Verdict, judge, verdict
+from tinyclf.report import format as as_text
+from tinyclf.report.format import Cell, Column, markdown, percent, pixels
+from tinyclf.report.runs import GROUPED, PUBLISHED, Row, group_runs, published, published_at, read_runs
+from tinyclf.report.verdict import (
+    Verdict,
+    difference_interval,
+    interval,
+    is_standin,
+    judge,
+    order,
+    reproduction,
+    verdict,
+)
+from tinyclf.utils.paths import PROJECT, reports_dir
 
+TITLES = {"scratch": "From scratch", "imagenet": "From ImageNet weights"}
+REPRODUCED = (
+    "*Reproduced* means a difference of at most 1.0 point after the last epoch; else ours is *above* or *below*. A run "
+    "of fewer epochs is compared with the published curve at its epoch, and the error of reading that off a figure "
+    "comes on top. The 95% interval of a difference is unpaired, as the published project kept no predictions: each "
+    "accuracy counts as a sample of as many images as it was evaluated on; the seeds of a mean share their images."
+)
+MEANING = (
+    "Validation accuracy, top-1, after the last epoch, with its 95% interval; of several seeds, mean ± standard "
+    "deviation. The time is that of training with validation.",
+    "Flip TTA averages the predictions for an image and its mirror image. Training compute is the number of "
+    "multiply-adds, forward and backward, of a run and its ancestors, relative to the published baseline of Step 1 on "
+    "as many images. It does not include the training of ImageNet weights.",
+)
 # In place of a row of `group_runs`, for an experiment that was not run
 NOT_RUN: Row = dict.fromkeys(GROUPED, math.nan) | {
     **{"start": "", "overrides": {}, "other_sizes": {}, "machines": [], "runs": [], "commands": []}
 }
 
 
-@dataclass(frozen=True)
-class AccuracyTable:
+class AccuracyTable(NamedTuple):
     """The experiments on a data set that reproduce a published number or have a goal, a row each, run or not.
 
-    Columns: those of `group_runs`, NaN where nothing was run; `title`; `table`, `scratch` or `imagenet`, what it
-    started from; `size`, pixels, in the extra row of a model that was evaluated at another size, else 0; `goals`, pairs
-    of text and status, if they compare; `published_last`, `published_best`, `published_epochs`, `published_then`, the
-    published accuracy at the last epoch of the run; `difference`, to that; `verdict`, see `tinyclf.report.verdict`.
-    Accuracies lie in 0..1.
+    Columns: those of `group_runs`, NaN where nothing was run; `title`, and `name`, which says it without the rows
+    above; `table`, a key of TITLES; `size`, pixels, in the extra row of a model that was evaluated at another size,
+    else 0; `goals`, in words; `published_last`, `published_best`, `published_then`, the published accuracy at the last
+    epoch of the run; `difference`, to that; `ranked`, the published accuracy for the order alone, also where numbers
+    do not compare; `whole`, whether as many epochs were run as published; `verdict`. Accuracies lie in 0..1.
     """
 
     dataset: str
@@ -41,71 +66,183 @@ def accuracy_table(dataset: str) -> AccuracyTable:
     groups, rows = group_runs(runs), []
     for name, experiment in catalog.read_experiments(dataset).items():
         if name in PUBLISHED or experiment.goals:
-            run, size = groups.get(name, NOT_RUN), experiment.settings.eval_size
-            rows.append(experiment_row(experiment, run, dataset))
-            rows += [size_row(experiment, run, dataset, size)] if size else []
+            rows.append(experiment_row(experiment, groups.get(name, NOT_RUN), dataset))
+            rows += [size_row(rows[-1], size, dataset)] if (size := experiment.settings.eval_size) else []
     return AccuracyTable(dataset, rows, [run["start"] for run in runs])
 
 
 def experiment_row(experiment: catalog.Experiment, run: Row, dataset: str) -> Row:
     """The row of an experiment. run: what `group_runs` has of it, or NOT_RUN."""
     name, planned, row = experiment.name, experiment.settings.epochs, published(experiment.name, dataset) or {}
-    goals = experiment.goals if DATASETS[dataset].comparable else ()
-    return {
-        **run,
-        **about(experiment, run),
-        "size": 0,
-        "goals": [(goal.text, goal_status(goal, run)) for goal in goals],
-        **compared(run["accuracy"], row, published_at(name, dataset, run["epochs"])),
-        "verdict": verdict(name, dataset, run["accuracy"], run["epochs"], planned, run["val_images"]),
-    }
-
-
-def size_row(experiment: catalog.Experiment, run: Row, dataset: str, size: int) -> Row:
-    """The row of an experiment's model, evaluated at another size, in pixels, than that of its training."""
-    row = (published(experiment.name, dataset) or {}).get("other_sizes", {}).get(str(size), {})
-    accuracy, last = run["other_sizes"].get(size, math.nan), row.get("last", math.nan)
-    kind = judge(accuracy, last, run["val_images"])
-    return {
-        **NOT_RUN,  # it was not trained for this row
-        **about(experiment, run),
-        "title": f"the same model, evaluated at {pixels(size)}",
-        "size": size,
-        "goals": [],
-        "accuracy": accuracy,
-        "val_images": run["val_images"],
-        **compared(accuracy, {"last": last}, last),
-        "verdict": Verdict(kind, kind),
-    }
-
-
-def about(experiment: catalog.Experiment, run: Row) -> Row:
-    """What the rows of an experiment say of it, at any size."""
+    known: Row = PUBLISHED.get(name, {})
     start = run["start"] or experiment.settings.weights.replace("none", "scratch")
-    return {
-        "experiment": experiment.name,
-        "title": experiment.title,
+    then, epochs = published_at(name, dataset, run["epochs"]), run["epochs"]
+    return run | {
+        **{"experiment": name, "title": experiment.title, "name": experiment.title, "size": 0},
         "table": "scratch" if start.endswith("scratch") else "imagenet",
-        "planned_epochs": experiment.settings.epochs,
-    }
-
-
-def compared(accuracy: float, row: dict[str, Any], then: float) -> Row:
-    """The published side of a row, and how much more accurate ours is. then: what was published at its last epoch."""
-    return {
+        "planned_epochs": planned,
+        "goals": [goal_text(goal, run) for goal in experiment.goals if DATASETS[dataset].comparable],
         "published_last": row.get("last", math.nan),
         "published_best": row.get("best", math.nan),
-        "published_epochs": row.get("epochs", math.nan),
         "published_then": then,
-        "difference": accuracy - then,
+        "difference": run["accuracy"] - then,
+        "ranked": known.get("last", math.nan),
+        "whole": epochs == row.get("epochs", planned),
+        "verdict": verdict(name, dataset, run["accuracy"], epochs, planned),
     }
 
 
-def goal_status(goal: catalog.Goal, run: Row) -> str:
-    """`reached` or `missed` by the mean over seeds; empty where nothing was run."""
-    if math.isnan(run["accuracy"]):
-        return ""
-    within = (goal.epochs is None or run["epochs"] <= goal.epochs) and (
-        goal.compute is None or run["share"] <= goal.compute
+def size_row(row: Row, size: int, dataset: str) -> Row:
+    """The row of the model of `row`, evaluated at another size, in pixels, than that of its training."""
+    known = PUBLISHED.get(row["experiment"], {}).get("other_sizes", {}).get(str(size), {}).get("last", math.nan)
+    accuracy, last = row["other_sizes"].get(size, math.nan), known if DATASETS[dataset].comparable else math.nan
+    kind = judge(accuracy, last) if row["whole"] else ""
+    kept = ("experiment", "table", "planned_epochs", "whole", "start", "val_images", "seeds")
+    return (
+        NOT_RUN
+        | {name: row[name] for name in kept}
+        | {  # it was not trained for this row
+            "title": f"the same model, evaluated at {pixels(size)}",
+            "name": f"{row['title']}, evaluated at {pixels(size)}",
+            **{"size": size, "goals": [], "accuracy": accuracy, "difference": accuracy - last},
+            **{"published_last": last, "published_best": last, "published_then": last, "ranked": known},
+            "verdict": Verdict(kind, kind),
+        }
     )
-    return "reached" if within and run["accuracy"] >= goal.accuracy else "missed"
+
+
+def goal_text(goal: catalog.Goal, run: Row) -> str:
+    """A goal, and whether the mean over seeds reached or missed it."""
+    if math.isnan(run["accuracy"]):
+        return f"goal: {goal.text}"
+    limits = ((goal.epochs, run["epochs"]), (goal.compute, run["share"]))
+    reached = run["accuracy"] >= goal.accuracy and all(limit is None or value <= limit for limit, value in limits)
+    return f"goal: {goal.text}: {'reached' if reached else 'missed'}"
+
+
+def title_cell(row: Row) -> Cell:
+    """The title, and what the runs have other than it says: settings, and weights that are not ImageNet's."""
+    overrides = "" if row["size"] else as_text.assignments(row["overrides"])
+    return Cell(row["title"], (overrides, "from stand-in weights" * is_standin(row)), runs=row["runs"])
+
+
+def published_cell(row: Row) -> Cell:
+    """The published accuracy of the last epoch; and of the best, where the published README quotes that one."""
+    return Cell(percent(row["published_last"]), (best_note(row, row["published_best"]),))
+
+
+def ours_cell(row: Row) -> Cell:
+    """Our accuracy after the last epoch, its interval, the seeds that it is the mean of, and with flip TTA."""
+    if math.isnan(row["accuracy"]):
+        return Cell("")
+    text = as_text.format_metric("accuracy", row["accuracy"], row["accuracy_std"])
+    extent = as_text.percent_range(*interval(row["accuracy"], row["val_images"]))
+    seeds = f"{row['seeds']:.0f} seed" + "s" * (row["seeds"] > 1)
+    tta = as_text.format_metric("flip_tta", row["flip_tta"], row["flip_tta_std"])
+    return Cell(text, (extent, seeds, best_note(row, row["best_accuracy"]), f"flip TTA {tta}" * bool(tta)))
+
+
+def best_note(row: Row, accuracy: float) -> str:
+    """An accuracy of the best epoch, in a row of which the published README quotes that one."""
+    return f"best {percent(accuracy)}" if row["published_best"] > row["published_last"] and accuracy > 0 else ""
+
+
+def verdict_cell(row: Row) -> Cell:
+    """The verdict, the difference to the published accuracy with its interval, and the goals."""
+    (kind, text), difference = row["verdict"], ""
+    if not math.isnan(row["difference"]):
+        ends = difference_interval(row["accuracy"], row["published_then"], row["val_images"])
+        low, high = map(as_text.points, ends)
+        difference = f"{as_text.points(row['difference'])} points, 95% interval {low} to {high}"
+    text, _, command = text.partition(": ")
+    return Cell(text, (command, difference, *row["goals"]), kind)
+
+
+def epochs_cell(row: Row) -> Cell:
+    """How many epochs were trained, and out of how many if not all."""
+    if math.isnan(row["epochs"]):
+        return Cell("")
+    return Cell(f"{row['epochs']:.0f}" + f" of {row['planned_epochs']}" * (row["epochs"] < row["planned_epochs"]))
+
+
+COLUMNS = (
+    Column("experiment", title_cell, number=False),
+    Column("published", published_cell),
+    Column("ours", ours_cell),
+    Column("verdict", verdict_cell, number=False),
+    Column("epochs", epochs_cell),
+    Column("compute", lambda row: Cell(as_text.share(row["share"]))),
+    Column("time", lambda row: Cell(as_text.duration(row["seconds"]), (as_text.hardware(row["machines"]),))),
+)
+
+
+def filled_columns(table: AccuracyTable) -> list[Column]:
+    """The columns that have something to say of any row."""
+    return [column for column in COLUMNS if any(str(column.cell(row)) for row in table.rows)]
+
+
+def answer(table: AccuracyTable) -> list[str]:
+    """What was reproduced and how well, from the records: sentences of text, the answer first."""
+    ran = [row for row in table.rows if row["runs"]]
+    if not ran:
+        return ["No experiment has run yet.", f"`tinyclf report --dataset {table.dataset}` runs all of them."]
+    if DATASETS[table.dataset].comparable:
+        return reproduction([row for row in table.rows if not math.isnan(row["published_last"])])
+    best, experiments = max(ran, key=lambda row: row["accuracy"]), sum(not row["size"] for row in table.rows)
+    highest = f"The highest validation accuracy is {percent(best['accuracy'])}, of “{best['title']}”."
+    return [f"{len(ran)} of {experiments} experiments have run.", highest]
+
+
+def answer_in_markdown(table: AccuracyTable) -> str:
+    """The sentences of `answer`, the first one bold."""
+    first, *others = answer(table)
+    return " ".join([f"**{first}**", *others])
+
+
+def markdown_report(table: AccuracyTable, project: str = "../..") -> str:
+    """The accuracy tables with what a reader must know of them, in Markdown; project: see `data_notes`."""
+    notes = [*reading_notes(table.dataset), *data_notes(table.dataset, table.starts, project)]
+    return "\n\n".join([markdown_tables(table), *order_text(table), *notes])
+
+
+def markdown_tables(table: AccuracyTable) -> str:
+    """The accuracy tables in Markdown, each under its title.
+
+    One table for what started from scratch and one for what started from ImageNet weights: images of Tiny-ImageNet are
+    ImageNet's own, so that a pretrained model may have seen those that it is evaluated on.
+    """
+    columns = filled_columns(table)
+    rows = {title: [row for row in table.rows if row["table"] == key] for key, title in TITLES.items()}
+    return "\n\n".join(f"### {title}\n\n{markdown(rows[title], columns)}" for title in rows)
+
+
+def order_text(table: AccuracyTable) -> list[str]:
+    """The order of the pretrained models, where one can be claimed: see `order`."""
+    told = order(
+        [row for row in table.rows if row["table"] == "imagenet" and row["accuracy"] > 0 and row["ranked"] > 0]
+    )
+    return [told] if told and not DATASETS[table.dataset].synthetic else []
+
+
+def reading_notes(dataset: str) -> list[str]:
+    """What the words and numbers of the accuracy tables mean, in Markdown."""
+    first, *others = MEANING
+    return [first, *[REPRODUCED] * DATASETS[dataset].comparable, *others]
+
+
+def data_notes(dataset: str, starts: Iterable[str], project: str) -> list[str]:
+    """What the numbers of `dataset` do not show, and which weights are not ImageNet's: a note each, in Markdown.
+
+    starts: what the runs started from; project: leads from the page to the folder that has docs/.
+    """
+    info = DATASETS[dataset]
+    notes = [info.note] if info.note else []
+    if info.synthetic:  # the note tells of its weights as well
+        return notes
+    here = PROJECT is not None and reports_dir() == PROJECT / "reports"  # else the link leads nowhere
+    page = f"[docs/weights.md]({project}/docs/weights.md#stand-in-weights)" if here else "tinyclf's docs/weights.md"
+    labels = {match[0] for match in (re.search(r"ImageNet \(.*\)$", start) for start in starts) if match}
+    escaped = (re.sub(r"([\\`*_\[\]])", r"\\\1", escape(label)) for label in sorted(labels))
+    return notes + [
+        f"{label}: these are not torchvision's ImageNet weights. {page} describes them." for label in escaped
+    ]

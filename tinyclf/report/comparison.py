@@ -7,8 +7,7 @@ from typing import Any
 
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments.catalog import Experiment
-from tinyclf.report.columns import Column
-from tinyclf.report.format import duration, format_metric, hardware, points, share, short_commit
+from tinyclf.report.format import Column, duration, format_metric, hardware, points, share, short_commit
 from tinyclf.report.html import Table, small_lines, table
 from tinyclf.report.runs import load_runs
 from tinyclf.utils.checks import one_of

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyclf.experiments.record import Record, read_table
-from tinyclf.report.columns import Column
 from tinyclf.report.figures import COLOURS, Described, first_word, percent_label, styled
-from tinyclf.report.format import percent
+from tinyclf.report.format import Column, percent
 from tinyclf.report.html import Table, table
 from tinyclf.utils.lazy import pd, plt
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from IPython.display import display
 
 from tinyclf.report.format import format_metric, percent
-from tinyclf.report.published import published_curve
+from tinyclf.report.runs import published_curve
 from tinyclf.utils.lazy import pd, plt
 
 if TYPE_CHECKING:

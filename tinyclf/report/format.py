@@ -1,12 +1,40 @@
-"""Numbers as text, for tables, pages and the README: the last step before a reader sees them."""
+"""Numbers and tables as text, for pages, the README and a terminal: the last step before a reader sees them."""
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from tinyclf.data.registry import DATASETS
 
 SHARES = ("accuracy", "top1", "top5", "calibration_error", "flip_tta")  # ends of keys whose values lie in 0..1
+
+
+class Cell(NamedTuple):
+    """What a table says of a row in one place; as `str`, in Markdown."""
+
+    text: str
+    notes: Sequence[str] = ()  # said in small letters, or in brackets; code is between backticks
+    kind: str = ""  # of a verdict: above or below
+    runs: Sequence[str] = ()  # whose pages a page links to
+
+    def __str__(self) -> str:
+        notes = "; ".join(filter(None, self.notes))
+        return f"{self.text} ({notes})" if self.text and notes else self.text or notes
+
+
+class Column(NamedTuple):
+    """One column of a table for a reader."""
+
+    name: str
+    cell: Callable[[Any], Any]  # from a row to text, to Markup that is HTML already, or to a Cell
+    number: bool = True  # aligned to the right
+
+
+def markdown(rows: Iterable[Any], columns: Sequence[Column]) -> str:
+    """A table of `rows` in Markdown. A cell may have Markdown in it, but no HTML, and no end of a cell."""
+    cells = [[str(column.cell(row)).replace("|", "\\|").replace("<", "&lt;") for column in columns] for row in rows]
+    rule = ["--:" if column.number else "---" for column in columns]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [[column.name for column in columns], rule, *cells])
 
 
 def format_metric(key: str, mean: float, std: float = math.nan) -> str:

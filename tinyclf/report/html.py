@@ -15,8 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from tinyclf.report.columns import Column
-from tinyclf.report.format import percent
+from tinyclf.report.format import Column, percent
 from tinyclf.utils.lazy import pd
 
 TEMPLATES = Path(__file__).with_name("templates")

@@ -15,16 +15,14 @@ from tinyclf.experiments.record import RECIPE, Record, read_records, table_path
 from tinyclf.experiments.run import default_name
 from tinyclf.experiments.settings import Settings
 from tinyclf.report import widgets
-from tinyclf.report.columns import Column
+from tinyclf.report.accuracy import data_notes
 from tinyclf.report.evaluation import class_table, commonest, heat_map, reliability
 from tinyclf.report.figures import experiment_curves, show
-from tinyclf.report.format import assignments, duration, format_metric, hardware, percent, percent_range, pixels
+from tinyclf.report.format import Column, assignments, duration, format_metric, hardware, percent, percent_range, pixels
 from tinyclf.report.html import Table, details, link, small_lines, table, verdict_mark
 from tinyclf.report.navigation import run_title
-from tinyclf.report.published import published, published_curve
-from tinyclf.report.runs import history_frame, start_of
+from tinyclf.report.runs import history_frame, published, published_curve, start_of
 from tinyclf.report.verdict import interval, verdict
-from tinyclf.report.wording import data_notes
 from tinyclf.utils.checks import one_of
 from tinyclf.utils.environment import public_origin
 from tinyclf.utils.lazy import pd
@@ -87,7 +85,7 @@ def headline(record: Record) -> str:
     dataset, settings, result = dataset_of(record), record["settings"], record["evaluation"]["top1"]
     images, epochs = record["data"]["val"], len(record["history"])
     row = published(record["run"], dataset)
-    judged = verdict(record["run"], dataset, result, epochs, settings["epochs"], images)
+    judged = verdict(record["run"], dataset, result, epochs, settings["epochs"])
     facts = [
         Markup("<strong>{} top-1</strong>{} (95% interval {})").format(
             percent(result), " on held-out images" * settings["hold_out"], percent_range(*interval(result, images))

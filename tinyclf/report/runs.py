@@ -1,21 +1,28 @@
-"""All runs of a data set, a row each, in plain Python or as a frame; tables, figures and pages select from them."""
+"""All runs of a data set, a row each, and what was published; tables, figures and pages select from them."""
 
 from __future__ import annotations
 
 import datetime
 import json
 import math
-import statistics
+import tomllib
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
+from tinyclf.data.registry import DATASETS, dataset_info
 from tinyclf.experiments import catalog
 from tinyclf.experiments.names import family
-from tinyclf.experiments.record import RECIPE, Record, read_records
+from tinyclf.experiments.record import RECIPE, Record, copies, read_records
 from tinyclf.experiments.settings import Settings
+from tinyclf.report.format import percent
 from tinyclf.utils.lazy import pd
+from tinyclf.utils.paths import reports_dir
 
 Row = dict[str, Any]  # values by the names of columns
+# What the open project Tiny-ImageNet-Classifier published, by the name of the experiment that reproduces it
+PUBLISHED: dict[str, Row] = tomllib.loads(Path(__file__).with_name("published.toml").read_text("utf-8"))
 AVERAGED = ("accuracy", "best_accuracy", "top5", "loss", "calibration_error", "flip_tta")  # over seeds, with deviation
 # Each column and its value in a record. Accuracies lie in 0..1, losses are in nats, compute is in multiply-adds.
 COLUMNS: dict[str, Callable[[Record], Any]] = {
@@ -27,9 +34,9 @@ COLUMNS: dict[str, Callable[[Record], Any]] = {
     "seed": lambda record: record["settings"]["seed"],
     "overrides": lambda record: all_overrides(record),
     "command": lambda record: record["command"],
-    "accuracy": lambda record: record["result"]["last"]["val_accuracy"],
-    "best_accuracy": lambda record: record["result"]["best"]["val_accuracy"],
-    "best_epoch": lambda record: record["result"]["best"]["epoch"],
+    "accuracy": lambda record: record["history"][-1]["val_accuracy"],
+    "best_accuracy": lambda record: best_epoch(record)["val_accuracy"],
+    "best_epoch": lambda record: best_epoch(record)["epoch"],
     "epochs": lambda record: len(record["history"]),
     "planned_epochs": lambda record: record["settings"]["epochs"],
     "top5": lambda record: record["evaluation"]["top5"],
@@ -89,6 +96,11 @@ def history_frame(record: Record) -> pd.DataFrame:
     return pd.DataFrame(record["history"]).assign(dataset=record["settings"]["dataset"], run=record["run"])
 
 
+def best_epoch(record: Record) -> dict[str, Any]:
+    """The epoch of the highest validation accuracy, the first of several."""
+    return dict(max(record["history"], key=lambda epoch: epoch["val_accuracy"]))
+
+
 def group_runs(runs: Iterable[Row]) -> dict[str, Row]:
     """The runs evaluated on validation images that count for each experiment, as one row by its name.
 
@@ -106,17 +118,15 @@ def group_seeds(runs: Iterable[Row]) -> list[Row]:
     """One row for all `runs` that differ in nothing but their seed, in the order of `runs`: see `summary_row`."""
     groups: dict[str, list[Row]] = {}
     for run in runs:
-        groups.setdefault(identity(run), []).append(run)
+        groups.setdefault(all_but_the_seed(run), []).append(run)
     return [summary_row(sorted(group, key=lambda run: run["seed"])) for group in groups.values()]
 
 
-def identity(run: Row) -> str:
+def all_but_the_seed(run: Row) -> str:
     """Everything that decides a run's numbers but the seed: what the runs of a group have in common."""
-    left_out = ("settings.seed", "settings.weights")  # `start` says what the weights are, without seeds
-    settings = {
-        name: value for name, value in run.items() if name.startswith(("settings.", "recipe.")) and name not in left_out
-    }
-    facts = [run["experiment"], run["overrides"], run["epochs"], run["start"], run["data_sha256"], settings]
+    facts = {name: run[name] for name in ("experiment", "overrides", "epochs", "start", "data_sha256")}
+    facts |= {name: value for name, value in run.items() if name.startswith(("settings.", "recipe."))}
+    del facts["settings.seed"], facts["settings.weights"]  # `start` says what the weights are, without seeds
     return json.dumps(facts, sort_keys=True)
 
 
@@ -129,14 +139,13 @@ def summary_row(runs: list[Row]) -> Row:
     row = dict(runs[0])
     for name in AVERAGED:
         values = [run[name] for run in runs if not math.isnan(run[name])]
-        row[name] = statistics.mean(values) if values else math.nan
-        row[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else math.nan
-    evaluated = [run["other_sizes"] for run in runs]
+        row[name] = mean(values) if values else math.nan
+        row[f"{name}_std"] = stdev(values) if len(values) > 1 else math.nan
+    sizes = dict.fromkeys(size for run in runs for size in run["other_sizes"])
     row["other_sizes"] = {
-        size: statistics.mean(sizes[size] for sizes in evaluated if size in sizes)
-        for size in dict.fromkeys(size for sizes in evaluated for size in sizes)
+        size: mean(r["other_sizes"][size] for r in runs if size in r["other_sizes"]) for size in sizes
     }
-    row["seconds"] = statistics.mean(run["seconds"] for run in runs)
+    row["seconds"] = mean(run["seconds"] for run in runs)
     row["machines"] = [machine for run in runs for machine in run["machines"]]
     row["runs"], row["commands"] = [run["run"] for run in runs], [run["command"] for run in runs]
     return row | {"seeds": len(runs)}
@@ -155,17 +164,17 @@ def start_of(record: Record) -> str:
 
 
 def all_overrides(record: Record) -> dict[str, Any]:
-    """The settings that a run and its ancestors have other than their experiments, but for the seed.
+    """The settings that a run and its ancestors have other than their experiments have today, but for the seed.
 
     The number of epochs counts only where every epoch depends on it: another run can go on to more.
     """
-    overrides = {name: value for name, value in record["overrides"].items() if name != "seed"}
-    if not Settings(**record["settings"]).planned:
+    settings = Settings(**record["settings"])
+    overrides = catalog.overrides(record["run"], settings)
+    if not settings.planned:
         overrides.pop("epochs", None)
     for ancestor in ancestors(record):
-        name = family(ancestor["run"])
         changed = catalog.overrides(ancestor["run"], Settings(**ancestor["settings"]))
-        overrides |= {f"{key} in {name}": value for key, value in changed.items() if key != "seed"}
+        overrides |= {f"{key} in {family(ancestor['run'])}": value for key, value in changed.items()}
     return overrides
 
 
@@ -175,3 +184,64 @@ def ancestors(record: Record) -> Iterator[dict[str, Any]]:
     while parent:
         yield parent
         parent = parent["parent"]
+
+
+def published(name: str, dataset: str) -> Row | None:
+    """What was published of an experiment or of its run with any seed.
+
+    None where nothing was, and on a data set whose numbers do not compare with the published ones.
+    """
+    return PUBLISHED.get(family(name)) if DATASETS[dataset].comparable else None
+
+
+def published_by_epoch(name: str, dataset: str, key: str) -> dict[float, float]:
+    """The values of a published curve, `train_loss` to `val_accuracy`, by epoch; empty where none was published."""
+    row = published(name, dataset) or {}
+    return dict(zip(row["curve_epochs"], row[key], strict=True)) if key in row else {}
+
+
+def published_curve(name: str, dataset: str, key: str) -> pd.Series:
+    """`published_by_epoch` as a series."""
+    return pd.Series(published_by_epoch(name, dataset, key), dtype=float, name="published").rename_axis("epoch")
+
+
+def published_at(name: str, dataset: str, epoch: float) -> float:
+    """The published validation accuracy, in 0..1, at an epoch; NaN where it is not known."""
+    row = published(name, dataset)
+    if row and epoch == row["epochs"]:
+        return float(row["last"])
+    return published_by_epoch(name, dataset, "val_accuracy").get(epoch, math.nan)
+
+
+def listing(dataset: str) -> str:
+    """What `tinyclf list` prints: the experiments on `dataset`, with the accuracy of those that have run, over seeds.
+
+    Ablations are counted, not listed. Runs that belong to no experiment come last.
+    """
+    heading = f"{dataset}: {dataset_info(dataset).help}. Records are in {reports_dir() / dataset}"
+    experiments, runs = catalog.read_experiments(dataset), read_runs(dataset)
+    names = [name for name, experiment in experiments.items() if not experiment.ablation]
+    lines = [("experiment", "epochs", "last", "best", "title")]
+    for name in dict.fromkeys([*names, *(run["experiment"] for run in runs if not run["is_ablation"])]):
+        own = [run for run in runs if run["experiment"] == name]
+        lines.append((name, *results(own, experiments.get(name))))
+        parts = {each.name for each in experiments.values() if each.ablation and each.ablation.recipe == name}
+        if parts:
+            ran = len(parts & {run["experiment"] for run in runs})
+            lines.append((f"  {len(parts)} ablations", f"{ran} run", "", "", ""))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    notes = [f"not counted: {folder} is a copy of run {run}, or was renamed" for folder, run in copies(dataset).items()]
+    return "\n".join([heading, "", *aligned, *notes])
+
+
+def results(runs: list[Row], experiment: catalog.Experiment | None) -> tuple[str, str, str, str]:
+    """Epochs, last and best accuracy, and title of an experiment with its `runs`, or of runs that are of none."""
+    title = experiment.title if experiment else ""
+    if not runs:
+        made = experiment and not experiment.trains and (experiment.page_folder / "index.html").is_file()
+        return "page made" if made else "not run yet", "", "", title
+    planned = experiment.settings.epochs if experiment else runs[0]["planned_epochs"]
+    last, best = (percent(mean(run[key] for run in runs)) for key in ("accuracy", "best_accuracy"))
+    seeds = f" (mean of {len(runs)} seeds)" if len(runs) > 1 else ""
+    return f"{min(run['epochs'] for run in runs)} of {planned}", last, best, title + seeds

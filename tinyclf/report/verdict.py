@@ -1,16 +1,18 @@
 """Whether an accuracy is the published one: the one rule that pages, tables and README judge by. Imports no torch."""
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 from tinyclf.data.registry import TINY_IMAGENET
 from tinyclf.experiments.names import family
-from tinyclf.report.format import percent
-from tinyclf.report.published import published, published_at
+from tinyclf.report.format import percent, pixels
+from tinyclf.report.runs import Row, published, published_at
 
+LIMIT = 0.01  # of a difference that is "reproduced": one point
 Z = 1.96  # standard errors on either side of an estimate that make a 95% interval
+ERRORS = 2  # standard errors of a difference, beyond which two accuracies are told apart
 PUBLISHED_IMAGES = TINY_IMAGENET.classes * TINY_IMAGENET.val
-ERRORS = 2  # standard errors of a difference, within which it is "reproduced"
 
 SO_FAR = {
     "": "",
@@ -27,11 +29,6 @@ class Verdict(NamedTuple):
     text: str  # for a reader; "" where there is a result, whole, and nothing published to judge it by
 
 
-def standard_error(accuracy: float, images: float) -> float:
-    """Of an accuracy in 0..1 on so many images: that of a binomial share."""
-    return math.sqrt(accuracy * (1 - accuracy) / images)
-
-
 def interval(accuracy: float, images: float) -> tuple[float, float]:
     """The 95% interval of an accuracy in 0..1 on so many images, by Wilson: within 0..1, and never empty.
 
@@ -43,45 +40,90 @@ def interval(accuracy: float, images: float) -> tuple[float, float]:
     return (centre - reach) / (1 + ratio), (centre + reach) / (1 + ratio)
 
 
-def tolerance(accuracy: float, published: float, images: float, reading_error: float = 0.0) -> float:
-    """By how much an accuracy on so many images may differ from a published one to be the same; see `judge`."""
-    errors = standard_error(accuracy, images), standard_error(published, PUBLISHED_IMAGES)
-    return ERRORS * math.hypot(*errors) + reading_error
+def difference_error(one: float, other: float, images: float, other_images: float) -> float:
+    """The standard error of the difference of two accuracies in 0..1, unpaired, each a binomial share of its images."""
+    return math.sqrt(one * (1 - one) / images + other * (1 - other) / other_images)
 
 
-def judge(accuracy: float, published: float, images: float, reading_error: float = 0.0) -> str:
-    """`reproduced`: the two differ by at most two standard errors of their difference; else `above` or `below`.
+def difference_interval(accuracy: float, published: float, images: float) -> tuple[float, float]:
+    """The 95% interval of an accuracy on so many images less a published one, on all validation images; both in 0..1.
 
-    Accuracies lie in 0..1. Each counts as a sample: ours of `images`, the published one of all validation images.
+    It is unpaired: the images are the same, but the published project kept no predictions.
+    """
+    difference = accuracy - published
+    reach = Z * difference_error(accuracy, published, images, PUBLISHED_IMAGES)
+    return difference - reach, difference + reach
+
+
+def judge(accuracy: float, published: float, reading_error: float = 0.0) -> str:
+    """`reproduced` where the two accuracies, in 0..1, differ by at most LIMIT; else `above` or `below`.
+
     reading_error: of a published accuracy that was read off a figure; it comes on top. Empty where an accuracy is NaN.
     """
     difference = accuracy - published
     if math.isnan(difference):
         return ""
-    if abs(difference) <= tolerance(accuracy, published, images, reading_error):
+    if abs(difference) <= LIMIT + reading_error + 1e-9:  # a difference of exactly one point has a rounding error
         return "reproduced"
     return "above" if difference > 0 else "below"
 
 
-def verdict(name: str, dataset: str, accuracy: float, epochs: float, planned: float, images: float) -> Verdict:
+def verdict(name: str, dataset: str, accuracy: float, epochs: float, planned: float) -> Verdict:
     """The verdict on a run, or on the mean of runs that differ in their seed alone.
 
     name: of an experiment or of its run; accuracy: after its last epoch, NaN if it was not run; epochs: that it was
-    trained; planned: that it is to be trained; images: that it was evaluated on. A run that has not reached its
-    planned epochs is judged by the published curve at its epoch.
+    trained; planned: that it is to be trained. A run that has not reached the published epochs is judged by the
+    published curve at its epoch.
     """
     if math.isnan(accuracy):
-        return Verdict("", f"not run yet: `{command(name, dataset)}`")
+        return Verdict("", f"not run yet: `tinyclf run {family(name)} --dataset {dataset}`")
     row = published(name, dataset) or {}
-    whole = epochs == row.get("epochs", math.nan)
-    then = published_at(name, dataset, epochs)
-    kind = judge(accuracy, then, images, 0 if whole else row.get("reading_error", 0))
-    if epochs < row.get("epochs", planned):
-        text = f"{epochs:.0f} of {row.get('epochs', planned):.0f} epochs so far"
-        return Verdict(kind, text + SO_FAR[kind].format(percent(then)))
-    return Verdict(kind, kind)
+    then, total = published_at(name, dataset, epochs), row.get("epochs", planned)
+    kind = judge(accuracy, then, 0 if epochs == total else row.get("reading_error", 0))
+    so_far = f"{epochs:.0f} of {total:.0f} epochs so far" + SO_FAR[kind].format(percent(then))
+    return Verdict(kind, so_far if epochs < total else kind)
 
 
-def command(name: str, dataset: str) -> str:
-    """What runs an experiment on a data set."""
-    return f"tinyclf run {family(name)} --dataset {dataset}"
+def is_standin(row: Row) -> bool:
+    """Whether a row rests on weights that stand in for ImageNet's."""
+    return "stand-in" in row["start"]
+
+
+def reproduction(rows: list[Row]) -> list[str]:
+    """How many of the rows with a published accuracy reproduce it, and what the others do: sentences.
+
+    rows: of an accuracy table.
+    """
+    whole = [row for row in rows if row["whole"] and row["verdict"].kind]
+    reproduced = sum(row["verdict"].kind == "reproduced" for row in whole)
+    standins, missing = sum(map(is_standin, rows)), sum(math.isnan(row["accuracy"]) for row in rows)
+    first = f"{reproduced} of {len(rows)} published results reproduced within 1 point"
+    sentences = [first + f"; {standins} of the {len(rows)} from stand-in weights" * (standins > 0)]
+    for row in whole:
+        if row["verdict"].kind != "reproduced":
+            accuracies = f"{percent(row['accuracy'])}, published {percent(row['published_last'])}"
+            sentences.append(f"“{row['name']}” is {row['verdict'].kind}: {accuracies}")
+    others = {"not run yet": missing, "with other numbers of epochs than published": len(rows) - len(whole) - missing}
+    sentences += [f"{number} {words}" for words, number in others.items() if number]
+    return [f"{sentence}." for sentence in sentences]
+
+
+def order(rows: list[Row]) -> str:
+    """Whether neighbours in the published order by the last epoch are in that order: a sentence; empty without two.
+
+    It is claimed of those alone that differ by more than ERRORS standard errors, published and ours.
+    """
+    claims: dict[str, list[str]] = {"as published": [], "the other way round": [], "not told apart": []}
+    for better, worse in pairwise(sorted(rows, key=lambda row: -row["ranked"])):
+        published, ours = better["ranked"] - worse["ranked"], better["accuracy"] - worse["accuracy"]
+        images = better["val_images"], worse["val_images"]
+        told_apart = published > ERRORS * difference_error(
+            better["ranked"], worse["ranked"], PUBLISHED_IMAGES, PUBLISHED_IMAGES
+        ) and abs(ours) > ERRORS * difference_error(better["accuracy"], worse["accuracy"], *images)
+        claim = "not told apart" if not told_apart else "as published" if ours > 0 else "the other way round"
+        names = (row["experiment"] + f" at {pixels(row['size'])}" * bool(row["size"]) for row in (better, worse))
+        claims[claim].append(" > ".join(names))
+    told = [f"{claim}: {', '.join(pairs)}" for claim, pairs in claims.items() if pairs]
+    if not told:
+        return ""
+    return f"Order of neighbours by the last epoch, told apart by more than two standard errors: {'; '.join(told)}."

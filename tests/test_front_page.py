@@ -1,4 +1,6 @@
-"""The front page of a data set: the answer, a row for each experiment with its verdict, and what leads on."""
+"""The front page of a data set and its README: the answer, a row for each experiment with its verdict, and links."""
+
+import re
 
 import pandas as pd
 import pytest
@@ -7,11 +9,11 @@ from records import leave, planned
 
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments.settings import Settings
-from tinyclf.report import index_page
-from tinyclf.report.accuracy import accuracy_table
-from tinyclf.report.index_page import front_tables, goals_table, runs_table, show_answer, show_curves, show_details
-from tinyclf.report.published import PUBLISHED
-from tinyclf.report.wording import answer
+from tinyclf.report import front_page
+from tinyclf.report.accuracy import accuracy_table, answer, markdown_tables
+from tinyclf.report.front_page import front_tables, runs_table, show_answer, show_curves, show_details, write_readme
+from tinyclf.report.runs import PUBLISHED
+from tinyclf.utils.paths import PROJECT
 
 WHOLE = {"name": "tiny-imagenet", "classes": 200, "train": 100_000, "val": 10_000, "sha256": "abc"}
 
@@ -35,16 +37,14 @@ def whole(name, last):
 
 def test_the_answer_counts_what_was_reproduced_and_names_what_was_not():
     assert answer(accuracy_table("tiny-imagenet"))[0] == "No experiment has run yet."
-    ran("baseline-scratch", whole("baseline-scratch", 0.2694))  # 1.00 points more: less than two standard errors
-    ran("baseline-imagenet", whole("baseline-imagenet", 0.55))  # 1.61 points less: more than two
+    ran("baseline-scratch", whole("baseline-scratch", 0.2694))  # 1.00 points more
+    ran("baseline-imagenet", whole("baseline-imagenet", 0.5560))  # 1.01 points less
     ran("preprocessing", [0.57, 0.66], other_sizes={"64": {"top1": 0.153}})
-    first, *others = answer(accuracy_table("tiny-imagenet"))
-    assert first == "1 of 5 published results reproduced within two standard errors."
-    assert others == [
-        "The largest difference of it is 1.00 points.",
-        "“Step 1: baseline with ImageNet weights” is below: 55.00%, published 56.61%.",
+    assert answer(accuracy_table("tiny-imagenet")) == [
+        "1 of 6 published results reproduced within 1 point.",
+        "“Step 1: baseline with ImageNet weights” is below: 55.60%, published 56.61%.",
         "2 not run yet.",
-        "1 with other numbers of epochs than published.",
+        "2 with other numbers of epochs than published.",
     ]
 
 
@@ -61,26 +61,35 @@ def test_a_row_links_its_runs_and_has_interval_verdict_and_curve():
     scratch, imagenet = front_tables("tiny-imagenet").values()
     assert all(f'href="{run}/record.json"' in scratch.data for run in seeds)
     row = scratch.texts.iloc[0]
-    assert (row["published"], row["epochs"]) == ("25.94%", "2 of 15")
+    assert row["experiment"] == "Step 1: baseline from scratch seed 1"
+    assert (row["published"], row["epochs"], row["time"]) == ("25.94%", "2 of 15", "12 s A processor, 2 threads")
     assert row["ours"] == "11.00 ± 2.83% 10.4 to 11.6% 2 seeds"
-    assert (
-        row["verdict"] == "▲\u00a02 of 15 epochs so far, above the published 9.30%" and 'class="above"' in scratch.data
+    assert row["verdict"].startswith(
+        "▲\u00a02 of 15 epochs so far, above the published 9.30% +1.70 points, 95% interval "
     )
-    assert scratch.data.count("<svg ") == 1 and "from 5.00% to 11.00%" in scratch.data and "11.0%" in scratch.data
+    assert (
+        'class="above"' in scratch.data and scratch.data.count("<svg ") == 1 and "from 5.00% to 11.00%" in scratch.data
+    )
     assert imagenet.texts["verdict"][0] == "not run yet tinyclf run baseline-imagenet --dataset tiny-imagenet"
+    assert "<code>tinyclf run baseline-imagenet" in imagenet.data
 
 
-def test_only_what_is_not_reproduced_has_a_colour():
+def test_the_page_and_the_markdown_have_the_same_columns_and_words():
     ran("baseline-scratch", whole("baseline-scratch", 0.2694))
     scratch, _ = front_tables("tiny-imagenet").values()
-    assert scratch.texts["verdict"][0] == "reproduced" and not {"above", "below"} & set(scratch.data.split('"'))
+    table = markdown_tables(accuracy_table("tiny-imagenet")).splitlines()
+    assert table[2].strip("| ").split(" | ") == list(scratch.texts)[:-1]
+    words = [cell.replace(" (", " ").rstrip(")").replace(";", "") for cell in table[4].strip("| ").split(" | ")]
+    assert words == scratch.texts.iloc[0].tolist()[:-1]
+    assert scratch.texts["verdict"][0].startswith("reproduced +1.00 points")
+    assert not {"above", "below"} & set(scratch.data.split('"')), "only what is not reproduced has a colour"
 
 
 @pytest.mark.parametrize("dataset", ["mini", "tiny-imagenet-20"])
 def test_where_nothing_compares_a_banner_says_so_and_nothing_published_is_shown(dataset, monkeypatch):
     outputs = []
-    monkeypatch.setattr(index_page, "display", outputs.append)
-    monkeypatch.setattr(index_page, "show", lambda figure: outputs.append(HTML(figure.text)))
+    monkeypatch.setattr(front_page, "display", outputs.append)
+    monkeypatch.setattr(front_page, "show", lambda figure: outputs.append(HTML(figure.text)))
     leave("baseline-scratch", planned("baseline-scratch", dataset))
     show_answer(dataset)
     show_curves(dataset)
@@ -96,15 +105,6 @@ def test_where_nothing_compares_a_banner_says_so_and_nothing_published_is_shown(
     assert commands and not others & {words.split()[0].rstrip("`\\n") for words in commands}
 
 
-def test_goals_are_listed_with_their_status():
-    ran("fast-scratch", [0.1, 0.1, 0.2, 0.3], compute={"own": 300, "total": 300, "published_baseline": 15_000})
-    rows = goals_table(accuracy_table("tiny-imagenet").rows).texts
-    assert set(rows["experiment"]) == {"Fast from scratch", "The best from scratch", "The best from ImageNet weights"}
-    assert rows.set_index("experiment")["status"]["The best from scratch"].tolist() == ["not run yet"] * 3
-    assert rows["status"][0] == "reached"
-    assert front_tables("tiny-imagenet")["From scratch"].texts["verdict"][1] == "goal reached"
-
-
 def test_runs_are_listed_with_their_files_and_ablations_apart(reports):
     leave("mine", Settings(epochs=2))
     leave("fast-scratch.slower", planned("fast-scratch.slower"))
@@ -113,3 +113,28 @@ def test_runs_are_listed_with_their_files_and_ablations_apart(reports):
     assert plain.texts.to_numpy().tolist() == [["mine", "record, history", "2", "2026-11-25 10:00:00", "0123456789"]]
     assert ablations.texts["run"].tolist() == ["fast-scratch.slower"] and ablations.rows == 1
     assert isinstance(plain.texts, pd.DataFrame)
+
+
+def test_the_readme_has_the_tables_and_the_curves_of_all_runs(tmp_path):
+    folder = tmp_path / "tiny-imagenet"
+    write_readme("tiny-imagenet")
+    assert [path.name for path in folder.iterdir()] == ["README.md"], "no curves without runs"
+    leave("baseline-scratch", planned("baseline-scratch", "tiny-imagenet"))
+    write_readme("tiny-imagenet")
+    text, before = (folder / "README.md").read_text(), (folder / "curves.svg").read_bytes()
+    assert text.startswith("# tinyclf: ResNet18 on Tiny-ImageNet\n\n**0 of 6 published") and "25.94%" in text
+    assert re.search(r"!\[accuracy .*Step 1: baseline from scratch from 10\.00% to 20\.00%.*\]\(curves\.svg\)", text)
+    assert markdown_tables(accuracy_table("tiny-imagenet")).replace("### ", "## ") in text
+    write_readme("tiny-imagenet")
+    assert (folder / "curves.svg").read_bytes() == before
+
+
+def test_the_committed_readmes_are_what_the_records_give(monkeypatch):
+    monkeypatch.delenv("TINYCLF_REPORTS", raising=False)
+    written = {}
+    monkeypatch.setattr(front_page, "atomic_write", lambda path, content: written.update({path: content}))
+    for dataset in ("tiny-imagenet", "tiny-imagenet-20"):
+        write_readme(dataset)
+        path = PROJECT / "reports" / dataset / "README.md"
+        assert written[path] == path.read_text(), f"write it again: tinyclf run summary --dataset {dataset}"
+        assert set(re.findall(r"\]\((?!\.\.)(.*?)\)", written[path])) == {"curves.svg"}

@@ -1,0 +1,185 @@
+"""The front page of a data set's reports: what was tried, the results, and how to repeat them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from IPython.display import HTML, Markdown, display
+from markupsafe import Markup
+from nbconvert.filters.markdown import markdown2html
+
+from tinyclf.data.registry import DATASETS
+from tinyclf.experiments.names import seed_of
+from tinyclf.report.accuracy import (
+    TITLES,
+    AccuracyTable,
+    accuracy_table,
+    answer,
+    answer_in_markdown,
+    data_notes,
+    filled_columns,
+    markdown_report,
+    reading_notes,
+)
+from tinyclf.report.figures import Described, Line, curve_table, curves, show, small_multiple, svg
+from tinyclf.report.format import Cell, Column, heading, percent, short_commit
+from tinyclf.report.html import PIECES, Table, details, link, small_lines, sparkline, table, verdict_mark
+from tinyclf.report.run_page import run_link
+from tinyclf.report.runs import PUBLISHED, group_runs, load_histories, load_runs, read_runs
+from tinyclf.utils.files import atomic_write, writable
+from tinyclf.utils.lazy import pd
+from tinyclf.utils.paths import reports_dir
+
+
+def show_answer(dataset: str) -> None:
+    """Display what the page is about, the answer in a line, and what a data set is whose numbers do not compare."""
+    info = DATASETS[dataset]
+    banner = "" if info.comparable else Markup(markdown2html(info.note))
+    first, *others = answer(accuracy_table(dataset))
+    display(HTML(PIECES.front(heading(dataset), first, " ".join(others), banner)))
+
+
+def show_caveats(dataset: str) -> None:
+    """Display which of the weights that the runs started from are not what their titles say."""
+    notes = data_notes(dataset, accuracy_table(dataset).starts, "../..")
+    display(Markdown("\n\n".join(note for note in notes if note != DATASETS[dataset].note)))
+
+
+def front_tables(dataset: str) -> dict[str, Table]:
+    """The accuracy tables for the eye, by title: a row with its curve, and links to the pages of its runs."""
+    accuracies, histories = accuracy_table(dataset), load_histories(dataset)
+    rows = pd.DataFrame(accuracies.rows)
+    columns = [Column(name, as_html(cell, dataset), number) for name, cell, number in filled_columns(accuracies)]
+    columns.append(Column("accuracy by epoch", lambda row: curve_cell(row, histories), number=False))
+    return {title: table(rows[rows["table"] == key], columns, "glance") for key, title in TITLES.items()}
+
+
+def as_html(cell_of: Callable[[Any], Cell], dataset: str) -> Callable[[Any], Markup]:
+    """A cell of the accuracy table as HTML: notes in small letters, verdicts in colour, code and links as such."""
+
+    def cell(row: Any) -> Markup:
+        text, notes, kind, runs = cell_of(row)
+        lines = [Markup(PIECES.code(note.strip("`"))) if note.startswith("`") else note for note in notes]
+        links = [run_link(run, dataset, "", f"seed {seed_of(run)}") for run in runs[1:]]
+        first = run_link(runs[0], dataset, "", text) if runs else verdict_mark(kind, text)
+        return small_lines(first, *links, *lines)
+
+    return cell
+
+
+def curve_cell(row: Any, histories: pd.DataFrame) -> str:
+    """The small curve of a row's runs."""
+    if not row["runs"]:
+        return ""
+    curve = curve_table(validation_line(row, histories), "accuracy").set_index("epoch")
+    ours, published = curve["accuracy"].dropna(), curve["published"].dropna()
+    text = f"validation accuracy by epoch, from {percent(ours.iloc[0])} to {percent(ours.iloc[-1])}"
+    return sparkline(ours, published, text)
+
+
+def validation_line(row: Any, histories: pd.DataFrame) -> Line:
+    """The validation curve of a row's runs, the mean over seeds."""
+    return Line(row["title"], row["experiment"], histories[histories["run"].isin(row["runs"])], "val")
+
+
+def show_curves(dataset: str) -> None:
+    """Display the validation accuracy by epoch of the experiments with a published result that were run."""
+    dotted = ", the published ones dotted" if DATASETS[dataset].comparable else ""
+    text = f"Validation accuracy by epoch. Our curves are solid{dotted}."
+    display(Markdown(f"{text} Of several seeds, the line is their mean, in a band of one standard deviation."))
+    histories = load_histories(dataset)
+    for row in accuracy_table(dataset).rows:
+        if row["runs"] and row["experiment"] in PUBLISHED:
+            title, name, runs, _ = validation_line(row, histories)
+            show(small_multiple(title, name, runs))
+
+
+def write_readme(dataset: str) -> None:
+    """Write README.md into the folder of `dataset`, the accuracy tables and curves without HTML, and curves.svg."""
+    folder = writable(reports_dir() / dataset)
+    accuracies = accuracy_table(dataset)
+    parts = [f"# {heading(dataset)}", answer_in_markdown(accuracies)]
+    parts.append("All numbers come from the records of the runs. `index.html` in this folder has more.")
+    if described := overview(accuracies):
+        atomic_write(folder / "curves.svg", svg(described.figure))
+        parts.append(f"![{described.text}](curves.svg)")
+    atomic_write(folder / "README.md", "\n\n".join([*parts, markdown_report(accuracies).replace("### ", "## ")]) + "\n")
+
+
+def overview(accuracies: AccuracyTable) -> Described | None:
+    """The validation accuracy by epoch of all experiments of the accuracy tables that were run; None if none was."""
+    histories = load_histories(accuracies.dataset)
+    lines = [validation_line(row, histories) for row in accuracies.rows if row["runs"]]
+    if not lines:
+        return None
+    described = curves(lines, "accuracy", f"validation on {accuracies.dataset}")
+    described.figure.set_size_inches(7.5, described.figure.get_figheight() + 1)  # as wide as a page of text
+    return described
+
+
+def regenerate(dataset: str) -> str:
+    """The shell commands that repeat the runs of the accuracy tables, ancestors first."""
+    runs = {run["run"]: run for run in read_runs(dataset)}
+    commands: dict[str, None] = {}
+    for group in group_runs(run for run in runs.values() if run["title"]).values():
+        for name in group["runs"]:
+            line = []
+            while name in runs:
+                line.append(runs[name]["command"])
+                name = runs[name]["parent"]
+            commands |= dict.fromkeys(reversed(line))
+    return "\n".join([*commands, f"tinyclf run ablations --dataset {dataset}"])
+
+
+def show_details(dataset: str) -> None:
+    """Display, folded, how to read the page, the commands, and the files of all runs."""
+    display(details("How to read this page", HTML(markdown2html("\n\n".join(reading_notes(dataset))))))
+    display(details("Commands that repeat these runs", HTML(PIECES.commands(regenerate(dataset)))))
+    for which, ablations in (("runs and their files", False), ("runs of ablations", True)):
+        runs = runs_table(dataset, of_ablations=ablations)
+        if runs.rows:
+            display(details(f"{runs.rows} {which}", runs))
+
+
+def runs_table(dataset: str, *, of_ablations: bool = False) -> Table:
+    """Every run on `dataset` that is no ablation, or every one that is, with links to its files, the newest last."""
+    runs = load_runs(dataset)
+    columns = [
+        Column("run", lambda row: row["run"], number=False),
+        Column("files", lambda row: file_links(dataset, row["run"]), number=False),
+        Column("epochs", lambda row: str(row["epochs"])),
+        Column("finished", lambda row: f"{row['finished']:%Y-%m-%d %H:%M:%S}", number=False),
+        Column("commit", lambda row: short_commit(row["commit"]), number=False),
+    ]
+    return table(runs[runs["is_ablation"] == of_ablations].sort_values("finished"), columns)
+
+
+def file_links(dataset: str, run: str) -> Markup:
+    """Links to the files of a run, as far as it has them."""
+    files = {"page": "index.html", "record": "record.json", "history": "history.csv"}
+    folder = reports_dir() / dataset / run
+    return Markup(", ").join(link(name, f"{run}/{file}") for name, file in files.items() if (folder / file).is_file())
+
+
+def other_pages(dataset: str) -> HTML:
+    """Links to the pages on `dataset` that are not those of a run."""
+    folder = reports_dir() / dataset
+    links = []
+    for page in sorted(folder.glob("*/index.html")):
+        if not page.with_name("record.json").is_file() and (title := page_title(page)):
+            links.append(link(title.removesuffix(f" ({dataset})"), f"{quote(page.parent.name)}/{page.name}"))
+    if (folder / "ablations.csv").is_file():
+        links.append(link("all ablations as CSV", "ablations.csv"))
+    return HTML(PIECES.links(links))
+
+
+def page_title(page: Path) -> str:
+    """The title of a page that `tinyclf` made, as the notebook beside it has it; empty for a page of anybody else."""
+    try:
+        return str(json.loads(page.with_name("notebook.ipynb").read_text("utf-8"))["metadata"]["title"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
