@@ -19,8 +19,8 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from tinyclf.data import cache, packed, packing, registry
+from tinyclf.data.cache import Packed, PackedSplit
 from tinyclf.data.loader import ImageLoader
-from tinyclf.data.packed import Packed, PackedSplit
 from tinyclf.utils.errors import TinyclfError
 
 fork = multiprocessing.get_context("fork")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from tinyclf.data.download import download
+
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.locks import locked
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tinyclf.data.packed import Packed, PackedSplit
+from tinyclf.data.cache import Packed, PackedSplit
 from tinyclf.experiments import identity, initial
 from tinyclf.experiments import run as runs
 from tinyclf.experiments.initial import is_finished

@@ -7,7 +7,7 @@ from collections import Counter
 import torch
 from torch import nn
 
-from tinyclf.data.packed import Packed
+from tinyclf.data.cache import Packed
 from tinyclf.experiments.initial import find_parent
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.depth import set_depth

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tinyclf.data.packed import Packed
+from tinyclf.data.cache import Packed
 from tinyclf.experiments import catalog
 from tinyclf.experiments.settings import BEFORE, Settings
 from tinyclf.models.choices import is_file

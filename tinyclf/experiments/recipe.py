@@ -13,8 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchvision.models import ResNet
 
 from tinyclf.data.augment import Augmentation
+from tinyclf.data.cache import Packed
 from tinyclf.data.loader import ImageLoader
-from tinyclf.data.packed import Packed
 from tinyclf.experiments.initial import load_initial_weights
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.depth import GrowingDepth

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from tinyclf.data.packed import Packed
+from tinyclf.data.cache import Packed
 from tinyclf.experiments import catalog
 from tinyclf.experiments.compute import compute
 from tinyclf.experiments.identity import default_name, identity, identity_differences
