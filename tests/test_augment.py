@@ -68,13 +68,11 @@ def test_an_image_and_its_label_are_mixed_with_the_one_before_by_the_same_share(
             expected[data[1][rows[place - 1]]] += 1 - share
             torch.testing.assert_close(batch.targets[place], expected, rtol=0, atol=1e-6)
             image = batch.images[place].permute(1, 2, 0).numpy()
-            from_other = np.all(image != own, axis=2)
-            if np.isin(image, (own, other)).all() and np.array_equal(
-                np.where(from_other[..., None], other, own), image
-            ):
+            from_other = np.any(image != own, axis=2)
+            if np.array_equal(np.where(from_other[..., None], other, own), image):
                 ways.add("cutmix")
-                assert np.all(image == other, axis=2)[from_other].all()
-                assert from_other.mean() == pytest.approx(1 - share, abs=0.03)  # where both happen to be equal
+                both_black = np.all((own == 0) & (other == 0), axis=2).mean()  # where both were padded
+                assert 1 - share - both_black - 1e-6 <= from_other.mean() <= 1 - share + 1e-6
             else:
                 ways.add("mixup")
                 np.testing.assert_allclose(image, own * share + other * (1 - share), atol=1e-5)
