@@ -244,4 +244,4 @@ def test_a_step_has_few_more_operations_than_torchs(meta):
     step, load = our_step()
     assert step + load / at_once <= 1.05 * bare
     step, load = our_step(**ADDITIONS)
-    assert step + load / at_once <= 1.20 * bare < step + load / 2  # half of that mixes; it sees a loader that makes them two by two
+    assert step + load / at_once <= 1.20 * bare < step + load / 2  # it sees a loader that makes them two by two

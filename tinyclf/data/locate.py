@@ -92,7 +92,6 @@ def download(
     url: str = URL,
     size: int = SIZE,
     md5: str = MD5,
-    *,
     tries: int = 4,
     pause: float = 1,
     timeout: float = 30,

@@ -30,10 +30,7 @@ RECIPE = ".recipe"  # the file that says of which version a set is
 GREY_EVERY = 50  # one image in 50 is greyscale; in Tiny-ImageNet 2,178 of 120,000 are (1.8%)
 PRETRAIN = Layout("mini-pretrain", classes=20, train=100, val=5, test=1)
 ZOOMS = {MINI.folder: (1.0, 1.0), PRETRAIN.folder: (0.8, 2.4)}  # how much larger than in `mini` an object is seen
-SYNONYMS = {
-    **{"striped": "banded", "checkered": "chequered", "dotted": "spotted"},
-    **{"ringed": "rippled", "zigzag": "chevron"},
-}
+SYNONYMS = dict(striped="banded", checkered="chequered", dotted="spotted", ringed="rippled", zigzag="chevron")
 
 
 def find_dataset(layout: Layout, parent: Path) -> Path | None:
@@ -50,7 +47,6 @@ def make_dataset(layout: Layout, parent: Path) -> Path:
 
     It gets a longer name where its own is taken. Raises TinyclfError if it cannot be written.
     """
-    parent = Path(parent)
     try:
         with locked(parent / f".{layout.folder}.lock"):
             if folder := find_dataset(layout, parent):
