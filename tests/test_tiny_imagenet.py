@@ -241,7 +241,7 @@ def test_a_missing_set_is_downloaded(small, tmp_path, monkeypatch):
     TinyImageNet(tmp_path / "new", "val", download=True, layout=small.layout)
 
 
-@pytest.mark.parametrize("kept", [0, 100, -1, -1000])
+@pytest.mark.parametrize("kept", [0, -1000])
 def test_a_truncated_zip_is_refused(small, kept):
     small.zip.write_bytes(small.zip.read_bytes()[:kept])
     with pytest.raises(TinyclfError, match=r"small\.zip .*not a whole zip.*Remove it"):
@@ -284,7 +284,7 @@ def test_zips_of_either_kind_whatever_their_folder(small, tmp_path, compression)
 
 
 @pytest.mark.parametrize("lenient", [False, True])
-@pytest.mark.parametrize("cut", [1, 2, 3, 20, 400])
+@pytest.mark.parametrize("cut", [1, 400])
 def test_a_jpeg_cut_short_is_named(small, monkeypatch, lenient, cut):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
     path = small.folder / "val/images/val_5.JPEG"
