@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from tinyclf.data import loader as loader_module
 from tinyclf.data import resize
-from tinyclf.data.packed import Packed, PackedSplit
+from tinyclf.data.cache import Packed, PackedSplit
 from tinyclf.experiments.recipe import recipe_for, train_loader, untrained_model, val_loader
 from tinyclf.models.depth import Stage
 from tinyclf.training import evaluate, loop

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tinyclf.data.packed import Packed, PackedSplit
+from tinyclf.data.cache import Packed, PackedSplit
 
 
 def data(classes=4):

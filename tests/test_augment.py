@@ -1,4 +1,4 @@
-"""Augmentation against plain NumPy, image by image, and the same pixels on a GPU where there is one."""
+"""Augmentation against plain NumPy, image by image, and against the distributions of what is drawn."""
 
 import numpy as np
 import pytest
@@ -29,63 +29,103 @@ def plain(images, params, index, padding):
     return image.astype(np.float32) / 255
 
 
-def together(loader, epoch=1):
-    parts = list(loader.epoch(epoch))
-    return torch.cat([part.images for part in parts]), torch.cat([part.targets for part in parts])
-
-
 @pytest.mark.parametrize("augmentation", [Augmentation(crop_padding=4), Augmentation(flip=True, crop_padding=9)])
 def test_each_image_is_cropped_and_mirrored_by_parameters_of_its_own(data, augmentation):
-    params = augmentation.sample_params(3, 1, COUNT, 8, SIDE)
-    pixels, _ = together(ImageLoader(*data, 8, augmentation=augmentation, seed=3))
+    params = augmentation.sample_params(3, 1, COUNT)
+    batches = ImageLoader(*data, 8, augmentation=augmentation, seed=3).epoch(1)
+    pixels = torch.cat([batch.images for batch in batches])
     for index in range(COUNT):
         expected = plain(data[0], params, index, augmentation.crop_padding)
         np.testing.assert_array_equal(pixels[index].permute(1, 2, 0).numpy(), expected)
-    assert len({tuple(corner) for corner in params.corner.tolist()}) > COUNT / 2
-    assert params.corner.min() >= 0 and params.corner.max() <= 2 * augmentation.crop_padding
 
 
-def test_mixing_weighs_pixels_and_labels_by_the_same_share(data):
-    params = ALL.sample_params(0, 1, COUNT, 8, SIDE)
-    pixels, targets = together(ImageLoader(*data, 8, augmentation=ALL))
-    boxed = 0
-    for index in range(COUNT):
-        partner = int(params.partner[index])
-        assert partner // 8 == index // 8  # of the same batch
-        own, other = (plain(data[0], params, image, 4) for image in (index, partner))
-        top, left, bottom, right = params.box[index].tolist()
-        weight = np.ones((SIDE, SIDE, 1), np.float32)
-        weight[top:bottom, left:right] = params.weight[index]
-        expected = own * weight + other * (1 - weight)
-        np.testing.assert_allclose(pixels[index].permute(1, 2, 0).numpy(), expected, atol=1e-6)
-        share = np.zeros(CLASSES)
-        share[data[1][index]] += weight.mean()
-        share[data[1][partner]] += 1 - weight.mean()
-        np.testing.assert_allclose(targets[index].numpy(), share, atol=1e-5)
-        boxed += params.weight[index] == 0
-    assert 0 < boxed < COUNT  # some by CutMix, some by mixup
-    assert targets.sum(1) == pytest.approx(torch.ones(COUNT), abs=1e-5)
-
-
-def test_the_shares_of_mixup_and_the_areas_of_cutmix_follow_their_distributions():
+def test_flips_and_crops_are_drawn_evenly_and_anew_in_every_epoch():
     count = 20_000
-    weights = Augmentation(mixup=0.4).sample_params(0, 1, count, 100, SIDE).weight.double()
-    assert weights.mean().item() == pytest.approx(0.5, abs=0.01)
-    assert weights.var().item() == pytest.approx(1 / (4 * (2 * 0.4 + 1)), abs=0.005)  # of Beta(0.4, 0.4)
-    params = Augmentation(cutmix=1.0).sample_params(0, 1, count, 100, SIDE)
-    top, left, bottom, right = params.box.T
-    assert (params.weight == 0).all() and (bottom >= top).all() and (right >= left).all()
-    assert params.box.min() >= 0 and params.box.max() <= SIDE
-    whole = (top > 0) & (left > 0) & (bottom < SIDE) & (right < SIDE)  # not cut at an edge: nearly square
-    assert ((bottom - top - (right - left)).abs()[whole] <= 1).all() and whole.any()
-    assert (params.partner != torch.arange(count)).float().mean() > 0.98
+    for epoch in (1, 2):
+        params = Augmentation(flip=True, crop_padding=4).sample_params(0, epoch, count)
+        assert params.mirrored.float().mean().item() == pytest.approx(0.5, abs=0.015)
+        for corner in params.corner.T:
+            assert np.bincount(corner) / count == pytest.approx(np.full(9, 1 / 9), abs=0.01)
+        assert abs(np.corrcoef(params.corner.T)[0, 1]) < 0.03
+    again = Augmentation(flip=True).sample_params(0, 1, count).mirrored
+    assert (again == params.mirrored).float().mean().item() == pytest.approx(0.5, abs=0.015)
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(mixup=0.4), Augmentation(cutmix=1.0), ALL])
+def test_an_image_and_its_label_are_mixed_with_the_one_before_by_the_same_share(data, augmentation):
+    """The share that a target tells is that of the pixels: of each of them (MixUp), or of how many (CutMix)."""
+    params = augmentation.sample_params(0, 1, COUNT)
+    ways = set()
+    for number, batch in enumerate(ImageLoader(*data, 8, augmentation=augmentation).epoch(1)):
+        rows = list(range(number * 8, min(number * 8 + 8, COUNT)))
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        assert batch.targets.dtype == torch.float32 and batch.labels.tolist() == data[1][rows].tolist()
+        for place, row in enumerate(rows):
+            own, other = (plain(data[0], params, each, augmentation.crop_padding) for each in (row, rows[place - 1]))
+            share = batch.targets[place, data[1][row]].item()
+            expected = torch.zeros(CLASSES)
+            expected[data[1][row]] += share
+            expected[data[1][rows[place - 1]]] += 1 - share
+            torch.testing.assert_close(batch.targets[place], expected, rtol=0, atol=1e-6)
+            image = batch.images[place].permute(1, 2, 0).numpy()
+            from_other = np.any(image != own, axis=2)
+            if np.array_equal(np.where(from_other[..., None], other, own), image):
+                ways.add("cutmix")
+                both_black = np.all((own == 0) & (other == 0), axis=2).mean()  # where both were padded
+                assert 1 - share - both_black - 1e-6 <= from_other.mean() <= 1 - share + 1e-6
+            else:
+                ways.add("mixup")
+                np.testing.assert_allclose(image, own * share + other * (1 - share), atol=1e-5)
+    assert ways <= {"mixup" if augmentation.mixup else "", "cutmix" if augmentation.cutmix else ""}
+
+
+def shares(augmentation, batches=4000):
+    """The share that images keep, by batch, and whether pixels are mixed: of batches of two, black and white."""
+    images = np.zeros((2 * batches, 8, 8, 3), np.uint8)
+    images[1::2] = 255
+    found = list(ImageLoader(images, np.arange(2 * batches) % 2, 2, augmentation=augmentation).epoch(1))
+    grey = [bool(((batch.images > 0) & (batch.images < 1)).any()) for batch in found]
+    return np.array([batch.targets[0, 0].item() for batch in found]), np.array(grey)
+
+
+def test_the_shares_of_mixup_are_of_the_beta_distribution():
+    found, _ = shares(Augmentation(mixup=0.4))
+    expected, places = np.random.default_rng(0).beta(0.4, 0.4, 1_000_000), np.linspace(0.05, 0.95, 19)
+    below = [(found < place).mean() for place in places]
+    assert below == pytest.approx([(expected < place).mean() for place in places], abs=0.025)
+
+
+def test_the_boxes_of_cutmix_are_those_of_the_paper():
+    """Squares whose area is of the Beta distribution, with a centre anywhere, cut at the edges."""
+    rng = np.random.default_rng(0)
+    half = np.floor(np.sqrt(1 - rng.beta(1, 1, 100_000)) / 2 * 8)
+    centre = rng.integers(0, 8, (2, 100_000))
+    width, height = (np.minimum(each + half, 8) - np.maximum(each - half, 0) for each in centre)
+    found, grey = shares(Augmentation(cutmix=1.0))
+    assert found.mean() == pytest.approx((1 - width * height / 64).mean(), abs=0.015) and not grey.any()
+
+
+def test_with_both_each_batch_gets_one_of_the_two_with_equal_probability():
+    assert shares(Augmentation(mixup=5.0, cutmix=1.0))[1].mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_mixing_repeats_by_seed_and_epoch_and_leaves_other_random_numbers_alone(data):
+    def epoch(seed, number):
+        return torch.cat([batch.images for batch in ImageLoader(*data, 8, augmentation=ALL, seed=seed).epoch(number)])
+
+    torch.manual_seed(5)
+    expected, first = torch.rand(3), epoch(0, 1)
+    torch.manual_seed(5)
+    torch.rand(1)
+    assert torch.equal(epoch(0, 1), first) and torch.equal(torch.rand(2), expected[1:])
+    assert not torch.equal(epoch(0, 2), first) and not torch.equal(epoch(1, 1), first)
 
 
 def test_nothing_is_done_by_default(data):
-    assert Augmentation().sample_params(0, 1, COUNT, 8, SIDE) == SampleParams()
-    pixels, targets = together(ImageLoader(*data, 8))
-    np.testing.assert_array_equal(pixels.permute(0, 2, 3, 1).numpy(), data[0].astype(np.float32) / 255)
-    np.testing.assert_array_equal(targets, data[1])
+    assert Augmentation().sample_params(0, 1, COUNT) == SampleParams() and not Augmentation().mixes
+    [batch] = ImageLoader(*data, COUNT).epoch(1)
+    np.testing.assert_array_equal(batch.images.permute(0, 2, 3, 1).numpy(), data[0].astype(np.float32) / 255)
+    np.testing.assert_array_equal(batch.targets, data[1])
 
 
 @pytest.mark.parametrize("name", ["imagenet", "tiny-imagenet"])
@@ -93,20 +133,20 @@ def test_normalisation_is_torchvisions(data, name):
     from torchvision.transforms.v2.functional import normalize
 
     mean, deviation = NORMALIZATIONS[name]
-    pixels, _ = together(ImageLoader(*data, 8, normalization=name))
+    [batch] = ImageLoader(*data, COUNT, normalization=name).epoch(1)
     expected = normalize(torch.from_numpy(data[0]).permute(0, 3, 1, 2) / 255, list(mean), list(deviation))
-    torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(batch.images, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("parts", [2, 3])
-def test_parts_of_a_batch_mix_with_all_of_it(data, parts):
-    whole = list(ImageLoader(*data, 8, shuffle=True, augmentation=ALL).epoch(2))
-    shares = [
-        list(ImageLoader(*data, 8, shuffle=True, augmentation=ALL, part=p, parts=parts).epoch(2)) for p in range(parts)
-    ]
-    for batch, *pieces in zip(whole, *shares, strict=True):
-        assert torch.equal(torch.cat([piece.images for piece in pieces]), batch.images)
-        assert torch.equal(torch.cat([piece.targets for piece in pieces]), batch.targets)
+@pytest.mark.parametrize("parts", [2, 3, 5])
+@pytest.mark.parametrize("augmentation", [ALL, Augmentation(mixup=0.4), Augmentation(cutmix=1.0)])
+def test_parts_of_a_batch_mix_with_all_of_it(data, parts, augmentation):
+    kind = {"shuffle": True, "augmentation": augmentation}
+    whole = list(ImageLoader(*data, 8, **kind).epoch(2))
+    pieces = [list(ImageLoader(*data, 8, **kind, part=part, parts=parts).epoch(2)) for part in range(parts)]
+    for batch, *each in zip(whole, *pieces, strict=True):
+        assert torch.equal(torch.cat([piece.images for piece in each]), batch.images)
+        assert torch.equal(torch.cat([piece.targets for piece in each]), batch.targets)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

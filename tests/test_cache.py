@@ -1,7 +1,6 @@
 """The packed cache against PIL and ImageFolder, and what happens to it when its source changes or packing is ended."""
 
 import dataclasses
-import errno
 import hashlib
 import json
 import multiprocessing
@@ -18,9 +17,8 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from tinyclf.data import cache, packed, packing, registry
-from tinyclf.data.loader import ImageLoader
-from tinyclf.data.packed import Packed, PackedSplit
+from tinyclf.data import cache, registry
+from tinyclf.data.cache import Packed, PackedSplit
 from tinyclf.utils.errors import TinyclfError
 
 fork = multiprocessing.get_context("fork")
@@ -72,72 +70,19 @@ def test_the_fingerprint_is_of_the_content(small):
 
 def test_a_cache_is_written_once(small, monkeypatch):
     first = pack(small.zip, small)
-    monkeypatch.delattr(cache, "_pack")
+    monkeypatch.delattr(cache, "_write")
     again = pack(small.zip, small)
     assert again.fingerprint == first.fingerprint and np.array_equal(again.val.images, first.val.images)
 
 
-def test_a_stale_cache_is_replaced_but_not_under_one_that_uses_it(small):
+def test_the_cache_of_a_source_that_changed_is_not_used_and_stays(small):
     before = pack(small.folder, small)
     old = before.train.images.copy()
     changed = small.folder / "train/n01/images/n01_0.JPEG"
     Image.new("RGB", (64, 64), "red").save(changed, "JPEG")
     after = pack(small.folder, small)
     assert np.array_equal(after.train.images[0], Image.open(changed)) and after.fingerprint != before.fingerprint
-    assert len(folders(cache_of(small.folder))) == 2
-    batch = next(ImageLoader(before.val.images, before.val.labels, 12).epoch()).images  # opens its file only now
-    assert np.array_equal(before.train.images, old) and batch.shape == (12, 3, 64, 64)
-    del before, batch
-    os.utime(changed)
-    packed = pack(small.folder, small)  # `after` is held, and the one before it no more
-    assert len(folders(cache_of(small.folder))) == 2 and packed.fingerprint == after.fingerprint
-
-
-def test_folder_and_zip_side_by_side_do_not_pack_in_turn(small, monkeypatch):
-    shutil.copy(small.zip, small.folder.parent)
-    both = [small.folder, small.folder.parent / "small.zip"]
-    packed = [pack(path, small) for path in both]
-    monkeypatch.delattr(cache, "_pack")
-    for _ in range(2):
-        assert [pack(path, small).fingerprint for path in both] == [packed[0].fingerprint] * 2
-    del packed
-
-
-def test_no_folder_of_the_users_is_removed(small):
-    """Whatever its name, and behind a link as well."""
-    disk = small.zip.parent / "disk"
-    cache_of(small.zip).symlink_to(disk)
-    kept = [disk / name for name in ("photos", "0123456789abcdef", "fedcba9876543210")]
-    for folder in kept:
-        folder.mkdir(parents=True)
-        (folder / "x").write_text("precious")
-    meta = json.dumps({"source": str(small.zip)})
-    (kept[1] / "meta.json").write_text(meta)
-    (kept[2] / "meta.json").write_text(meta)
-    (kept[2] / cache.MARKER).write_text("tinyclf\n")
-    packed = pack(small.zip, small)
-    os.utime(small.zip)
-    assert pack(small.zip, small).fingerprint == packed.fingerprint
-    assert all((folder / "x").read_text() == "precious" for folder in kept)
-
-
-def test_what_is_in_the_place_of_a_cache_is_named_and_stays(small):
-    pack(small.zip, small)
-    [key] = folders(cache_of(small.zip))
-    shutil.rmtree(cache_of(small.zip) / key)
-    (cache_of(small.zip) / key).mkdir()
-    (cache_of(small.zip) / key / "x").write_text("precious")
-    with pytest.raises(TinyclfError, match=rf"{key} was not made by tinyclf.*move it away"):
-        pack(small.zip, small)
-    assert (cache_of(small.zip) / key / "x").read_text() == "precious"
-
-
-def test_a_cache_of_another_format_is_replaced(small, monkeypatch):
-    pack(small.zip, small)
-    old = folders(cache_of(small.zip))
-    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
-    pack(small.zip, small)
-    assert len(folders(cache_of(small.zip))) == 1 and folders(cache_of(small.zip)) != old
+    assert len(folders(cache_of(small.folder))) == 2 and np.array_equal(before.train.images, old)
 
 
 def flip(path: Path, position: int) -> None:
@@ -146,81 +91,28 @@ def flip(path: Path, position: int) -> None:
     path.write_bytes(data)
 
 
-def edit_meta(**changed: object) -> Callable[[Path], None]:
-    def edit(folder: Path) -> None:
-        meta = json.loads((folder / "meta.json").read_text())
-        (folder / "meta.json").write_text(json.dumps(meta | changed))
-
-    return edit
-
-
-def with_labels(labels: np.ndarray) -> Callable[[Path], None]:
-    """Labels that even have the right digests."""
-
-    def edit(folder: Path) -> None:
-        meta = json.loads((folder / "meta.json").read_text())
-        np.save(folder / "train_labels.npy", labels)
-        digest = hashlib.sha256(json.dumps(meta["classes"]).encode())
-        for name in ("train_images", "train_labels", "val_images", "val_labels"):
-            digest.update(np.load(folder / f"{name}.npy").tobytes())
-        del meta["sha256"]
-        meta["fingerprint"] = digest.hexdigest()
-        (folder / "meta.json").write_text(json.dumps(meta | {"sha256": packed.digest_of(meta)}))
-
-    return edit
-
-
-def other_pixels(folder: Path) -> None:
-    np.save(folder / "val_images.npy", np.load(folder / "val_images.npy")[::-1])
-
-
 DAMAGES = {
     "cut": lambda folder: os.truncate(folder / "train_images.npy", 100),
     "empty": lambda folder: os.truncate(folder / "val_labels.npy", 0),
-    "one label less": lambda folder: np.save(folder / "val_labels.npy", np.zeros(11, np.int64)),
     "a flipped label": lambda folder: flip(folder / "train_labels.npy", -8),
     "a flipped pixel": lambda folder: flip(folder / "train_images.npy", -1),
     "a flipped header": lambda folder: flip(folder / "train_images.npy", 20),
-    "other pixels": other_pixels,
-    "float labels": with_labels(np.zeros(48)),
-    "a label too high": with_labels(np.full(48, 259)),
-    "a negative label": with_labels(np.full(48, -1)),
     "meta cut": lambda folder: os.truncate(folder / "meta.json", 100),
     "meta of another kind": lambda folder: (folder / "meta.json").write_text("[]"),
     "meta of bytes": lambda folder: (folder / "meta.json").write_bytes(b"\xff\xfe{"),
-    "meta deep": lambda folder: (folder / "meta.json").write_text("[" * 100_000),
-    "other words": edit_meta(class_names=["a", "b", "c", "d"]),
-    "another fingerprint": edit_meta(fingerprint="0" * 64),
     "a file missing": lambda folder: (folder / "val_images.npy").unlink(),
-    "a file is a folder": lambda folder: ((folder / "meta.json").unlink(), (folder / "meta.json").mkdir()),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_cache_is_named_and_packed_again(small, damage, capsys):
-    before = pack(small.zip, small)
-    expected, fingerprint, labels = before.train.images.copy(), before.fingerprint, before.train.labels
+def test_a_damaged_cache_is_named_and_packed_again_once_it_is_removed(small, damage):
+    fingerprint = pack(small.zip, small).fingerprint
     [key] = folders(cache_of(small.zip))
     damage(cache_of(small.zip) / key)
-    capsys.readouterr()
-    packed = pack(small.zip, small)
-    assert np.array_equal(packed.train.images, expected) and np.array_equal(packed.train.labels, labels)
-    assert packed.fingerprint == fingerprint and packed.class_names == before.class_names
-    errors = capsys.readouterr().err
-    assert errors.count(f"{cache_of(small.zip) / key} cannot be used") == 1 and errors.count("packing 60 images") == 1
-    assert len(folders(cache_of(small.zip))) == 1
-
-
-@pytest.mark.parametrize("name", ["train_images", "train_labels", "val_images", "val_labels"])
-def test_no_byte_of_a_header_goes_unseen(small, name):
-    pack(small.zip, small)
-    [key] = folders(cache_of(small.zip))
-    path = cache_of(small.zip) / key / f"{name}.npy"
-    for position in range(128):
-        flip(path, position)
-        assert packed.open_packed(path.parent, small.layout, "small", report=False) is None
-        flip(path, position)
-    assert packed.open_packed(path.parent, small.layout, "small") is not None
+    with pytest.raises(TinyclfError, match=rf"{key} is damaged .*remove it, to pack again"):
+        pack(small.zip, small)
+    shutil.rmtree(cache_of(small.zip) / key)
+    assert pack(small.zip, small).fingerprint == fingerprint
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
@@ -235,7 +127,7 @@ def test_images_that_cannot_be_used_are_named_and_nothing_is_left(small, kind):
         pack(path, small)
     for part in ("n03_4.JPEG", "val_8.JPEG", str(path)):
         assert part in str(error.value)
-    assert not cache_of(path).exists()
+    assert not list(cache_of(path).iterdir())
 
 
 @pytest.mark.parametrize("limit", [100_000, 589_900])
@@ -248,80 +140,25 @@ def test_a_full_disk_leaves_nothing(small, limit):
             pack(small.zip, small)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert str(small.zip.parent) in str(error.value) and os.listdir(small.zip.parent) == ["small.zip"]
-
-
-def test_a_disk_known_to_be_too_small_is_not_written_to(small, monkeypatch):
-    usage = shutil._ntuple_diskusage(10**9, 10**9, 48 * 64 * 64 * 3)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(TinyclfError, match="No space left on device"):
-        pack(small.zip, small)
-    assert os.listdir(small.zip.parent) == ["small.zip"]
+    assert str(small.zip.parent) in str(error.value) and not list(cache_of(small.zip).iterdir())
 
 
 def test_beside_a_read_only_source_the_data_folder_is_used(small, own_data_dir, monkeypatch, capsys):
     """Root may write anywhere, so the refusal is made up."""
-    probe = cache.writable
-
-    def refuse(folder: Path) -> Path:
-        if folder == small.zip.parent:
-            raise TinyclfError("Read-only file system")
-        return probe(folder)
-
-    monkeypatch.setattr(cache, "writable", refuse)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != small.zip.parent and access(path, mode))
     packed = pack(small.zip, small)
     assert Path(packed.train.images.filename).is_relative_to(own_data_dir / "small.packed")
     assert f"into {own_data_dir / 'small.packed'}" in capsys.readouterr().err
     assert os.listdir(small.zip.parent) == ["small.zip"]
-    monkeypatch.delattr(cache, "_pack")
+    monkeypatch.delattr(cache, "_write")
     assert pack(small.zip, small).fingerprint == packed.fingerprint
 
 
 def test_where_nothing_can_be_written_every_place_is_named(small, own_data_dir, monkeypatch):
-    def refuse(folder: Path) -> Path:
-        raise TinyclfError("Read-only file system")
-
-    monkeypatch.setattr(cache, "writable", refuse)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(TinyclfError, match=rf"{small.zip.parent}, {own_data_dir}: make one writable"):
         pack(small.zip, small)
-
-
-@pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_several_processes_decode_what_one_decodes(small, monkeypatch, kind):
-    expected = pack(getattr(small, kind), small)
-    shutil.rmtree(cache_of(getattr(small, kind)))
-    monkeypatch.setattr(packing, "ENOUGH", 10)
-    monkeypatch.setattr(packing, "BATCH", 5)
-    monkeypatch.setattr(packing, "_processes", lambda: 3)
-    packed = pack(getattr(small, kind), small)
-    assert packed.fingerprint == expected.fingerprint
-    assert np.array_equal(packed.train.images, expected.train.images)
-    assert np.array_equal(packed.val.images, expected.val.images)
-
-
-@pytest.mark.parametrize("fault", ["a damaged image", "a full disk", "no memory"])
-def test_what_stops_one_of_several_processes_is_told(small, monkeypatch, fault):
-    """Here by the process of images 5 to 9 and 20 to 24."""
-    decode, parent = packing._decode_batches, os.getpid()
-
-    def stop(path: Path, start: int, split: cache.TinyImageNet, first: int, step: int):
-        assert os.getpid() != parent
-        if first == 1 and fault == "a full disk":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if first == 1 and fault == "no memory":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return decode(path, start, split, first, step)
-
-    monkeypatch.setattr(packing, "_decode_batches", stop)
-    monkeypatch.setattr(packing, "ENOUGH", 10)
-    monkeypatch.setattr(packing, "BATCH", 5)
-    monkeypatch.setattr(packing, "_processes", lambda: 3)
-    if fault == "a damaged image":
-        os.truncate(small.folder / "train/n02/images/n02_3.JPEG", 30)
-    expected = {"a damaged image": "n02_3.JPEG", "a full disk": "No space left", "no memory": "is there enough memory"}
-    with pytest.raises(TinyclfError, match=expected[fault]):
-        pack(small.folder, small)
-    assert not cache_of(small.folder).exists()
 
 
 def start_slow_packing(small, monkeypatch: pytest.MonkeyPatch) -> multiprocessing.Process:
@@ -329,10 +166,9 @@ def start_slow_packing(small, monkeypatch: pytest.MonkeyPatch) -> multiprocessin
     load = cache.TinyImageNet.load
     with monkeypatch.context() as slow:
         slow.setattr(cache.TinyImageNet, "load", lambda *given: time.sleep(0.05) or load(*given))
-        slow.setattr(packing, "BATCH", 2)
         process = fork.Process(target=pack_until_ctrl_c, args=(small,))
         process.start()
-    wait_until(lambda: any(file.stat().st_size for file in cache_of(small.zip).glob("*.partial/new/train_images.npy")))
+    wait_until(lambda: any(file.stat().st_size for file in cache_of(small.zip).glob("*/new/train_images.npy")))
     return process
 
 
@@ -350,32 +186,34 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def test_ctrl_c_leaves_nothing(small, monkeypatch):
     process = start_slow_packing(small, monkeypatch)
+    waiting = fork.Process(target=pack, args=(small.zip, small))
+    waiting.start()
     os.kill(process.pid, signal.SIGINT)
     process.join(30)
+    waiting.join(30)
     assert process.exitcode == 1  # KeyboardInterrupt, as multiprocessing reports it
-    assert os.listdir(small.zip.parent) == ["small.zip"]
+    assert waiting.exitcode == 0 and len(folders(cache_of(small.zip))) == 1  # one that waits goes on
 
 
-def test_what_a_killed_process_left_is_not_used_and_is_removed(small, monkeypatch):
+def test_what_a_killed_process_left_is_not_used(small, monkeypatch):
     process = start_slow_packing(small, monkeypatch)
     process.kill()
     process.join(30)
-    [folder] = folders(cache_of(small.zip))
-    assert folder.endswith(".partial")
-    os.utime(small.zip)  # so that the next one packs under another name
+    [left] = folders(cache_of(small.zip))
     packed = pack(small.zip, small)
-    assert folders(cache_of(small.zip)) == [Path(packed.train.images.filename).parent.name]
+    assert sorted(folders(cache_of(small.zip))) == sorted([left, Path(packed.train.images.filename).parent.name])
+    assert packed.fingerprint == pack(small.folder, small).fingerprint
 
 
 def test_several_processes_at_once_pack_once(small, tmp_path, monkeypatch):
-    once = cache._pack
+    once = cache._write
 
     def counted(*given):
         (tmp_path / f"packed by {os.getpid()}").touch()
         time.sleep(0.2)
         return once(*given)
 
-    monkeypatch.setattr(cache, "_pack", counted)
+    monkeypatch.setattr(cache, "_write", counted)
     with fork.Pool(4) as pool:
         fingerprints = pool.starmap(fingerprint_of, [(small,)] * 4, chunksize=1)
     assert len(set(fingerprints)) == 1 and len(list(tmp_path.glob("packed by *"))) == 1
@@ -383,17 +221,6 @@ def test_several_processes_at_once_pack_once(small, tmp_path, monkeypatch):
 
 def fingerprint_of(small) -> str:
     return pack(small.zip, small).fingerprint
-
-
-def test_one_that_waits_goes_on_when_the_other_fails(small, monkeypatch):
-    process = start_slow_packing(small, monkeypatch)
-    waiting = fork.Process(target=pack, args=(small.zip, small))
-    waiting.start()
-    time.sleep(0.2)
-    os.kill(process.pid, signal.SIGINT)
-    process.join(30)
-    waiting.join(30)
-    assert waiting.exitcode == 0 and len(folders(cache_of(small.zip))) == 1
 
 
 def test_every_tenth_class_keeps_all_of_its_images_under_labels_of_its_own():
@@ -434,15 +261,6 @@ def test_every_tenth_training_image_of_each_class_is_held_out_in_the_place_of_va
     assert len(part.val.labels) == 9 and len(part.train.labels) == 66
 
 
-def test_names_and_hold_out_tell_which_part_is_loaded(monkeypatch):
-    monkeypatch.setattr(cache, "locate_dataset", lambda name: ("path", "layout"))
-    monkeypatch.setattr(cache, "pack", lambda path, layout, name: name)
-    monkeypatch.setattr(cache, "class_subset", lambda data, step: f"{data}, every {step}th class")
-    monkeypatch.setattr(cache, "hold_out_split", lambda data: f"{data}, held out")
-    assert cache.load_data("mini") == "mini" and cache.load_data("mini", True) == "mini, held out"
-    assert cache.load_data("tiny-imagenet-20", True) == "tiny-imagenet-20, every 10th class, held out"
-
-
 def test_an_unknown_data_set_is_refused():
     with pytest.raises(TinyclfError, match=r"'nope'.*mini.* tiny-imagenet"):
         cache.load_data("nope")
@@ -450,7 +268,7 @@ def test_an_unknown_data_set_is_refused():
 
 def test_a_wrong_tinyclf_data_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYCLF_DATA", str(tmp_path / "nowhere"))
-    monkeypatch.delattr("tinyclf.data.locate.download_zip")
+    monkeypatch.delattr("tinyclf.data.locate.download")
     with pytest.raises(TinyclfError, match=r"TINYCLF_DATA points to .*nowhere.*unset it"):
         cache.load_data("tiny-imagenet")
 
@@ -476,6 +294,6 @@ def test_without_tinyclf_data_the_set_is_downloaded(small, own_data_dir, monkeyp
     monkeypatch.delenv("TINYCLF_DATA", raising=False)
     replace_layout(small.layout, monkeypatch)
     monkeypatch.setattr("tinyclf.data.locate.TINY_IMAGENET", small.layout)
-    monkeypatch.setattr("tinyclf.data.locate.download_zip", download)
+    monkeypatch.setattr("tinyclf.data.locate.download", download)
     cache.load_data("tiny-imagenet")
     assert sorted(os.listdir(own_data_dir)) == ["small.packed", "small.zip"]

@@ -132,9 +132,9 @@ def too_few(folder: Path) -> None:
 
 REFUSED = {
     "a foreign class": (foreign_class, ["not a class of wnids.txt: val/n77"]),
-    "another class": (image_in_another_class, ["gives another class than the folder to val/n01/val_0.JPEG (n03)"]),
+    "another class": (image_in_another_class, ["gives another class than the folder to: val/n01/val_0.JPEG (n03)"]),
     "too few": (too_few, ["val has 11 images instead of 12", "Put back what is missing"]),
-    "no images": (lambda folder: shutil.rmtree(folder / "val/images"), ["val/images has 0 images instead of 12"]),
+    "no images": (lambda folder: shutil.rmtree(folder / "val/images"), ["lists images that are not there: val_0.JPEG"]),
 }
 
 

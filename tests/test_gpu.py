@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tinyclf.data.packed import Packed, PackedSplit
+from tinyclf.data.cache import Packed, PackedSplit
 from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings

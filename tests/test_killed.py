@@ -22,7 +22,7 @@ from jupyter_client.manager import start_new_kernel
 from torch import nn
 
 from tinyclf import cli
-from tinyclf.data.packed import Packed, PackedSplit
+from tinyclf.data.cache import Packed, PackedSplit
 from tinyclf.experiments import run
 from tinyclf.experiments.parent import CHECKPOINT
 from tinyclf.experiments.recipe import recipe_for
@@ -302,7 +302,7 @@ def test_an_interrupt_leaves_a_usable_checkpoint_and_no_traceback(processes, tmp
 
 
 SOME = """
-from tinyclf.data.packed import PackedSplit
+from tinyclf.data.cache import PackedSplit
 few = {name: PackedSplit(getattr(data, name).images[::4], getattr(data, name).labels[::4]) for name in ("train", "val")}
 data = replace(data, **few)
 """

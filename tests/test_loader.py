@@ -8,6 +8,7 @@ from PIL import Image
 from tinyclf.data.augment import Augmentation
 from tinyclf.data.loader import ImageLoader, copy_to
 from tinyclf.data.registry import NORMALIZATIONS
+from tinyclf.data.resize import resize
 from tinyclf.utils.errors import TinyclfError
 
 COUNT = 23
@@ -47,14 +48,13 @@ def test_at_another_input_size_they_are_the_images_as_pil_resizes_them(images):
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_boxes_of_cutmix_are_of_the_input_size(images):
-    white = np.full_like(images, 255)
-    white[::2] = 0
-    mixed = ImageLoader(white, LABELS, COUNT, augmentation=Augmentation(cutmix=1.0), input_size=128, classes=COUNT)
-    (batch,) = mixed.epoch(1)
-    own, bright, black = batch.targets[torch.arange(COUNT), batch.labels], batch.images.mean((1, 2, 3)), LABELS % 2 == 0
-    assert (bright <= 1 - own + 1e-6)[black].all() and (bright >= own - 1e-6)[~black].all()
-    assert batch.images[black, :, 64:, 64:].any() and not batch.images[~black, :, 64:, 64:].all()
+def test_the_kernel_of_opencv_is_passed_on(images):
+    [batch] = ImageLoader(images, LABELS, COUNT, input_size=96, kernel="opencv").epoch()
+    expected = resize(torch.from_numpy(images), 96, "opencv")
+    assert torch.equal((batch.images * 255).round().to(torch.uint8).permute(0, 2, 3, 1), expected)
+    assert not torch.equal(expected, resize(torch.from_numpy(images), 96))
+    with pytest.raises(TinyclfError, match=r"kernel = 'cubic'.*pil, opencv"):
+        ImageLoader(images, LABELS, COUNT, kernel="cubic")
 
 
 def test_shuffled_every_image_comes_once_an_epoch_with_its_label(images):
@@ -79,7 +79,7 @@ def test_each_image_is_mirrored_or_not_by_a_random_number_of_its_own(images):
                 mirrored.append(not np.array_equal(pixel, plain))
                 np.testing.assert_array_equal(pixel, plain[:, ::-1] if mirrored[-1] else plain)
     by_epoch = np.array(mirrored).reshape(40, COUNT)
-    assert 0.4 < by_epoch.mean() < 0.6
+    assert by_epoch.mean() == pytest.approx(0.5, abs=0.04)
     assert by_epoch.any(axis=0).all() and not by_epoch.all(axis=0).any()  # no image always, none never
     assert all(0 < epoch.sum() < COUNT for epoch in by_epoch)  # not one random number for all
 
@@ -90,7 +90,7 @@ def test_images_that_reside_on_a_device_give_the_same_batches(images):
     mapped, resident = ImageLoader(images, LABELS, 6, **options), ImageLoader(images, LABELS, 6, **options)
     copied = copy_to(torch.device("cpu"), images, step=7)
     assert torch.equal(copied, torch.from_numpy(images))
-    resident.images = copied.__getitem__
+    resident.read_rows = copied.__getitem__
     for one, other in zip(mapped.epoch(2), resident.epoch(2), strict=True):
         assert all(map(torch.equal, one, other))
 
@@ -125,5 +125,7 @@ def test_an_epoch_does_not_depend_on_what_was_loaded_before(images):
     torch.rand(7)
     for one, other in zip(fresh.epoch(4), used.epoch(4), strict=True):
         assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+    firsts = [next(ImageLoader(images, LABELS, 1, shuffle=True, seed=seed).epoch())[1].item() for seed in range(2300)]
+    assert np.bincount(firsts, minlength=COUNT) / 2300 == pytest.approx(np.full(COUNT, 1 / COUNT), abs=0.02)
     other_seed = ImageLoader(images, LABELS, COUNT, shuffle=True, seed=4)
     assert next(other_seed.epoch(4))[1].tolist() != torch.cat([labels for _, labels, _ in fresh.epoch(4)]).tolist()

@@ -10,7 +10,7 @@ from records import leave, planned, started_from
 
 from tinyclf.experiments.record import read_record, read_records, read_table
 from tinyclf.experiments.settings import BEFORE
-from tinyclf.report.runs import listing, load_runs
+from tinyclf.report.runs import load_runs
 from tinyclf.utils.errors import NewerVersionError, TinyclfError
 from tinyclf.utils.paths import PROJECT
 

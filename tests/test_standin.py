@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tinyclf.data.packed import Packed, PackedSplit
+from tinyclf.data.cache import Packed, PackedSplit
 from tinyclf.models import standin
 from tinyclf.models.resnet import build_model
 from tinyclf.models.weights import load_weights

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from records import leave
 
-from tinyclf.data.packed import Packed, PackedSplit
+from tinyclf.data.cache import Packed, PackedSplit
 from tinyclf.data.tiny_imagenet import TinyImageNet
 from tinyclf.experiments.settings import Settings
 from tinyclf.report import widgets

@@ -24,6 +24,7 @@ from tinyclf.data.archive import Source
 from tinyclf.data.registry import Layout
 from tinyclf.utils.errors import TinyclfError
 
+VAL_TABLE = "val/val_annotations.txt"
 SPLITS = ("train", "val", "test")
 WNID = re.compile(r"[A-Za-z0-9_-]{1,40}")
 CORNER = re.compile(r"[0-9]{1,4}")
@@ -50,14 +51,10 @@ def read_classes(source: Source, layout: Layout) -> tuple[list[str], list[str]]:
     """
     classes = sorted(set(_lines(source, "wnids.txt")))
     words = dict(line.split("\t", 1) for line in _lines(source, "words.txt") if "\t" in line)
-    faults = []
-    if strange := [repr(wnid) for wnid in classes if not WNID.fullmatch(wnid)]:
-        faults.append(f"wnids.txt has lines that name no class: {first_names(strange)}")
-    if len(classes) != layout.classes:
-        faults.append(f"wnids.txt names {len(classes)} classes instead of {layout.classes}")
-    if unnamed := [wnid for wnid in classes if wnid not in words]:
-        faults.append(f"words.txt has no words for {first_names(unnamed)}")
-    _refuse(source, faults)
+    strange = [repr(wnid) for wnid in classes if not WNID.fullmatch(wnid)]
+    _refuse(source, "wnids.txt has lines that name no class", strange)
+    _expect(source, "wnids.txt", "classes", len(classes), layout.classes)
+    _refuse(source, "words.txt has no words for", [wnid for wnid in classes if wnid not in words])
     return classes, [words[wnid] for wnid in classes]
 
 
@@ -66,116 +63,91 @@ def read_split(source: Source, layout: Layout, split: str, classes: list[str]) -
 
     Decodes no image, so it takes well under a second for Tiny-ImageNet. Raises TinyclfError naming the files at fault.
     """
-    faults: list[str] = []
     read = {"train": _read_train, "val": _read_val, "test": _read_test}[split]
-    images = read(source, layout, classes, faults)
-    _refuse(source, faults)
-    return images
+    return read(source, layout, classes)
 
 
-def first_names(names: Collection[str]) -> str:
-    """The first three names and how many more there are."""
-    text = ", ".join(name[:100] for name in sorted(names)[:3])
-    return text + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+def _read_train(source: Source, layout: Layout, classes: list[str]) -> Split:
+    names, targets, corners = [], [], []
+    for target, (wnid, images) in enumerate(_by_class(source, _images(source, "train"), classes).items()):
+        rows = _table(source, f"train/{wnid}/{wnid}_boxes.txt", images, 5)
+        _expect(source, f"train/{wnid}/images", "images", len(images), layout.train)
+        names += images
+        targets += [target] * len(images)
+        corners += [row[-4:] for row in rows]
+    return Split(names, targets, np.array(corners, np.int64))
 
 
-def _read_train(source: Source, layout: Layout, classes: list[str], faults: list[str]) -> Split:
-    by_class = _by_class(_images(source, "train"), classes, faults)
-    boxes = np.empty((layout.classes * layout.train, 4), np.int64)
-    split = Split([], [], boxes)
-    for target, (wnid, names) in enumerate(by_class.items()):
-        _expect(faults, f"train/{wnid}/images", len(names), layout.train)
-        rows = _table(source, f"train/{wnid}/{wnid}_boxes.txt", names, 5, faults)
-        if not faults:
-            boxes[len(split.names) : len(split.names) + len(names)] = [row[-4:] for row in rows]
-        split.names.extend(names)
-        split.targets.extend([target] * len(names))
-    return split
-
-
-def _read_val(source: Source, layout: Layout, classes: list[str], faults: list[str]) -> Split:
-    names = _images(source, "val")
-    official = [name for name in names if name.startswith("val/images/")]
-    wnids: dict[str, str] = {}  # of the images, by their folders, if val is sorted
-    is_sorted = bool(names) and not official
-    if is_sorted:
-        by_class = _by_class(names, classes, faults)
+def _read_val(source: Source, layout: Layout, classes: list[str]) -> Split:
+    images = _images(source, "val")
+    names = [name for name in images if name.startswith("val/images/")]
+    wnids: dict[str, str] = {}  # of the images, by their folders, if val is sorted as train is
+    if images and not names:
+        by_class = _by_class(source, images, classes)
         wnids = {name: wnid for wnid, members in by_class.items() for name in members}
-    names = sorted(wnids, key=_file_name) if is_sorted else official
-    _expect(faults, "val" if is_sorted else "val/images", len(names), layout.classes * layout.val)
+        names = sorted(wnids, key=_file_name)
     boxes = None
-    if not is_sorted or "val/val_annotations.txt" in source.names("val"):
-        rows = _table(source, "val/val_annotations.txt", names, 6, faults)
-        _check_classes(rows, names, wnids, classes, faults)
-        if not faults:
-            boxes = np.array([row[-4:] for row in rows], np.int64)
-            wnids = {name: row[1] for name, row in zip(names, rows, strict=True)}
+    if not wnids or VAL_TABLE in source.names("val"):
+        rows = _table(source, VAL_TABLE, names, 6)
+        listed = {name: row[1] for name, row in zip(names, rows, strict=True)}
+        _check_classes(source, listed, wnids, classes)
+        wnids = listed
+        boxes = np.array([row[-4:] for row in rows], np.int64)
+    _expect(source, "val", "images", len(names), layout.classes * layout.val)
     counts = Counter(wnids.values())
-    if not faults and (uneven := [f"{wnid} ({counts[wnid]})" for wnid in classes if counts[wnid] != layout.val]):
-        faults.append(f"val does not have {layout.val} images of each class: {first_names(uneven)}")
+    uneven = [f"{wnid} ({counts[wnid]})" for wnid in classes if counts[wnid] != layout.val]
+    _refuse(source, f"val does not have {layout.val} images of each class", uneven)
     index = {wnid: target for target, wnid in enumerate(classes)}
-    return Split([], [], None) if faults else Split(names, [index[wnids[name]] for name in names], boxes)
+    return Split(names, [index[wnids[name]] for name in names], boxes)
 
 
-def _check_classes(
-    rows: list[list[str]], names: list[str], wnids: dict[str, str], classes: list[str], faults: list[str]
-) -> None:
+def _check_classes(source: Source, listed: dict[str, str], folders: dict[str, str], classes: list[str]) -> None:
     """Every class of val_annotations.txt is one of wnids.txt, and that of the image's folder, if val is sorted."""
-    if unknown := {f"{row[0]} ({row[1]})" for row in rows if row[1] not in set(classes)}:
-        faults.append(f"val/val_annotations.txt gives a class that is not in wnids.txt to {first_names(unknown)}")
-    if len(rows) == len(names):
-        given = {name: row[1] for name, row in zip(names, rows, strict=True)}
-        if moved := [f"{name} ({given[name]})" for name, wnid in wnids.items() if given[name] != wnid]:
-            faults.append(f"val/val_annotations.txt gives another class than the folder to {first_names(moved)}")
+    known = set(classes)
+    unknown = [f"{name} ({wnid})" for name, wnid in listed.items() if wnid not in known]
+    _refuse(source, f"{VAL_TABLE} gives a class that is not in wnids.txt to", unknown)
+    moved = [f"{name} ({listed[name]})" for name, wnid in folders.items() if listed[name] != wnid]
+    _refuse(source, f"{VAL_TABLE} gives another class than the folder to", moved)
 
 
-def _read_test(source: Source, layout: Layout, classes: list[str], faults: list[str]) -> Split:
+def _read_test(source: Source, layout: Layout, classes: list[str]) -> Split:
     names = _images(source, "test")
-    _expect(faults, "test/images", len(names), layout.classes * layout.test)
+    _expect(source, "test/images", "images", len(names), layout.classes * layout.test)
     return Split(names, [NO_LABEL] * len(names), None)
 
 
-def _by_class(names: list[str], classes: list[str], faults: list[str]) -> dict[str, list[str]]:
+def _by_class(source: Source, images: list[str], classes: list[str]) -> dict[str, list[str]]:
     """Names `<split>/<wnid>/<file>` or `<split>/<wnid>/images/<file>` by wnid, in the order of `classes`."""
     by_class: dict[str, list[str]] = {wnid: [] for wnid in classes}
     unknown = set()
-    for name in names:
+    for name in images:
         split, wnid, *rest = name.split("/")
         if wnid not in by_class:
             unknown.add(f"{split}/{wnid}")
         elif len(rest) == 1 or (len(rest) == 2 and rest[0] == "images"):
             by_class[wnid].append(name)
-    if unknown:
-        faults.append(f"not a class of wnids.txt: {first_names(unknown)}")
+    _refuse(source, "not a class of wnids.txt", unknown)
     return by_class
 
 
-def _table(source: Source, table: str, names: list[str], columns: int, faults: list[str]) -> list[list[str]]:
+def _table(source: Source, table: str, names: list[str], columns: int) -> list[list[str]]:
     """The rows of an annotation file in the order of `names`, the images that it must list, each of them once.
 
     A copy may have given its files other endings than the annotations: names are compared without.
     """
-    rows: dict[str, list[str]] = {}
-    broken, repeated = [], []
-    for number, line in enumerate(_lines(source, table), 1):
-        row = line.split("\t")
-        if len(row) != columns or not all(CORNER.fullmatch(field) for field in row[-4:]):
-            broken.append(f"line {number}")
-            continue
-        stem = _stem(row[0])
-        if stem in rows:
-            repeated.append(row[0])
-        rows[stem] = row
-    known = {_stem(name): name for name in names}
-    for fault, culprits in (
-        (f"{table} has lines that cannot be read", broken),
-        (f"{table} lists twice", repeated),
-        (f"{table} has no line for", [name for stem, name in known.items() if stem not in rows]),
-        (f"{table} lists images that are not there", [row[0] for stem, row in rows.items() if stem not in known]),
-    ):
-        if culprits:
-            faults.append(f"{fault}: {first_names(culprits)}")
-    return [rows[stem] for stem in map(_stem, names) if stem in rows]
+    rows = [line.split("\t") for line in _lines(source, table)]
+    broken = [
+        f"line {number}"
+        for number, row in enumerate(rows, 1)
+        if len(row) != columns or not all(map(CORNER.fullmatch, row[-4:]))
+    ]
+    _refuse(source, f"{table} has lines that cannot be read", broken)
+    listed, stems = Counter(_stem(row[0]) for row in rows), set(map(_stem, names))
+    _refuse(source, f"{table} lists twice", [row[0] for row in rows if listed[_stem(row[0])] > 1])
+    _refuse(source, f"{table} has no line for", [name for name in names if _stem(name) not in listed])
+    _refuse(source, f"{table} lists images that are not there", [row[0] for row in rows if _stem(row[0]) not in stems])
+    by_stem = {_stem(row[0]): row for row in rows}
+    return [by_stem[_stem(name)] for name in names]
 
 
 def _file_name(name: str) -> str:
@@ -196,16 +168,19 @@ def _lines(source: Source, name: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
-def _expect(faults: list[str], folder: str, count: int, expected: int) -> None:
+def _expect(source: Source, place: str, what: str, count: int, expected: int) -> None:
     if count != expected:
-        faults.append(f"{folder} has {count:,} images instead of {expected:,}")
+        raise _incomplete(source, f"{place} has {count:,} {what} instead of {expected:,}")
 
 
-def _refuse(source: Source, faults: list[str]) -> None:
-    """Raises one TinyclfError with up to five faults and the number of the others."""
-    if not faults:
-        return
-    listed = "\n".join(f"  - {fault}" for fault in faults[:5])
-    rest = f"\n  - and {len(faults) - 5:,} faults more" if len(faults) > 5 else ""
+def _refuse(source: Source, fault: str, culprits: Collection[str]) -> None:
+    """Raises TinyclfError with the first three culprits and how many more there are, if there are any."""
+    if culprits:
+        first = ", ".join(name[:100] for name in sorted(culprits)[:3])
+        rest = f" and {len(culprits) - 3:,} more" if len(culprits) > 3 else ""
+        raise _incomplete(source, f"{fault}: {first}{rest}")
+
+
+def _incomplete(source: Source, fault: str) -> TinyclfError:
     remedy = "Put back what is missing, or replace the whole set by the official one."
-    raise TinyclfError(f"The data set in {source.path} is not complete:\n{listed}{rest}\n{remedy}")
+    return TinyclfError(f"The data set in {source.path} is not complete: {fault}. {remedy}")

@@ -4,6 +4,7 @@ import mmap
 import os
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from tinyclf.data.augment import ORDER, Augmentation, SampleParams, mix, random
+from tinyclf.data.augment import MIX, ORDER, Augmentation, SampleParams, random
 from tinyclf.data.registry import NORMALIZATIONS
-from tinyclf.data.resize import resize
+from tinyclf.data.resize import KERNELS, resize
+from tinyclf.utils.checks import one_of
 from tinyclf.utils.errors import TinyclfError
 
 NOTHING = Augmentation()
@@ -28,46 +30,42 @@ class Batch(NamedTuple):
     targets: Tensor  # of the loss: the labels, or where images are mixed, probabilities (B, classes)
 
 
+@dataclass(eq=False)
 class ImageLoader:
     """Batches of one split, on `device`. The last one is short when `batch_size` does not divide N.
 
-    images: uint8 (N, H, W, 3), an array or a memory map. For a CPU it is read batch by batch; any other device gets
-    all of it once, as uint8, and makes several batches at once, as starting its operations costs more than they do.
-    labels: int64 (N,).
-    shuffle: give every epoch an order of its own. augmentation: is sampled for every image of every epoch.
-    input_size: width and height of the images in batches, or a function from the epoch to it; 0: that of `images`.
-    normalization: a name of NORMALIZATIONS: mean to subtract, deviation to divide by.
-    classes: how many there are; 0: as many as the labels show.
-    part, parts: of several processes, each takes one contiguous part of every batch, which may be empty in the last.
+    For a CPU, images are read batch by batch; any other device gets all of them once, as uint8, and makes several
+    batches at once, as starting its operations costs more than they do. Of several processes, each takes one contiguous
+    part of every batch, which may be empty in the last.
     """
 
-    def __init__(
-        self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        batch_size: int,
-        device: torch.device | str = "cpu",
-        *,
-        shuffle: bool = False,
-        augmentation: Augmentation = NOTHING,
-        input_size: int | Callable[[int], int] = 0,
-        normalization: str = "none",
-        seed: int = 0,
-        classes: int = 0,
-        part: int = 0,
-        parts: int = 1,
-    ) -> None:
-        self.batch_size, self.device, self.shuffle, self.seed = batch_size, torch.device(device), shuffle, seed
-        self.augmentation, self.part, self.parts = augmentation, part, parts
-        self.input_size = input_size or images.shape[1]
-        self.classes = classes or int(labels.max()) + 1
-        self.labels = torch.from_numpy(np.array(labels, dtype=np.int64)).to(self.device)
-        self.images = row_reader(images) if self.device.type == "cpu" else copy_to(self.device, images).__getitem__
+    images: InitVar[np.ndarray]  # uint8 (N, H, W, 3), an array or a memory map
+    all_labels: InitVar[np.ndarray]  # int64 (N,); as a tensor on the device they are `labels`
+    batch_size: int
+    device: torch.device = torch.device("cpu")  # noqa: RUF009
+    _: KW_ONLY
+    shuffle: bool = False  # give every epoch an order of its own
+    augmentation: Augmentation = NOTHING  # sampled anew in every epoch
+    input_size: int | Callable[[int], int] = 0  # width and height in batches, or a function from the epoch to it; 0: H
+    kernel: str = "pil"  # that images are resized by, "pil" or "opencv"
+    normalization: str = "none"  # of NORMALIZATIONS: mean to subtract, deviation to divide by
+    seed: int = 0
+    classes: int = 0  # how many there are; 0: as many as the labels show
+    part: int = 0  # of this process
+    parts: int = 1  # of every batch: the number of processes
+
+    def __post_init__(self, images: np.ndarray, all_labels: np.ndarray) -> None:
+        self.device = torch.device(self.device)
+        one_of("kernel", self.kernel, KERNELS)
+        self.input_size = self.input_size or images.shape[1]
+        self.classes = self.classes or int(all_labels.max()) + 1
+        self.labels = torch.from_numpy(np.array(all_labels, dtype=np.int64)).to(self.device)
+        self.read_rows = row_reader(images) if self.device.type == "cpu" else copy_to(self.device, images).__getitem__
         # As tensors of the device: a GPU divides by a number of the host's by multiplying with its reciprocal, and
         # would round in another way than a CPU.
         self.white = torch.tensor(255.0, device=self.device)
         self.statistics = [
-            torch.tensor(values, device=self.device)[:, None, None] for values in NORMALIZATIONS[normalization]
+            torch.tensor(values, device=self.device)[:, None, None] for values in NORMALIZATIONS[self.normalization]
         ]
 
     def __len__(self) -> int:
@@ -82,15 +80,36 @@ class ImageLoader:
         count, size = len(self.labels), self.input_size(epoch) if callable(self.input_size) else self.input_size
         rows = random(self.seed, epoch, ORDER).permutation(count) if self.shuffle else np.arange(count)
         order = torch.from_numpy(rows).to(self.device)
-        params = self.augmentation.sample_params(self.seed, epoch, count, self.batch_size, size).to(self.device)
+        params = self.augmentation.sample_params(self.seed, epoch, count).to(self.device)
+        mixing = self._mixing(epoch)
         positions, slices = torch.arange(count, device=self.device), list(self.slices())
         at_once = 1 if self.device.type == "cpu" else max(1, AHEAD // (self.batch_size * size**2))
         for start in range(0, len(slices), at_once):
-            parts = slices[start : start + at_once]
-            lengths = [part.stop - part.start for part in parts]
-            batches = self._batches(order, params, torch.cat([positions[part] for part in parts]), size)
-            images, labels, targets = (values.split(lengths) for values in batches)
-            yield from map(Batch, images, labels, targets)
+            wanted = [self._positions(positions, part) for part in slices[start : start + at_once]]
+            batches = self._batches(order, params, torch.cat(wanted), size)
+            images, labels, targets = (values.split([len(each) for each in wanted]) for values in batches)
+            yield from map(mixing, map(Batch, images, labels, targets))
+
+    def _positions(self, positions: Tensor, part: slice) -> Tensor:
+        """Those of a part of a batch. Where images are mixed, the one before them, in a circle, is in front."""
+        if not self.augmentation.mixes:
+            return positions[part]
+        first = part.start // self.batch_size * self.batch_size
+        before = part.start - 1 if part.start > first else min(first + self.batch_size, len(positions)) - 1
+        return torch.cat([positions[before : before + 1], positions[part]])
+
+    def _mixing(self, epoch: int) -> Callable[[Batch], Batch]:
+        """What mixes the images of each batch of the epoch, in turn; nothing, where the augmentation does not."""
+        if not self.augmentation.mixes:
+            return lambda batch: batch
+        mix = self.augmentation.mixer()
+        seeds = iter(random(self.seed, epoch, MIX).integers(2**63, size=len(self)).tolist())
+
+        def mixed(batch: Batch) -> Batch:
+            images, targets = mix(batch.images, batch.targets, next(seeds))
+            return Batch(images[1:], batch.labels[1:], targets[1:])
+
+        return mixed
 
     def slices(self) -> Iterator[slice]:
         """For every batch, the part of this process, as positions in the epoch's order."""
@@ -101,19 +120,11 @@ class ImageLoader:
             yield slice(start + first, start + last)
 
     def _batches(self, order: Tensor, params: SampleParams, indices: Tensor, size: int) -> Batch:
-        """The images at `indices` of the epoch, int64 (B,), of one batch or of several."""
-        images, labels = self._augmented(order, params, indices, size), self.labels[order[indices]]
-        if params.partner is None:
-            return Batch(self._normalized(images), labels, labels)
-        partners = params.partner[indices]
-        others = self._augmented(order, params, partners, size)
-        mixed, share = mix(self._normalized(images), self._normalized(others), params, indices)
-        own, other = (one_hot(targets, self.classes) for targets in (labels, self.labels[order[partners]]))
-        return Batch(mixed, labels, own * share[:, None] + other * (1 - share)[:, None])
-
-    def _augmented(self, order: Tensor, params: SampleParams, indices: Tensor, size: int) -> Tensor:
-        """The images at `indices` of the epoch, cropped, mirrored and resized: uint8 (B, size, size, 3)."""
-        return resize(self.augmentation.crop_and_flip(self.images(order[indices]), params, indices), size)
+        """The images at `indices` of the epoch, int64 (B,), of one batch or of several, not yet mixed."""
+        rows = order[indices]
+        images, labels = self.augmentation.crop_and_flip(self.read_rows(rows), params, indices), self.labels[rows]
+        targets = one_hot(labels, self.classes).float() if self.augmentation.mixes else labels
+        return Batch(self._normalized(resize(images, size, self.kernel)), labels, targets)
 
     def _normalized(self, images: Tensor) -> Tensor:
         """uint8 images (B, H, W, 3) as float32 (B, 3, H, W), scaled to 0..1 and normalised."""

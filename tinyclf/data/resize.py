@@ -1,4 +1,9 @@
-"""Bicubic resizing of a batch on its device, to exactly the pixels that PIL makes of each image."""
+"""Bicubic resizing of a batch on its device, to exactly the pixels that PIL makes, or by OpenCV's kernel.
+
+Both are cubic convolutions (Keys 1981, doi:10.1109/TASSP.1981.1163711) whose weights are whole numbers of a small unit.
+All sums are whole numbers below 2**53, so that float64 is exact and every device gives the same pixels. A Mac's GPU has
+no float64 and sums int32, in which they fit too.
+"""
 
 from functools import cache
 
@@ -6,27 +11,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SHARPNESS = -0.5  # the parameter of the cubic convolution: Keys 1981, doi:10.1109/TASSP.1981.1163711; PIL's choice
+# The parameter a of the convolution, and the unit of its weights. PIL widens the kernel to shrink an image (antialias),
+# and rounds after the rows as after the columns; OpenCV (INTER_CUBIC) does neither, and repeats the pixels at the edge.
+KERNELS = {"pil": (-0.5, 2.0**22), "opencv": (-0.75, 2.0**11)}
 BITS = 22
-ONE = 2.0**BITS  # PIL rounds its weights to multiples of 1 / ONE
-REACH = 2  # of the kernel, in pixels of whichever image is coarser
+ONE = 2**BITS  # the unit of the sums: of PIL's weights once, or of OpenCV's twice
+REACH = 2  # of the kernel, in pixels of whichever image is coarser; OpenCV: of the source
 
 
-def resize(images: Tensor, size: int) -> Tensor:
+def resize(images: Tensor, size: int, kernel: str = "pil") -> Tensor:
     """uint8 images (B, H, W, C) at `size` x `size` pixels, uint8; the same tensor where they have that size.
 
-    As in PIL, rows are resized first, then columns, each rounded and clipped to 0..255. All intermediate numbers are
-    whole and below 2**53, so that the sums are exact in float64 and every device gives the same pixels. A Mac's GPU has
-    no float64 and sums int32, in which the numbers fit too.
+    kernel: "pil" or "opencv", see KERNELS. Values are rounded and clipped to 0..255.
     """
     height, width = images.shape[1:3]
     if height == width == size:
         return images
     if not has_float64(images.device):
-        return resize_in_int32(images, size)
+        return resize_in_int32(images, size, kernel)
     exact = images.permute(0, 3, 1, 2).to(torch.float64)
-    across, down = (weights(length, size, images.device) for length in (width, height))
-    return to_grey_levels(down @ to_grey_levels(exact @ across.T)).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    across, down = (weights(length, size, kernel, images.device) for length in (width, height))
+    rows = exact @ across.T
+    sums = down @ (to_grey_levels(rows) if kernel == "pil" else rows)
+    return to_grey_levels(sums).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def to_grey_levels(sums: Tensor) -> Tensor:
@@ -39,35 +46,43 @@ def has_float64(device: torch.device) -> bool:
     return device.type != "mps"
 
 
-def resize_in_int32(images: Tensor, size: int) -> Tensor:
+def resize_in_int32(images: Tensor, size: int, kernel: str = "pil") -> Tensor:
     """What `resize` gives, without float64. On a CPU it took 1 to 2.7 times as long, most for the smallest sizes."""
     for axis in (2, 1):
-        pixels, factors = taps(images.shape[axis], size, images.device)
+        pixels, factors = taps(images.shape[axis], size, kernel, images.device)
         shape = [size if each == axis else 1 for each in range(4)]
-        sums = torch.full((), int(ONE) // 2, dtype=torch.int32, device=images.device)  # so that the shift rounds
+        is_sum = kernel == "pil" or axis == 1
+        sums = torch.full((), ONE // 2 if is_sum else 0, dtype=torch.int32, device=images.device)  # so that >> rounds
         for rows, factor in zip(pixels, factors, strict=True):
             sums = sums + images.index_select(axis, rows) * factor.view(shape)
-        images = (sums >> BITS).clamp(0, 255).to(torch.uint8)
-    return images
+        images = (sums >> BITS).clamp(0, 255) if is_sum else sums
+    return images.to(torch.uint8)
 
 
 @cache
-def taps(source: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def taps(source: int, size: int, kernel: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """The pixels of `source` that each of `size` is a sum of, int64 (taps, size), and their weights, int32."""
-    matrix = weights(source, size, torch.device("cpu"))
+    matrix = weights(source, size, kernel, torch.device("cpu"))
     count = int((matrix != 0).sum(1).max())
     pixels = matrix.abs().argsort(1, descending=True)[:, :count].T.contiguous()
     return pixels.to(device), matrix.gather(1, pixels.T).T.to(torch.int32).contiguous().to(device)
 
 
 @cache  # also by the device: copying the weights for every batch would make it wait
-def weights(source: int, size: int, device: torch.device) -> Tensor:
-    """The weight of each of `source` pixels in each of `size`: float64 (size, source), in units of 1 / ONE."""
+def weights(source: int, size: int, kernel: str, device: torch.device) -> Tensor:
+    """The weight of each of `source` pixels in each of `size`: float64 (size, source), in the unit of the kernel."""
+    a, unit = KERNELS[kernel]
     scale = source / size
-    positions, centres = np.arange(source) + 0.5, (np.arange(size)[:, None] + 0.5) * scale
-    x = np.abs(positions - centres) / max(scale, 1)
-    near = ((SHARPNESS + 2) * x - (SHARPNESS + 3)) * x * x + 1
-    far = (((x - 5) * x + 8) * x - 4) * SHARPNESS
-    kernel = np.where(x < 1, near, np.where(x < REACH, far, 0))
-    kernel /= kernel.sum(1, keepdims=True)
-    return torch.from_numpy(np.copysign(np.floor(np.abs(kernel) * ONE + 0.5), kernel)).to(device)
+    edge = 0 if kernel == "pil" else REACH  # pixels beyond the image, which are as the one at its edge
+    positions, centres = np.arange(-edge, source + edge) + 0.5, (np.arange(size)[:, None] + 0.5) * scale
+    x = np.abs(positions - centres) / (max(scale, 1) if kernel == "pil" else 1)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    matrix = np.where(x < 1, near, np.where(x < REACH, far, 0))
+    matrix /= matrix.sum(1, keepdims=True)
+    matrix = np.copysign(np.floor(np.abs(matrix) * unit + 0.5), matrix)
+    if edge:
+        matrix[:, edge] += matrix[:, :edge].sum(1)
+        matrix[:, -edge - 1] += matrix[:, -edge:].sum(1)
+        matrix = matrix[:, edge:-edge].copy()
+    return torch.from_numpy(matrix).to(device)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tinyclf.data.packed import Packed
+from tinyclf.data.cache import Packed
 from tinyclf.experiments import catalog, names
 from tinyclf.experiments.record import RECORD, read_record
 from tinyclf.experiments.settings import BEFORE, Settings

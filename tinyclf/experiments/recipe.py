@@ -17,8 +17,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchvision.models import ResNet
 
 from tinyclf.data.augment import Augmentation
+from tinyclf.data.cache import Packed
 from tinyclf.data.loader import ImageLoader
-from tinyclf.data.packed import Packed, PackedSplit
 from tinyclf.experiments.parent import Parent, load_initial_weights
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.depth import GrowingDepth, set_depth

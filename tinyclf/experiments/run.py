@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from tinyclf.data.packed import Packed
+from tinyclf.data.cache import Packed
 from tinyclf.experiments import catalog
 from tinyclf.experiments.names import family
 from tinyclf.experiments.parent import (

@@ -12,7 +12,7 @@ from tinyclf.report.html import gallery
 from tinyclf.utils.lazy import plt
 
 if TYPE_CHECKING:  # these import torch
-    from tinyclf.data.packed import Packed
+    from tinyclf.data.cache import Packed
     from tinyclf.data.tiny_imagenet import TinyImageNet
 
 

@@ -29,7 +29,7 @@ from tinyclf.utils.lazy import pd
 from tinyclf.utils.paths import NOTEBOOKS, reports_dir
 
 if TYPE_CHECKING:
-    from tinyclf.data.packed import Packed
+    from tinyclf.data.cache import Packed
 
 HEADLINE = "headline"  # identifies the output of a notebook that has title and result
 CURVES = ("curve-accuracy", "curve-loss")  # ... and those that have the curves

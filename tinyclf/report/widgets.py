@@ -14,7 +14,7 @@ from tinyclf.report.figures import run_curves, show
 from tinyclf.report.runs import load_histories
 
 if TYPE_CHECKING:  # these import torch
-    from tinyclf.data.packed import Packed
+    from tinyclf.data.cache import Packed
     from tinyclf.data.tiny_imagenet import TinyImageNet
 
 AT_ONCE = 12  # images
