@@ -10,9 +10,8 @@ from torch import nn
 from tinyclf.data.packed import Packed
 from tinyclf.experiments.initial import find_parent
 from tinyclf.experiments.settings import Settings
-from tinyclf.models.depth import set_depth
 from tinyclf.models.flops import training_multiply_adds
-from tinyclf.models.resnet import build_model
+from tinyclf.models.resnet import build_model, set_depth
 
 
 def compute(model: nn.Module, settings: Settings, data: Packed) -> dict[str, int | None]:

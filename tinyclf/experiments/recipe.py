@@ -17,10 +17,8 @@ from tinyclf.data.loader import ImageLoader
 from tinyclf.data.packed import Packed
 from tinyclf.experiments.initial import load_initial_weights
 from tinyclf.experiments.settings import Settings
-from tinyclf.models.depth import GrowingDepth
 from tinyclf.models.ghost_batch_norm import use_ghost_batch_norm
-from tinyclf.models.resnet import build_model
-from tinyclf.models.whitening import PIXELS, whiten_filters
+from tinyclf.models.resnet import WHITENING_PIXELS, GrowingDepth, build_model, whiten_filters
 from tinyclf.training.describe import describe
 from tinyclf.training.optim import ExponentialMovingAverage, RateSchedule, make_optimizer, make_scheduler
 from tinyclf.utils.errors import TinyclfError
@@ -73,7 +71,7 @@ def whiten_stem(model: nn.Module, settings: Settings, data: Packed) -> None:
     if not isinstance(model, ResNet):
         raise TinyclfError(f"stem_init = 'whitened': only ResNets have it, not {settings.model!r}; give 'random'")
     size, count = settings.input_size, len(data.train.labels)
-    some = slice(None, None, max(1, count * size**2 // PIXELS))  # spread over the classes, which follow each other
+    some = slice(None, None, max(1, count * size**2 // WHITENING_PIXELS))  # spread over the classes
     images, labels = data.train.images[some], data.train.labels[some]
     loader = ImageLoader(images, labels, len(labels), input_size=size, normalization=settings.normalization)
     whiten_filters(model.conv1, next(iter(loader.epoch(0))).images)
