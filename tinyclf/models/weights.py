@@ -130,7 +130,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
             f"{path}: not readable as a state dict of tensors: it is damaged, or a pointer of Git LFS, or holds other "
             "things"
         ) from None
-    state: dict[Any, Any] = without_prefixes(nested(content)) if isinstance(content, dict) else {"": content}
+    state: dict[Any, Any] = without_prefixes(nested(content)) if isinstance(content, dict) else {None: content}
     for name, value in state.items():
         if not (isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided):
             raise TinyclfError(f"{path}: expected a state dict, names with dense tensors; see {name!r} in it")
