@@ -9,6 +9,7 @@ import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,6 @@ from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import atomic_write
 
 TOLERANCE = 1e-3  # of a file's logits, in parts of the largest one
-OPSET = 18
 
 
 def export(run: str, dataset: str, file_format: str) -> tuple[Path, str]:
@@ -65,14 +65,8 @@ def metadata(run: str, predictor: Predictor) -> dict[str, str]:
     """What a user of the file needs to know. Values are text, as both formats want it: names, or JSON."""
     settings = predictor.settings
     mean, deviation = NORMALIZATIONS[settings.normalization] or ((0.0,) * 3, (1.0,) * 3)
-    values = {
-        "classes": list(predictor.classes),
-        "words": list(predictor.classes.values()),
-        "input_size": settings.input_size,
-        "mean": mean,
-        "std": deviation,
-        "epoch": predictor.epoch,
-    }
+    values: dict[str, Any] = {"classes": list(predictor.classes), "words": list(predictor.classes.values())}
+    values |= {"input_size": settings.input_size, "mean": mean, "std": deviation, "epoch": predictor.epoch}
     names = {"model": settings.model, "stem": settings.stem, "run": run, "dataset": predictor.dataset}
     return names | {name: json.dumps(value) for name, value in values.items()}
 
@@ -104,7 +98,7 @@ def write_onnx(path: Path, predictor: Predictor, images: Tensor, about: dict[str
                 input_names=["images"],
                 output_names=["logits"],
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-                opset_version=OPSET,
+                opset_version=18,
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise TinyclfError(f"torch cannot export a {about['model']} to ONNX: {error}") from error
