@@ -22,7 +22,7 @@ from tinyclf.data import loader as loader_module
 from tinyclf.data import resize
 from tinyclf.data.cache import Packed, PackedSplit
 from tinyclf.experiments.recipe import recipe_for, train_loader, untrained_model, val_loader
-from tinyclf.models.depth import Stage
+from tinyclf.models.resnet import Stage
 from tinyclf.training import evaluate, loop
 from tinyclf.training.checkpoint import TrainingState
 

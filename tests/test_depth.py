@@ -1,188 +1,87 @@
-"""Growing depth: which blocks run, are trained and are counted, in which steps."""
+"""Runs of growing depth: which blocks are trained and counted in which steps, and what else may stand before a step."""
 
-import contextlib
 from dataclasses import replace
 
 import pytest
 import random_data
 import torch
-from torch import nn, optim
 from torchvision.models import ResNet, resnet18
 from torchvision.models.resnet import BasicBlock
 
 from tinyclf.experiments.recipe import build_recipe, compute
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
-from tinyclf.models.depth import GrowingDepth
 from tinyclf.models.flops import multiply_adds
-from tinyclf.training.optim import SGD, start_momenta, update
 from tinyclf.utils.errors import TinyclfError
 
 SETTINGS = Settings(
     **{"epochs": 3, "batch_size": 8, "input_size": 32, "start_size": 16, "learning_rate": 0.05, "schedule": "linear"},
     **{"shallow": 0.45, "nesterov": True, "weight_decay": 5e-4},
 )  # of 9 steps, the first 4 are shallow
+SHORT = Settings(epochs=2, batch_size=8, input_size=32)
 
 
 @pytest.fixture(name="data")
-def data_fixture():
+def data_fixture(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
     return random_data.data()
 
 
-@pytest.fixture(autouse=True)
-def reports(tmp_path, monkeypatch):
-    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
-    return tmp_path / "mini"
-
-
-def joining(model):
-    """The parameters of the blocks that join later."""
-    names = [f"layer{stage}.1." for stage in (1, 2, 3, 4)]
-    return {name: value for name, value in model.named_parameters() if name.startswith(tuple(names))}
-
-
-def test_shallow_it_is_a_resnet_of_one_block_a_stage_and_then_the_whole_one():
-    torch.manual_seed(0)
-    whole, images = resnet18(num_classes=4), torch.randn(4, 3, 32, 32)
-    small = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=4)
-    small.load_state_dict({name: value for name, value in whole.state_dict().items() if name in small.state_dict()})
-    model = resnet18(num_classes=4)
-    model.load_state_dict(whole.state_dict())
-    before_step = GrowingDepth(model, 2)
-    for step, expected in enumerate((small, small, whole)):
-        before_step(step)
-        assert torch.equal(model(images), expected(images))
-    assert str(model) == str(whole) and model.state_dict().keys() == whole.state_dict().keys()
-
-
-def test_blocks_that_start_as_the_identity_change_nothing_when_they_join():
-    model = resnet18(num_classes=4, zero_init_residual=True)
-    before_step, images = GrowingDepth(model, 1), torch.randn(4, 3, 32, 32)
-    before_step(0)
-    shallow = model(images)
-    before_step(1)
-    assert torch.equal(model(images), shallow)
-
-
-def test_the_blocks_stay_as_they_are_until_they_join_and_are_trained_from_then_on(data):
-    settings = replace(SETTINGS, weight_decay=0.0)
-    recipe = build_recipe(settings, data)
-    model, changed, grow = recipe.model, [], recipe.before_step
-    start = {name: value.clone() for name, value in joining(model).items()}
-
-    def look(step):
-        changed.append({name for name, value in joining(model).items() if not torch.equal(value, start[name])})
-        grow(step)
-
-    Run(settings, data, "looked-at").fit(**vars(recipe) | {"before_step": look})
-    assert changed[:5] == [set()] * 5 and len(changed) == 9
-    assert changed[5] == {name for name in start if name.endswith("bn2.weight") or name.endswith("bn2.bias")}
-    assert changed[7] == start.keys()
-
-
-def test_interrupted_and_continued_it_ends_with_the_same_bits(data, reports):
-    whole = Run(SETTINGS, data, "whole")
-    whole.fit(**vars(build_recipe(SETTINGS, data)))
-    whole.finish()
-    recipe, steps = build_recipe(SETTINGS, data), []
+def interrupted(run, recipe, after):
+    """Fit a run until the model has been called so often: 3 steps and 2 passes of validation an epoch."""
+    calls = []
 
     def interrupt(model, inputs):
-        steps.extend([1] * (inputs[0].device.type != "meta"))  # on which compute is counted
-        if len(steps) == 7:  # 3 steps and 2 passes of validation an epoch: in the second, which ends shallow training
+        calls.extend([1] * (inputs[0].device.type != "meta"))  # on which compute is counted
+        if len(calls) == after:
             raise KeyboardInterrupt
 
     recipe.model.register_forward_pre_hook(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        Run(SETTINGS, data, "cut").fit(**vars(recipe))
-    cut = Run(SETTINGS, data, "cut")
-    assert len(cut.about["history"]) == 1
-    cut.fit(**vars(build_recipe(SETTINGS, data)))
-    cut.finish()
-    assert (reports / "cut/history.csv").read_bytes() == (reports / "whole/history.csv").read_bytes()
-    assert all(map(torch.equal, *(run.state.model.state_dict().values() for run in (whole, cut))))
+        run.fit(**vars(recipe))
 
 
-def test_compute_counts_the_blocks_that_run(data):
-    model = build_recipe(SETTINGS, data).model
-    small = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=4)
-    sizes = [SETTINGS.size_in(epoch) for epoch in (1, 2, 3)]
-    expected = 20 * multiply_adds(small, sizes[0]) + 8 * multiply_adds(small, sizes[1])
-    expected += 12 * multiply_adds(resnet18(num_classes=4), sizes[1]) + 20 * multiply_adds(model, sizes[2])
-    assert sizes == [16, 24, 32] and compute(model, SETTINGS, data, None)["own"] == expected
+def test_the_blocks_stay_as_they_are_until_they_join_and_are_trained_from_then_on(data):
+    settings = replace(SETTINGS, weight_decay=0.0)
+    recipe, changed = build_recipe(settings, data), []
+    grow, joining = recipe.before_step, ("layer1.1.", "layer2.1.", "layer3.1.", "layer4.1.")
+    blocks = {name: value for name, value in recipe.model.named_parameters() if name.startswith(joining)}
+    start = {name: value.clone() for name, value in blocks.items()}
 
+    def look(step):
+        changed.append({name for name, value in blocks.items() if not torch.equal(value, start[name])})
+        grow(step)
 
-def test_compute_is_the_same_where_the_cell_is_run_again_after_an_interruption(data):
-    recipe, cut = build_recipe(SETTINGS, data), []
-
-    def interrupt(model, inputs):
-        if inputs[0].device.type != "meta" and not cut:
-            cut.append(True)
-            raise KeyboardInterrupt
-
-    recipe.model.register_forward_pre_hook(interrupt)
-    run = Run(SETTINGS, data, "again")
-    for _ in range(2):
-        with contextlib.suppress(KeyboardInterrupt):
-            run.fit(**vars(recipe))
-    assert run.finish()["compute"] == compute(build_recipe(SETTINGS, data).model, SETTINGS, data, None)
-
-
-def test_some_steps_train_all_blocks():
-    for epochs, images, share in ((2, 20, 0.99), (1, 8, 0.5), (3, 20, 0.01)):
+    Run(settings, data, "looked-at").fit(**vars(recipe) | {"before_step": look})
+    assert changed[:5] == [set()] * 5 and len(changed) == 9
+    assert changed[5] == {name for name in start if name.endswith(("bn2.weight", "bn2.bias"))}
+    assert changed[7] == start.keys()
+    for epochs, images, share in ((2, 20, 0.99), (1, 8, 0.5), (3, 20, 0.01)):  # some steps always train all blocks
         settings = Settings(epochs=epochs, batch_size=8, shallow=share)
         assert 0 <= settings.shallow_steps(images) < epochs * settings.steps(images)
 
 
-def test_a_part_of_a_stage_runs_whole():
-    model = resnet18(num_classes=4)
-    GrowingDepth(model, 1)
-    images = torch.randn(2, 64, 8, 8)
-    assert torch.equal(model.layer1[:2](images), model.layer1(images))
+def test_interrupted_and_continued_it_ends_with_the_same_bits(data, tmp_path):
+    whole = Run(SETTINGS, data, "whole")
+    whole.fit(**vars(build_recipe(SETTINGS, data)))
+    whole.finish()
+    interrupted(Run(SETTINGS, data, "cut"), build_recipe(SETTINGS, data), after=7)  # in the epoch that ends shallow
+    cut = Run(SETTINGS, data, "cut")
+    cut.fit(**vars(build_recipe(SETTINGS, data)))
+    cut.finish()
+    histories = [(tmp_path / "mini" / name / "history.csv").read_bytes() for name in ("cut", "whole")]
+    assert histories[0] == histories[1]
+    assert all(map(torch.equal, *(run.state.model.state_dict().values() for run in (whole, cut))))
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_a_parameter_that_joins_later_is_updated_as_by_plain_pytorch(momentum):
-    def trained(fused, step):
-        torch.manual_seed(0)
-        layers = [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)]
-        parameters = [value for layer in layers for value in layer.parameters()]
-        optimizer = optim.SGD(parameters, lr=0.1, momentum=momentum, weight_decay=0.01, fused=fused)
-        for count in (1, 1, 2, 2, 1, 2):  # layers that run
-            optimizer.zero_grad()
-            maps = torch.ones(2, 3, 8, 8)
-            for layer in layers[:count]:
-                maps = layer(maps)
-            maps.square().mean().backward()
-            step(optimizer)
-        return parameters
-
-    for ours, plain in zip(trained(True, update), trained(False, optim.SGD.step), strict=True):
-        torch.testing.assert_close(ours, plain)
-
-
-def test_sgd_with_dampening_trains_a_layer_that_joins_later(data):
+def test_compute_counts_the_blocks_that_run_however_deep_the_model_is_left(data):
     recipe = build_recipe(SETTINGS, data)
-    recipe.optimizer = optim.SGD(recipe.model.parameters(), lr=0.01, momentum=0.9, dampening=0.5)
-    recipe.scheduler = None
-    history = Run(SETTINGS, data, "dampened").fit(**vars(recipe))
-    assert len(history) == 3
-
-
-def test_momentum_is_that_of_plain_pytorch_where_the_first_step_in_fp16_overflows():
-    def trained(fused):
-        weight, scaler = nn.Parameter(torch.ones(4)), torch.amp.GradScaler("cpu")
-        optimizer = SGD([weight], lr=0.1, momentum=0.9, fused=fused)
-        optimizer._step_supports_amp_scaling = fused  # as `prepare` sets it
-        for gradient in (torch.inf, 1.0, 1.0):
-            optimizer.zero_grad()
-            scaler.scale(torch.ones(()))  # starts the scale
-            weight.grad = torch.full((4,), gradient) * scaler.get_scale()
-            start_momenta(optimizer)
-            scaler.step(optimizer)
-            scaler.update()
-        return weight
-
-    torch.testing.assert_close(trained(True), trained(False))
+    small = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=4)
+    sizes = [SETTINGS.size_in(epoch) for epoch in (1, 2, 3)]
+    expected = 20 * multiply_adds(small, sizes[0]) + 8 * multiply_adds(small, sizes[1])
+    expected += 12 * multiply_adds(resnet18(num_classes=4), sizes[1]) + 20 * multiply_adds(recipe.model, sizes[2])
+    recipe.before_step(0)  # shallow, as after an interruption
+    assert sizes == [16, 24, 32] and compute(recipe.model, SETTINGS, data)["own"] == expected
 
 
 class Thaw:
@@ -196,42 +95,14 @@ class Thaw:
 
 
 def test_an_object_of_ones_own_is_told_from_others_but_not_from_itself(data):
-    settings = Settings(epochs=2, batch_size=8, input_size=32)
-
-    def fit(parts, after=10**9):
-        recipe, passes = build_recipe(settings, data), []
+    def thawing(parts):
+        recipe = build_recipe(SHORT, data)
         recipe.before_step = Thaw(recipe.model, parts)
+        return recipe
 
-        def interrupt(model, inputs):
-            passes.extend([1] * (inputs[0].device.type != "meta"))
-            if len(passes) == after:
-                raise KeyboardInterrupt
-
-        recipe.model.register_forward_pre_hook(interrupt)
-        return Run(settings, data, "thawing").fit(**vars(recipe))
-
-    with pytest.raises(KeyboardInterrupt):
-        fit([1], after=7)
+    interrupted(Run(SHORT, data, "thawing"), thawing([1]), after=7)
     with pytest.raises(TinyclfError, match=r"before_step: Thaw\(parts=\[1\]\) before, Thaw\(parts=\[2\]\) now"):
-        fit([2])
-    assert len(fit([1])) == 2
-
-
-def test_a_function_of_ones_own_is_recorded_and_needs_a_name_of_its_own(data):
-    def thaw(step):
-        pass
-
-    recipe = vars(build_recipe(Settings(epochs=1, batch_size=8, input_size=32), data)) | {"before_step": thaw}
-    with pytest.raises(TinyclfError, match="before_step: None by its settings"):
-        Run(Settings(epochs=1, batch_size=8, input_size=32), data).fit(**recipe)
-    run = Run(Settings(epochs=1, batch_size=8, input_size=32), data, "thawing")
-    run.fit(**recipe)
-    record = run.finish()
-    assert record["recipe"]["before_step"].endswith("thaw") and record["overrides"]["before_step"]
-
-
-def test_what_it_is_not_for_is_refused(data):
-    with pytest.raises(TinyclfError, match=r"shallow = 0.5: it is for a run from scratch, weights = 'none'"):
-        Settings(shallow=0.5, weights="imagenet")
-    with pytest.raises(TinyclfError, match=r"zero_init, shallow: only ResNets have them, .* 'mobilenet_v2'"):
-        build_recipe(Settings(shallow=0.5, model="mobilenet_v2"), data)
+        Run(SHORT, data, "thawing").fit(**vars(thawing([2])))
+    assert len(Run(SHORT, data, "thawing").fit(**vars(thawing([1])))) == 2
+    with pytest.raises(TinyclfError, match="before_step: None by its settings"):  # it needs a name of its own
+        Run(SHORT, data).fit(**vars(thawing([1])))

@@ -5,30 +5,25 @@ Both take images float32 (B, 3, H, W) in 0..1, normalized as the file's metadata
 
 import io
 import json
-import logging
 import warnings
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_model, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models import get_model  # type: ignore[attr-defined] # it is public
 
-from tinyclf.data.loader import ImageLoader
 from tinyclf.data.registry import NORMALIZATIONS, SIDE
 from tinyclf.experiments.predict import Predictor
 from tinyclf.models.resnet import INCEPTIONS, build_model
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import atomic_write
 
-CHECKED = 8  # images that a file is checked with
 TOLERANCE = 1e-3  # of a file's logits, in parts of the largest one
-ONNX_PACKAGES = ("onnx", "onnxscript")
-OPSET = 18
 
 
 def export(run: str, dataset: str, file_format: str) -> tuple[Path, str]:
@@ -38,26 +33,23 @@ def export(run: str, dataset: str, file_format: str) -> tuple[Path, str]:
     nothing, for want of onnxruntime. A file whose logits differ from the run's own is refused; one of before stays.
     Raises TinyclfError for that, for a missing package, and as `Predictor` does.
     """
-    missing = [name for name in ONNX_PACKAGES if file_format == "onnx" and find_spec(name) is None]
-    if missing:
+    if file_format == "onnx" and (missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]):
         raise TinyclfError(
             f"ONNX needs {' and '.join(missing)}: pip install onnx onnxscript onnxruntime (the last one checks the "
             "file), or export by --format safetensors alone"
         )
     predictor = Predictor(run, dataset)
-    model = predictor.model.cpu().eval()
-    images = sample_images(predictor)
-    with torch.inference_mode():
-        expected = model(images)
-    write, check = {"safetensors": (write_safetensors, check_safetensors), "onnx": (write_onnx, check_onnx)}[
-        file_format
-    ]
+    predictor.model.cpu().eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
+    images = torch.cat([batch.images.cpu() for batch in predictor.loader(pixels).epoch()])
+    write = {"safetensors": write_safetensors, "onnx": write_onnx}[file_format]
     path, checked_by = predictor.folder / f"model.{file_format}", ""
 
     def write_and_check(partial: Path) -> None:
         nonlocal checked_by
-        write(partial, model, images, metadata(run, predictor))
-        logits, checked_by = check(partial, images)
+        with torch.inference_mode():
+            expected = predictor.model(images)
+        logits, checked_by = write(partial, predictor, images, metadata(run, predictor))
         difference = (logits - expected).abs().max() / expected.abs().max()
         if checked_by and not difference < TOLERANCE:
             raise TinyclfError(
@@ -69,45 +61,21 @@ def export(run: str, dataset: str, file_format: str) -> tuple[Path, str]:
     return path, checked_by
 
 
-def sample_images(predictor: Predictor) -> Tensor:
-    """Random images as the run's model takes them: resized and normalized, float32 (CHECKED, 3, H, W)."""
-    pixels = np.random.default_rng(0).integers(0, 256, (CHECKED, SIDE, SIDE, 3), np.uint8)
-    settings = predictor.settings
-    loader = ImageLoader(
-        pixels,
-        np.zeros(CHECKED, int),
-        CHECKED,
-        input_size=settings.input_size,
-        normalization=settings.normalization,
-    )
-    return next(loader.epoch()).images
-
-
 def metadata(run: str, predictor: Predictor) -> dict[str, str]:
     """What a user of the file needs to know. Values are text, as both formats want it: names, or JSON."""
-    mean, deviation = NORMALIZATIONS[predictor.settings.normalization] or ((0.0,) * 3, (1.0,) * 3)
-    values = {
-        "classes": list(predictor.classes),
-        "words": list(predictor.classes.values()),
-        "input_size": predictor.settings.input_size,
-        "mean": mean,
-        "std": deviation,
-        "epoch": predictor.epoch,
-    }
-    names = {"model": predictor.settings.model, "stem": predictor.settings.stem, "run": run}
-    return names | {"dataset": predictor.dataset} | {name: json.dumps(value) for name, value in values.items()}
+    settings = predictor.settings
+    mean, deviation = NORMALIZATIONS[settings.normalization] or ((0.0,) * 3, (1.0,) * 3)
+    values: dict[str, Any] = {"classes": list(predictor.classes), "words": list(predictor.classes.values())}
+    values |= {"input_size": settings.input_size, "mean": mean, "std": deviation, "epoch": predictor.epoch}
+    names = {"model": settings.model, "stem": settings.stem, "run": run, "dataset": predictor.dataset}
+    return names | {name: json.dumps(value) for name, value in values.items()}
 
 
-def write_safetensors(path: Path, model: nn.Module, images: Tensor, about: dict[str, str]) -> None:
-    """The state dict, whose names are those of torchvision."""
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path, about | {"format": "pt"})
-
-
-def check_safetensors(path: Path, images: Tensor) -> tuple[Tensor, str]:
-    """Logits of a model that is made of the file alone, torchvision's own where it has that model."""
-    with safe_open(path, "pt") as file:
-        about: dict[str, str] = file.metadata()
-    name, stem, classes = about["model"], about["stem"], len(json.loads(about["classes"]))
+def write_safetensors(path: Path, predictor: Predictor, images: Tensor, about: dict[str, str]) -> tuple[Tensor, str]:
+    """Write the state dict in torchvision's names; returns its logits in a new model, and whose model that is."""
+    state = predictor.model.state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, path, about | {"format": "pt"})
+    name, stem, classes = about["model"], about["stem"], len(predictor.classes)
     own = stem != "imagenet" or name in INCEPTIONS  # torchvision's have auxiliary heads, which are for training alone
     model = build_model(name, classes, stem=stem) if own else get_model(name, num_classes=classes)
     load_model(model, path)
@@ -115,34 +83,28 @@ def check_safetensors(path: Path, images: Tensor) -> tuple[Tensor, str]:
         return model.eval()(images), "tinyclf's own model, as torchvision has none like it" if own else "torchvision"
 
 
-def write_onnx(path: Path, model: nn.Module, images: Tensor, about: dict[str, str]) -> None:
-    """The model as ONNX: input `images` of any batch size, output `logits`."""
-    level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+def write_onnx(path: Path, predictor: Predictor, images: Tensor, about: dict[str, str]) -> tuple[Tensor, str]:
+    """Write the model as ONNX: input `images` of any batch size, output `logits`.
+
+    Returns its logits by onnxruntime, in batches of two sizes; without onnxruntime none, and an empty word.
+    """
     try:
         # Of torch and onnxscript, about themselves
-        with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             program = torch.onnx.export(
-                model,
+                predictor.model,
                 (images,),
                 dynamo=True,
                 input_names=["images"],
                 output_names=["logits"],
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-                opset_version=OPSET,
-                verbose=False,
+                opset_version=18,
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise TinyclfError(f"torch cannot export a {about['model']} to ONNX: {error}") from error
-    finally:
-        logging.getLogger("torch.onnx").setLevel(level)
     assert program is not None  # of dynamo=True
     program.model.metadata_props.update(about)
     program.save(path, external_data=False)
-
-
-def check_onnx(path: Path, images: Tensor) -> tuple[Tensor, str]:
-    """Logits of the file by onnxruntime, in batches of two sizes; without onnxruntime none, and nothing checked."""
     if find_spec("onnxruntime") is None:
         return torch.empty(()), ""
     import onnxruntime

@@ -60,7 +60,7 @@ def plan(
         called = (experiment.name, experiment.title, function, arguments(experiment))
         jobs.append(Job(*called, needs, frozenset(after), length(experiment)))
     if any(STAND_IN in job.needs for job in jobs):
-        jobs.insert(0, Job(STAND_IN, "for ImageNet weights on mini", "tinyclf.models.standin:weights_file"))
+        jobs.insert(0, Job(STAND_IN, "for ImageNet weights on mini", "tinyclf.models.weights:stand_in_file"))
     return jobs
 
 

@@ -36,8 +36,7 @@ class Predictor:
     def __init__(self, run: str, dataset: str) -> None:
         one_of("dataset", dataset, DATASETS)
         saved = trained(run, dataset)
-        built = saved.about["settings"]["model"]
-        if saved.about["overrides"].get("model", built) != built:  # then it is the description of a swapped one
+        if saved.about["overrides"].get("model", "") not in ("", saved.about["settings"]["model"]):
             raise TinyclfError(
                 f"run {run!r} trained a model of its own, {saved.about['recipe']['model']}: build it in Python and "
                 f"load {saved.path}"
@@ -49,18 +48,17 @@ class Predictor:
         self.model = build_model(self.settings.model, len(self.classes), stem=self.settings.stem).to(self.device)
         copy_weights(self.model, saved.weights, str(saved.path))
 
+    def loader(self, images: np.ndarray) -> ImageLoader:
+        """Batches of uint8 images (N, 64, 64, 3) as the run's model takes them: resized and normalized."""
+        size, normalization = self.settings.input_size, self.settings.normalization
+        labels = np.zeros(len(images), int)  # that nobody looks at
+        batch_size = self.settings.batch_size
+        return ImageLoader(images, labels, batch_size, self.device, input_size=size, normalization=normalization)
+
     def predict_proba(self, images: np.ndarray) -> Tensor:
         """The probability of every class for uint8 images (N, 64, 64, 3): float32 (N, classes), on the CPU."""
-        loader = ImageLoader(
-            images,
-            np.zeros(len(images), int),
-            self.settings.batch_size,
-            self.device,
-            input_size=self.settings.input_size,
-            normalization=self.settings.normalization,
-        )
         precision = supported_precision(self.settings.precision, self.device)
-        return predict_logits(self.model, loader, "predicting", precision).softmax(1).cpu()
+        return predict_logits(self.model, self.loader(images), "predicting", precision).softmax(1).cpu()
 
     def most_probable(self, image: np.ndarray) -> list[tuple[float, str, str]]:
         """The TOP most probable classes of one uint8 image (64, 64, 3): probability, wnid and words of each."""
@@ -74,47 +72,42 @@ class Predictor:
         refuse: called with a message for each file that is no image, which gets no line.
         Raises TinyclfError for a data set that is a part of the classes, as nobody knows which images are of those.
         """
-        whole = tuple(name for name, info in DATASETS.items() if not info.subset_of)
-        one_of("dataset of a test split", self.dataset, whole)
+        one_of("dataset of a test split", self.dataset, [name for name in DATASETS if not DATASETS[name].subset_of])
         path, layout = locate_dataset(self.dataset)
         split = TinyImageNet(path, "test", layout=layout)
-        images = np.empty((len(split), SIDE, SIDE, 3), np.uint8)
-        names: list[str] = []
+        images: dict[str, np.ndarray] = {}
         for index, (name, _) in enumerate(split.samples):
             try:
-                images[len(names)] = np.asarray(split.load(index))
-                names.append(PurePosixPath(name).name)
+                images[PurePosixPath(name).name] = np.asarray(split.load(index))
             except TinyclfError as error:
                 refuse(str(error))
-        if not names:
+        if not images:
             raise TinyclfError(f"no image can be read among the {len(split):,} of the test split")
-        wnids = list(self.classes)
-        labels = self.predict_proba(images[: len(names)]).argmax(1).tolist()
-        rows = sorted(zip(names, labels, strict=True), key=lambda row: (len(row[0]), row[0]))  # test_2 before test_10
-        predictions = self.folder / "test_predictions.txt"
-        atomic_write(predictions, "".join(f"{name} {wnids[label]}\n" for name, label in rows))
+        labels = self.predict_proba(np.stack(list(images.values()))).argmax(1).tolist()
+        wnids, predictions = list(self.classes), self.folder / "test_predictions.txt"
+        rows = {name: wnids[label] for name, label in zip(images, labels, strict=True)}
+        names = sorted(rows, key=lambda name: (len(name), name))  # test_2 before test_10
+        atomic_write(predictions, "".join(f"{name} {rows[name]}\n" for name in names))
         return predictions
 
 
 def read_image(path: Path) -> np.ndarray:
     """An image file as one of the data set: RGB, its middle square resized to 64x64 (bicubic), uint8 (64, 64, 3).
 
-    An image of 64x64 pixels stays as it is. Raises TinyclfError for a file that is no whole image in one of$
-    FORMATS, and for one whose numbers have no known range: floats, and integers of 32 bits.
+    It is turned as its EXIF says. An image of 64x64 pixels stays as it is. Raises TinyclfError for a file that is no
+    whole image in one of FORMATS, and for one whose numbers have no known range: floats, and integers of 32 bits.
     """
     if not path.is_file():
         raise TinyclfError(f"{path} is no image that can be read: no file")
     try:
         with Image.open(path, formats=FORMATS) as image:
             upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits of grey, which PIL would cut off at 255
-                if upright.mode == "I" and image.format == "TIFF":  # of PNG and PPM, "I" too is 16 bits
-                    raise ValueError("it has 32 bits or a sign; save it with 8 or 16 bits")
+            wide = image.mode == "I" and image.format == "TIFF"  # of PNG and PPM, "I" too is 16 bits
+            if wide or image.mode == "F":
+                raise ValueError("it has 32 bits, a sign or floating-point numbers; save it with 8 or 16 bits")
+            if image.mode.startswith("I"):  # 16 bits of grey, which PIL would cut off at 255
                 upright = Image.fromarray((np.asarray(upright) / 257).round().astype(np.uint8))
-            if upright.mode == "F":
-                raise ValueError("it has floating-point numbers; save it with 8 or 16 bits")
-            upright = upright.convert("RGB")
-            return np.asarray(ImageOps.fit(upright, (SIDE, SIDE), Image.Resampling.BICUBIC))
+            return np.asarray(ImageOps.fit(upright.convert("RGB"), (SIDE, SIDE), Image.Resampling.BICUBIC))
     except Exception as error:  # the ways in which PIL gives up on a file are many
         raise TinyclfError(f"{path} is no image that can be read: {error}") from error
 

@@ -17,15 +17,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchvision.models import ResNet
 
 from tinyclf.data.augment import Augmentation
-from tinyclf.data.cache import Packed
+from tinyclf.data.cache import Packed, PackedSplit
 from tinyclf.data.loader import ImageLoader
 from tinyclf.experiments.parent import Parent, load_initial_weights
 from tinyclf.experiments.settings import Settings
-from tinyclf.models.depth import GrowingDepth, set_depth
 from tinyclf.models.flops import training_multiply_adds
 from tinyclf.models.ghost_batch_norm import use_ghost_batch_norm
-from tinyclf.models.resnet import build_model
-from tinyclf.models.whitening import PIXELS, whiten_filters
+from tinyclf.models.resnet import WHITENING_PIXELS, GrowingDepth, build_model, set_depth, whiten_filters
 from tinyclf.training.describe import describe
 from tinyclf.training.optim import ExponentialMovingAverage, RateSchedule, make_optimizer, make_scheduler
 from tinyclf.utils.errors import TinyclfError
@@ -78,7 +76,7 @@ def whiten_stem(model: nn.Module, settings: Settings, data: Packed) -> None:
     if not isinstance(model, ResNet):
         raise TinyclfError(f"stem_init = 'whitened': only ResNets have it, not {settings.model!r}; give 'random'")
     size, count = settings.input_size, len(data.train.labels)
-    some = slice(None, None, max(1, count * size**2 // PIXELS))  # spread over the classes, which follow each other
+    some = slice(None, None, max(1, count * size**2 // WHITENING_PIXELS))  # spread over the classes
     split = PackedSplit(data.train.images[some], data.train.labels[some])
     images = loader(split, settings, len(split.labels), input_size=size)
     whiten_filters(model.conv1, next(iter(images.epoch(0))).images)

@@ -22,7 +22,6 @@ from torch.nn import functional
 PRODUCT_SIDE, PRODUCT_IMAGES = 2, 32
 # Other maps of 2x2, and up to this side those of so many output channels, are copied to columns of neighbourhoods.
 COLUMNS_SIDE, COLUMNS_CHANNELS = 4, 512
-Sizes = tuple[int, ...]  # of height and width
 
 
 class SmallMapConv2d(nn.Conv2d):
@@ -65,10 +64,13 @@ class SmallMapConv2d(nn.Conv2d):
 
 @cache
 @torch.inference_mode(False)  # a later backward pass may need the cached tensor
-def tap_matrix(sides: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes) -> Tensor:
-    """Which tap of the kernel joins which pixels: float32 (H', W', H, W, taps), 1 where it does, else 0."""
+def tap_matrix(*sizes: tuple[int, int]) -> Tensor:
+    """Which tap of the kernel joins which pixels: float32 (H', W', H, W, taps), 1 where it does, else 0.
+
+    sizes: height and width of the maps, of the kernel, of the stride and of the padding.
+    """
     axes = []  # (outputs, inputs, taps) of height and of width
-    for side, size, step, margin in zip(sides, kernel, stride, padding, strict=True):
+    for side, size, step, margin in zip(*sizes, strict=True):
         outputs = (side + 2 * margin - size) // step + 1
         tap = torch.arange(side) - step * torch.arange(outputs)[:, None] + margin
         axes.append((tap[:, :, None] == torch.arange(size)).float())
@@ -76,13 +78,12 @@ def tap_matrix(sides: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes) -> Te
 
 
 def use_small_map_conv(model: nn.Module) -> None:
-    """Make `SmallMapConv2d` of a model's plain 3x3 convolutions, in place; weights and names stay the same."""
+    """Make `SmallMapConv2d` of a model's plain 3x3 convolutions, in place; weights and names stay the same.
+
+    Plain are those of all channels, over zeros at the borders, without dilation and bias.
+    """
     for layer in model.modules():
-        if type(layer) is nn.Conv2d and is_plain(layer):
+        if type(layer) is not nn.Conv2d or layer.bias is not None or isinstance(layer.padding, str):
+            continue
+        if (layer.kernel_size, layer.dilation, layer.groups, layer.padding_mode) == ((3, 3), (1, 1), 1, "zeros"):
             layer.__class__ = SmallMapConv2d
-
-
-def is_plain(layer: nn.Conv2d) -> bool:
-    """Whether it is a 3x3 convolution of all channels, over zeros at the borders, without dilation and bias."""
-    simple = layer.groups == 1 and layer.dilation == (1, 1) and layer.bias is None
-    return simple and layer.kernel_size == (3, 3) and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
