@@ -28,9 +28,8 @@ from tinyclf.models.small_map_conv import use_small_map_conv
 from tinyclf.report.format import percent
 from tinyclf.report.published import published_at
 from tinyclf.training import checkpoint
-from tinyclf.training.distributed import this_process
+from tinyclf.training.device import autocast, this_process
 from tinyclf.training.evaluate import evaluate
-from tinyclf.training.precision import autocast
 from tinyclf.utils import files, paths
 
 EXPERIMENT, DATASET = "baseline-scratch", "tiny-imagenet"

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from torchvision.models import resnet18
 
 from tinyclf.models.small_map_conv import use_small_map_conv
-from tinyclf.training.guards import keep_memory
+from tinyclf.training.device import keep_memory
 from tinyclf.training.optim import filters_as_they_lie
 
 BATCHES, SIZE, WARM_UP = (10, 20, 50, 100), 64, 2

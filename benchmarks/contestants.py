@@ -27,10 +27,10 @@ from tinyclf.experiments.settings import Settings
 from tinyclf.models.resnet import build_model
 from tinyclf.models.small_map_conv import use_small_map_conv
 from tinyclf.training.checkpoint import TrainingState
+from tinyclf.training.device import autocast
 from tinyclf.training.evaluate import evaluate
 from tinyclf.training.loop import train_epoch
 from tinyclf.training.optim import filters_as_they_lie
-from tinyclf.training.precision import autocast
 
 RECIPE = Settings(batch_size=BATCH)
 

@@ -10,7 +10,7 @@ from tinyclf.data.cache import load_data
 from tinyclf.experiments.recipe import build_recipe, train_loader, val_loader
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
-from tinyclf.training.distributed import this_process
+from tinyclf.training.device import this_process
 from tinyclf.training.evaluate import evaluate
 
 

@@ -22,9 +22,9 @@ from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
 from tinyclf.training import distributed
 from tinyclf.training.checkpoint import TrainingState
-from tinyclf.training.distributed import SyncedBatchNorm, this_process
+from tinyclf.training.device import SyncedBatchNorm, this_process
 from tinyclf.training.evaluate import evaluate
-from tinyclf.training.loop import fit, silent
+from tinyclf.training.loop import Plan, fit, silent
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import PROJECT
 
@@ -73,7 +73,7 @@ def main(folder):
     pixels = [batch.images.double().sum((1, 2, 3)).tolist() for batch in train.epoch(1)]
     interval = recipe.scheduler_interval
     options = {"epochs": 2, "scheduler_interval": interval, "before_step": recipe.model.grow, "report": silent}
-    history = fit(state, recipe.criterion, train, val, **options)
+    history = fit(state, recipe.criterion, train, val, Plan(**options))
     alone = evaluate(state.trained_model, ImageLoader(images, labels, 8))
     results = {"seen": seen, "pixels": pixels, "history": history, "alone": alone.logits}
     results |= {"model": state.model.state_dict(), "average": state.ema.module.state_dict()}

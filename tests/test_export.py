@@ -47,7 +47,7 @@ def leave_run(folder, name="some", **settings):
         "classes": dict(zip(data.classes, data.class_names, strict=True)),
     }
     (folder / name).mkdir(parents=True)
-    checkpoint.save(folder / name / "checkpoint.safetensors", state, about)
+    checkpoint.save(folder / name / "checkpoint.pt", state, about)
     return np.array(data.val.images[:6])
 
 
@@ -81,7 +81,7 @@ def test_the_files_give_torchvision_and_onnxruntime_the_probabilities_of_the_run
     (logits,) = session.run(["logits"], {"images": inputs.numpy()})
     torch.testing.assert_close(torch.from_numpy(logits).softmax(1), expected, rtol=1e-3, atol=1e-5)
     assert sorted(path.name for path in paths[0].parent.iterdir()) == [
-        "checkpoint.safetensors",
+        "checkpoint.pt",
         "model.onnx",
         "model.safetensors",
     ]
@@ -114,7 +114,7 @@ def test_a_file_of_other_logits_is_not_written(folder, suffix, monkeypatch):
     monkeypatch.setattr(module, name, write_another)
     with pytest.raises(TinyclfError, match=rf"model.{suffix} was not written: by .*, its logits differ .* by \d"):
         export("some", "mini", suffix)
-    assert [path.name for path in (folder / "some").iterdir()] == ["checkpoint.safetensors"]
+    assert [path.name for path in (folder / "some").iterdir()] == ["checkpoint.pt"]
 
 
 def without(monkeypatch, *names):

@@ -114,7 +114,7 @@ def test_what_is_no_name_of_a_run_is_never_read_as_a_path(run, tmp_path, monkeyp
 def test_a_model_that_is_broken_is_named_not_used(reports, tmp_path, monkeypatch):
     shutil.copytree(reports, tmp_path / "reports")
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
-    path = tmp_path / "reports/mini/short/checkpoint.safetensors"
+    path = tmp_path / "reports/mini/short/checkpoint.pt"
     saved = checkpoint.read(path)
     saved.tensors["model.fc.bias"][3] = float("nan")
     broken = SimpleNamespace(state_dict=lambda: saved.weights)

@@ -30,8 +30,8 @@ from tinyclf.data.registry import SIDE, Layout, dataset_info
 from tinyclf.data.tiny_imagenet import TinyImageNet, refuse_images
 from tinyclf.utils import paths
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import atomic_folder, refuse_foreign, remove_own, remove_partial, writable
-from tinyclf.utils.locks import locked
+from tinyclf.utils.files import locked, writable
+from tinyclf.utils.owned import atomic_folder, refuse_foreign, remove_own, remove_partial
 
 FORMAT = 2  # raise it when the content of a cache changes
 MARKER = ".tinyclf"  # says that a folder is a cache of ours; FILES are the others in it

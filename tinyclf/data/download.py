@@ -15,8 +15,7 @@ from tqdm import tqdm
 
 from tinyclf.data.registry import URL
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import writable
-from tinyclf.utils.locks import locked
+from tinyclf.utils.files import locked, writable
 
 SIZE = 248_100_043  # bytes, of the official archive
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"

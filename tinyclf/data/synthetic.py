@@ -17,8 +17,8 @@ from PIL import Image
 from tinyclf.data.drawing import SHAPES, TEXTURES, bounding_box, draw_image
 from tinyclf.data.registry import MINI, Layout
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import atomic_folder, writable
-from tinyclf.utils.locks import locked
+from tinyclf.utils.files import locked, writable
+from tinyclf.utils.owned import atomic_folder
 
 VERSION = 4  # raise it when the pixels change: sets of another version are made again
 GREY_EVERY = 50  # one image in 50 is greyscale; in Tiny-ImageNet 2,178 of 120,000 are (1.8%)

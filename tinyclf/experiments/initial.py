@@ -14,7 +14,7 @@ from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import Saved
 from tinyclf.utils.errors import NewerVersionError, TinyclfError
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT = "checkpoint.pt"
 
 
 def checkpoint_of(run: str, dataset: str) -> Path:
@@ -52,7 +52,7 @@ def describe_initial_weights(settings: Settings, classes: list[str]) -> dict[str
         return {
             "label": f"{settings.parent}, from {weights['label']}",
             "file": None,
-            "sha256": checkpoint.digest("", parent.weights),
+            "sha256": checkpoint.digest(parent.weights),
             "parent": {
                 "run": settings.parent,
                 "epochs": len(parent.about["history"]),

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tinyclf.experiments.names import check_name, run_folder
 from tinyclf.experiments.settings import BEFORE, Settings
 from tinyclf.utils import schema
-from tinyclf.utils.checks import one_of
-from tinyclf.utils.errors import NewerVersionError, TinyclfError
+from tinyclf.utils.errors import NewerVersionError, TinyclfError, one_of
 from tinyclf.utils.files import atomic_write
 from tinyclf.utils.paths import reports_dir
 

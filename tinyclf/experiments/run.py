@@ -23,20 +23,18 @@ from tinyclf.experiments.settings import Settings
 from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.describe import describe
-from tinyclf.training.device import device_line
-from tinyclf.training.distributed import this_process
-from tinyclf.training.evaluate import Evaluation, evaluate
-from tinyclf.training.guards import enough_memory
-from tinyclf.training.loop import BeforeStep, Epoch, Loss, fit, silent
-from tinyclf.training.precision import (
+from tinyclf.training.device import (
     best_precision,
+    device_line,
     refuse_unsupported,
     supported_precision,
+    this_process,
 )
+from tinyclf.training.evaluate import Evaluation, enough_memory, evaluate
+from tinyclf.training.loop import BeforeStep, Epoch, Loss, Plan, fit, silent
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import writable
-from tinyclf.utils.locks import locked
+from tinyclf.utils.files import locked, writable
 
 TRAINED: WeakSet[nn.Module] = WeakSet()  # every model that a run of this process has trained
 HOLDERS: WeakValueDictionary[Path, "Run"] = WeakValueDictionary()  # by folder: fitted, not recorded, and so locked
@@ -141,12 +139,14 @@ class Run:
                     criterion,
                     train_loader(self.data, self.settings, self.process),
                     val_loader(self.data, self.settings, self.process),
-                    epochs=self.settings.epochs,
-                    scheduler_interval=scheduler_interval,
-                    before_step=before_step,
-                    precision=self.settings.precision,
-                    save_to=self.checkpoint,
-                    about=self.about,
+                    Plan(
+                        self.settings.epochs,
+                        scheduler_interval,
+                        before_step,
+                        self.settings.precision,
+                        self.checkpoint,
+                        self.about,
+                    ),
                 )
             self.lock = lock.pop_all()  # until it is recorded
             HOLDERS[self.folder] = self

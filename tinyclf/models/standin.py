@@ -13,8 +13,7 @@ from tinyclf.data.loader import ImageLoader
 from tinyclf.data.synthetic import PRETRAIN, VERSION, make_dataset
 from tinyclf.models.resnet import build_model
 from tinyclf.models.small_map_conv import use_small_map_conv
-from tinyclf.utils.files import atomic_write
-from tinyclf.utils.locks import locked
+from tinyclf.utils.files import atomic_write, locked
 from tinyclf.utils.paths import data_dir
 
 # Chosen for a minute on one core; it is no part of the published recipe.

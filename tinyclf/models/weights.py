@@ -19,8 +19,7 @@ from torchvision.models import get_model_weights  # type: ignore[attr-defined] #
 from tinyclf.models import standin
 from tinyclf.models.choices import FILE, NAMED_WEIGHTS, existing_file, is_file
 from tinyclf.models.resnet import compose_filters, head_names, shrink_filters, stem_of
-from tinyclf.utils.checks import one_of
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.errors import TinyclfError, one_of
 
 IMAGENET_CLASSES = 1000
 AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # in torchvision's files of GoogLeNet and Inception v3

@@ -11,8 +11,7 @@ from tinyclf.report.columns import Column
 from tinyclf.report.format import duration, format_metric, hardware, points, share, short_commit
 from tinyclf.report.html import Table, small_lines, table
 from tinyclf.report.runs import load_runs
-from tinyclf.utils.checks import one_of
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.errors import TinyclfError, one_of
 from tinyclf.utils.lazy import pd
 from tinyclf.utils.paths import NOTEBOOKS
 

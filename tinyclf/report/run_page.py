@@ -25,8 +25,8 @@ from tinyclf.report.published import published, published_curve
 from tinyclf.report.runs import history_frame, start_of
 from tinyclf.report.verdict import interval, verdict
 from tinyclf.report.wording import data_notes
-from tinyclf.utils.checks import one_of
 from tinyclf.utils.environment import public_origin
+from tinyclf.utils.errors import one_of
 from tinyclf.utils.lazy import pd
 from tinyclf.utils.paths import NOTEBOOKS, reports_dir
 
