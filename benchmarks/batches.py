@@ -1,14 +1,13 @@
 """What small batches cost: `python benchmarks/batches.py`, on a machine that does nothing else.
 
 Images a second of a step of ResNet18 on 64x64 images that are in memory, for several batch sizes, which take turns in
-each round: PyTorch's own step, channels last and with its fused SGD, and that of tinyclf's training, with its
-convolutions of small maps and the filters shown to SGD as they lie. Of the latter also the milliseconds of its parts:
+each round: PyTorch's own step, channels last, and that of tinyclf's training, with its
+convolutions of small maps. Of the latter also the milliseconds of its parts:
 forward, backward, optimizer. Prints a table in Markdown.
 """
 
 import statistics
 import time
-from contextlib import nullcontext
 from itertools import pairwise
 from typing import Annotated
 
@@ -18,8 +17,7 @@ from torch.nn.functional import cross_entropy
 from torchvision.models import resnet18
 
 from tinyclf.models.small_map_conv import use_small_map_conv
-from tinyclf.training.device import keep_memory
-from tinyclf.training.optim import filters_as_they_lie
+from tinyclf.training.loop import keep_memory
 
 BATCHES, SIZE, WARM_UP = (10, 20, 50, 100), 64, 2
 
@@ -29,8 +27,7 @@ class Way:
 
     def __init__(self, tinyclf: bool) -> None:
         self.model = resnet18(num_classes=20).to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), 0.001, momentum=0.9, fused=True)
-        self.shown = filters_as_they_lie if tinyclf else nullcontext
+        self.optimizer = torch.optim.SGD(self.model.parameters(), 0.001, momentum=0.9)
         if tinyclf:
             use_small_map_conv(self.model)
 
@@ -45,8 +42,7 @@ class Way:
         times.append(time.perf_counter())
         loss.backward()
         times.append(time.perf_counter())
-        with self.shown(self.optimizer):
-            self.optimizer.step()
+        self.optimizer.step()
         times.append(time.perf_counter())
         return [after - before for before, after in pairwise(times)]
 

@@ -121,7 +121,7 @@ def entered_choices(data: Data, device: torch.device) -> tuple[dict[str, Limit],
     choices = {
         AGAINST["choices"]: limit(),
         "contiguous": limit(layout=torch.contiguous_format),
-        "plain SGD": limit(fused=False),
+        "fused SGD": limit(fused=True),
         "torchvision's convolutions": limit(small_map_conv=False),
     }
     if device.type == "cuda":

@@ -29,8 +29,7 @@ from tinyclf.models.small_map_conv import use_small_map_conv
 from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.device import autocast
 from tinyclf.training.evaluate import evaluate
-from tinyclf.training.loop import train_epoch
-from tinyclf.training.optim import filters_as_they_lie
+from tinyclf.training.loop import Plan, Training
 
 RECIPE = Settings(batch_size=BATCH)
 
@@ -167,8 +166,6 @@ class Tinyclf(Way):
         self.model.to(memory_format=torch.channels_last)
         train, val = (data.arrays[split] for split in SPLITS)
         recipe = recipe_for(self.model, RECIPE, len(train.labels))
-        for group in recipe.optimizer.param_groups:
-            group["fused"] = True  # as `prepare` sets it, which would change how the others use memory, too
         self.criterion = recipe.criterion
         self.state = TrainingState(self.model, recipe.optimizer, recipe.scheduler)
         augmentation = Augmentation(flip=RECIPE.flip)
@@ -188,7 +185,8 @@ class Tinyclf(Way):
             pass
 
     def train(self, watch: Watch, workers: int) -> None:
-        train_epoch(self.model, self.state, self.criterion, self.watched("train", watch), self.epoch)
+        batches = self.watched("train", watch)
+        Training(self.state, self.criterion, batches, batches, Plan(1)).train_epoch(self.epoch)
 
     def evaluate(self, watch: Watch, workers: int) -> None:
         evaluate(self.model, self.watched("val", watch))
@@ -203,7 +201,7 @@ class Limit(Way):
         device: torch.device,
         *,
         layout: torch.memory_format = torch.channels_last,
-        fused: bool = True,
+        fused: bool | None = None,
         compiled: bool = False,
         precision: str = "fp32",
         small_map_conv: bool = True,
@@ -227,8 +225,7 @@ class Limit(Way):
             self.optimizer.zero_grad()
             with autocast(self.precision, self.device):
                 (cross_entropy(self.forward(images), labels, reduction="sum") / len(labels)).backward()
-            with filters_as_they_lie(self.optimizer):
-                self.optimizer.step()
+            self.optimizer.step()
 
     @torch.no_grad()
     def evaluate(self, watch: Watch, workers: int) -> None:

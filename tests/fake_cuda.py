@@ -25,6 +25,7 @@ from tinyclf.experiments.recipe import recipe_for, train_loader, untrained_model
 from tinyclf.models.depth import Stage
 from tinyclf.training import evaluate, loop
 from tinyclf.training.checkpoint import TrainingState
+from tinyclf.training.loop import Plan, Training
 
 CUDA = torch.device("cuda", 0)
 CLASSES, IMAGES = 10, 16
@@ -172,24 +173,16 @@ def train_and_evaluate(settings, change=lambda state: None, float64=True):
     state = TrainingState(model, recipe.optimizer, recipe.scheduler, recipe.ema)
     with fake_cuda() as moves, watched(watch, checks, model):
         state.scaler = torch.amp.GradScaler("cuda") if settings.precision == "fp16" else None
-        called = loop.prepare(state, process)
+        plan = Plan(1, recipe.scheduler_interval, recipe.before_step, settings.precision)
+        train, val = train_loader(data(), settings, process), val_loader(data(), settings, process)
+        val.batch_size = 8  # more than one of them
+        training = Training(state, recipe.criterion, train, val, plan, process)
         for group in state.optimizer.param_groups:
             group["params"] = [moves.newest(parameter) for parameter in group["params"]]
         refuse_other_layouts(model, settings.precision)
         change(state)
-        train, val = train_loader(data(), settings, process), val_loader(data(), settings, process)
-        val.batch_size = 8  # more than one of them
         with watch:
-            loop.train_epoch(
-                called,
-                state,
-                recipe.criterion,
-                train,
-                1,
-                recipe.scheduler_interval,
-                settings.precision,
-                before_step=recipe.before_step,
-            )
+            training.train_epoch(1)
             for flip_tta in {False, settings.flip_tta}:
                 evaluate.evaluate(state.trained_model, val, 1, precision=settings.precision, flip_tta=flip_tta)
         states = [each for values in state.optimizer.state.values() for each in tensors(values)]

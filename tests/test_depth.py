@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import random_data
 import torch
-from torch import nn, optim
+from torch import optim
 from torchvision.models import ResNet, resnet18
 from torchvision.models.resnet import BasicBlock
 
@@ -16,7 +16,6 @@ from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.depth import GrowingDepth
 from tinyclf.models.flops import multiply_adds
-from tinyclf.training.optim import SGD, start_momenta, update
 from tinyclf.utils.errors import TinyclfError
 
 SETTINGS = Settings(
@@ -141,49 +140,12 @@ def test_a_part_of_a_stage_runs_whole():
     assert torch.equal(model.layer1[:2](images), model.layer1(images))
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_a_parameter_that_joins_later_is_updated_as_by_plain_pytorch(momentum):
-    def trained(fused, step):
-        torch.manual_seed(0)
-        layers = [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)]
-        parameters = [value for layer in layers for value in layer.parameters()]
-        optimizer = optim.SGD(parameters, lr=0.1, momentum=momentum, weight_decay=0.01, fused=fused)
-        for count in (1, 1, 2, 2, 1, 2):  # layers that run
-            optimizer.zero_grad()
-            maps = torch.ones(2, 3, 8, 8)
-            for layer in layers[:count]:
-                maps = layer(maps)
-            maps.square().mean().backward()
-            step(optimizer)
-        return parameters
-
-    for ours, plain in zip(trained(True, update), trained(False, optim.SGD.step), strict=True):
-        torch.testing.assert_close(ours, plain)
-
-
 def test_sgd_with_dampening_trains_a_layer_that_joins_later(data):
     recipe = build_recipe(SETTINGS, data)
     recipe.optimizer = optim.SGD(recipe.model.parameters(), lr=0.01, momentum=0.9, dampening=0.5)
     recipe.scheduler = None
     history = Run(SETTINGS, data, "dampened").fit(**vars(recipe))
     assert len(history) == 3
-
-
-def test_momentum_is_that_of_plain_pytorch_where_the_first_step_in_fp16_overflows():
-    def trained(fused):
-        weight, scaler = nn.Parameter(torch.ones(4)), torch.amp.GradScaler("cpu")
-        optimizer = SGD([weight], lr=0.1, momentum=0.9, fused=fused)
-        optimizer._step_supports_amp_scaling = fused  # as `prepare` sets it
-        for gradient in (torch.inf, 1.0, 1.0):
-            optimizer.zero_grad()
-            scaler.scale(torch.ones(()))  # starts the scale
-            weight.grad = torch.full((4,), gradient) * scaler.get_scale()
-            start_momenta(optimizer)
-            scaler.step(optimizer)
-            scaler.update()
-        return weight
-
-    torch.testing.assert_close(trained(True), trained(False))
 
 
 class Thaw:

@@ -1,8 +1,8 @@
 """Files are whole or not there at all; a lock keeps others out and ends with its holder."""
 
 import errno
-import os
 import multiprocessing
+import os
 import shutil
 import time
 from pathlib import Path

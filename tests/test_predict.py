@@ -116,10 +116,10 @@ def test_a_model_that_is_broken_is_named_not_used(reports, tmp_path, monkeypatch
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
     path = tmp_path / "reports/mini/short/checkpoint.pt"
     saved = checkpoint.read(path)
-    saved.tensors["model.fc.bias"][3] = float("nan")
+    saved.weights["fc.bias"][3] = float("nan")
     broken = SimpleNamespace(state_dict=lambda: saved.weights)
     checkpoint.save(path, TrainingState(broken, None), saved.about)
-    with pytest.raises(TinyclfError, match=r"checkpoint\.safetensors.*fc\.bias has values that are NaN"):
+    with pytest.raises(TinyclfError, match=r"checkpoint\.pt.*fc\.bias has values that are NaN"):
         Predictor("short", "mini")
 
 

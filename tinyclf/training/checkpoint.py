@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ def read(path: Path) -> Saved:
             raise ValueError("its content is not what was written")
         held = torch.load(io.BytesIO(written), "cpu", weights_only=True)
         version, about = held["version"], json.loads(held["about"])
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
         raise TinyclfError(f"the checkpoint {path} is damaged: {error}") from error
     if version > VERSION:
         raise NewerVersionError(
