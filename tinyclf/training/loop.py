@@ -37,12 +37,9 @@ class Plan:
 
     epochs: int
     scheduler_interval: str = "epoch"  # epoch | step: when the scheduler steps
-    # Called before each step with the number of those before it, after an interruption as without one, and when
-    # training continues or is found finished. It may freeze parts of the model, or change which of them run
-    before_step: BeforeStep | None = None
+    before_step: BeforeStep | None = None  # may freeze parts of the model, or change which of them run
     precision: str = "fp32"
-    # A checkpoint, written before the first epoch and after every one. Where it exists, training continues from it
-    save_to: Path | None = None
+    save_to: Path | None = None  # a checkpoint, written before the first epoch and after every one
     about: dict[str, Any] = field(default_factory=dict)  # what else the checkpoint shall say; it gets the history too
     report: Callable[[str], None] = print  # called with a line for each epoch
 
@@ -57,6 +54,8 @@ def fit(state: TrainingState, criterion: Loss, train: ImageLoader, val: ImageLoa
     The train figures are taken while the epoch trains, on its images as they were augmented. With `state.ema`, the
     average of the weights is evaluated.
 
+    Where the plan's `save_to` exists, training continues from it. `before_step` is called before each step with the
+    number of those before it, after an interruption as without one, and when training is found finished.
     criterion: gives the mean over a batch. train, val: on the device of this process. Where `torchrun` started several
     processes, each gets its own part of every batch (see `ImageLoader`), and the result is that of one process but for
     rounding.
@@ -79,10 +78,7 @@ def fit(state: TrainingState, criterion: Loss, train: ImageLoader, val: ImageLoa
 
 @dataclass
 class Training:
-    """A model that is being trained, on its device and in the layout that is fastest there.
-
-    On a CPU, convolutions of small maps become those of small_map_conv.py: the results stay the same but for rounding.
-    """
+    """A model that is being trained, on its device and in the form that is fastest there: the same but for rounding."""
 
     state: TrainingState
     criterion: Loss
@@ -133,10 +129,7 @@ class Training:
             counts = torch.tensor([len(history)], device=self.accelerator.device)
             epochs = self.accelerator.gather(counts).tolist()
             if len(set(epochs)) > 1:
-                raise TinyclfError(
-                    f"the processes do not see the same checkpoint: epoch {epochs} of it; let them share the reports "
-                    "folder"
-                )
+                raise TinyclfError(f"the processes see different checkpoints, of epochs {epochs}: let them share it")
         return history
 
     def one_epoch(self, epoch: int) -> Epoch:
