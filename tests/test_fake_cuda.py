@@ -116,7 +116,7 @@ def test_a_step_has_few_more_operations_than_torchs():
     bare, whole, halves = bare_step(), our_step(ghost_batches=1), our_step(ghost_batches=2)
     print(f"operations a step: bare {bare}, whole {whole:.0f}, two parts {halves:.0f}")
     assert whole <= 1.05 * bare
-    assert halves <= 1.7 * bare  # a batch norm is cut, computed twice and put together, in both directions
+    assert halves <= 1.8 * bare  # a batch norm is cut, computed twice and put together, in both directions
 
 
 @pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["published", "everything"])
