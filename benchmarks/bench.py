@@ -20,7 +20,7 @@ from sample import open_data, write_sample
 from tinyclf.data.locate import locate
 from tinyclf.data.registry import TINY_IMAGENET
 from tinyclf.utils import environment, files, paths
-from tinyclf.utils.checks import one_of
+from tinyclf.utils.errors import one_of
 
 MEASURES = (*AGAINST, MEMORY)
 SAMPLE = 4_000  # images of each split for those who read files

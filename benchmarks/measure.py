@@ -85,7 +85,7 @@ def rounds(
 
     def turn(name: str, workers: int, steps: int) -> float:
         """Seconds of so many steps."""
-        from tinyclf.training.precision import autocast  # by torch, which a process that is measured may do without
+        from tinyclf.training.device import autocast  # by torch, which a process that is measured may do without
 
         watch = Watch(steps, 1 + (2 * workers if fill else min(workers, 1)), device)
         with autocast("fp32", device):

@@ -5,7 +5,6 @@ import json
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
 from tinyclf.experiments.entries import parse_entries
 from tinyclf.experiments.names import check_name
@@ -39,20 +38,6 @@ def test_any_header_is_a_damaged_checkpoint_in_one_message(content, tmp_path_fac
 def header(length, value):
     """What a safetensors file starts with: the length of its header, and the header."""
     return length.to_bytes(8, "little") + json.dumps(value).encode()
-
-
-@bounded
-@given(
-    about=JSON | st.text(max_size=8), state=JSON, version=st.text(max_size=3) | st.just("1"), time=st.text(max_size=5)
-)
-def test_any_metadata_under_a_right_checksum_is_a_checkpoint_or_one_message(
-    about, state, version, time, tmp_path_factory
-):
-    path = tmp_path_factory.getbasetemp() / "metadata.safetensors"
-    texts = {"about": json.dumps(about), "state": json.dumps(state), "time": time, "version": version}
-    save_file({}, path, texts | {"sha256": checkpoint.digest("".join(texts.values()), {})})
-    with contextlib.suppress(TinyclfError):
-        assert isinstance(checkpoint.read(path).about["history"], list)
 
 
 TOML = st.text(st.sampled_from("[]{}=\".,\n# x1e-_'truefalsnd0:"), max_size=40)

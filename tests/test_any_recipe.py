@@ -13,6 +13,7 @@ from torchvision import models
 from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
+from tinyclf.models.ghost_batch_norm import use_ghost_batch_norm
 from tinyclf.training.describe import describe
 from tinyclf.utils.errors import TinyclfError
 
@@ -171,6 +172,7 @@ def test_the_objects_of_the_settings_are_those_that_the_notebook_writes_out():
     torch.manual_seed(settings.seed)
     model = models.resnet18(num_classes=4)
     model.avgpool = nn.AdaptiveAvgPool2d(1)
+    use_ghost_batch_norm(model, settings.ghost_batches)
     criterion = nn.CrossEntropyLoss()
     optimizer = optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
     scheduler = lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)

@@ -241,7 +241,7 @@ def test_what_is_only_started_from_is_run_unless_it_has_finished(finished, comma
     assert ran == ["preprocessing"] * (not finished) + ["finetuning", *front]
     ran.clear()
     several = type("Process", (), {"num_processes": 2, "destroy_process_group": lambda self: None})
-    monkeypatch.setattr("tinyclf.training.distributed.this_process", several)
+    monkeypatch.setattr("tinyclf.training.device.this_process", several)
     CliRunner().invoke(cli.app, ["train", "finetuning"])  # as torchrun has it
     assert ran == ["preprocessing"] * (not finished) + ["finetuning"]
     ran.clear()

@@ -1,12 +1,10 @@
 """Checkpoints hold everything to the last bit, know when they are damaged, and are never lost while written."""
 
-import json
 import os
 import time
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from tinyclf.training import checkpoint
@@ -34,7 +32,7 @@ def step(state):
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "run" / "checkpoint.safetensors"
+    return tmp_path / "run" / "checkpoint.pt"
 
 
 def two(path):
@@ -97,7 +95,7 @@ def test_any_optimizer_and_scheduler_come_back_and_train_on_alike(path, optimize
 def test_state_that_is_neither_tensor_nor_number_is_refused_by_name(path):
     state = trained()
     state.scheduler.note = object()
-    with pytest.raises(TinyclfError, match=r"cannot hold scheduler\.note, a object"):
+    with pytest.raises(TinyclfError, match=r"cannot hold builtins\.object"):
         checkpoint.save(path, state, {})
     assert not path.exists()
 
@@ -120,30 +118,19 @@ def test_a_truncated_one_is_named_and_the_one_before_used(path, length):
 def test_any_flipped_bit_is_noticed(path):
     two(path)
     whole = path.read_bytes()
-    for place in range(0, len(whole), 3):
+    for place in range(0, len(whole), 29):
         flipped = bytearray(whole)
         flipped[place] ^= 1 << place % 8
         path.write_bytes(flipped)
-        try:
-            saved = checkpoint.read(path)
-        except TinyclfError as error:
-            assert "is damaged" in str(error)
-        else:  # a bit of the header that carries nothing, such as the space at its end
-            assert saved.about == {"history": [1, 2]}
-            assert all(torch.equal(each, saved.tensors[name]) for name, each in expected(whole, path).items())
-
-
-def expected(whole, path):
-    other = path.with_name("whole.safetensors")
-    other.write_bytes(whole)
-    return checkpoint.read(other).tensors
+        with pytest.raises(TinyclfError, match="is damaged"):
+            checkpoint.read(path)
 
 
 def test_if_all_are_damaged_each_is_named(path):
     two(path)
     for each in (path, checkpoint.previous(path)):
         each.write_bytes(b"nonsense")
-    with pytest.raises(TinyclfError, match=r"checkpoint\.safetensors is damaged.*checkpoint\.previous\.safet"):
+    with pytest.raises(TinyclfError, match=r"checkpoint\.pt is damaged.*checkpoint\.previous\.pt"):
         checkpoint.newest(path)
 
 
@@ -155,11 +142,20 @@ def test_killed_between_the_two_renames_the_one_before_is_used(path):
     assert checkpoint.newest(path) is None
 
 
-def test_one_without_a_checksum_is_not_trusted(path):
+def test_one_of_an_older_tinyclf_is_refused_and_stays(path):
     path.parent.mkdir()
-    save_file({"model.weight": torch.zeros(2)}, path, metadata={"about": "{}"})
-    with pytest.raises(TinyclfError, match="it is no checkpoint of this version"):
+    old = path.with_suffix(".safetensors")
+    old.write_bytes(b"weights")
+    with pytest.raises(TinyclfError, match=r"checkpoint\.safetensors is of an older tinyclf.*move it away"):
         checkpoint.newest(path)
+    checkpoint.delete(path)
+    assert old.read_bytes() == b"weights"
+
+
+def test_torch_reads_it_as_its_own(path):
+    two(path)
+    held = torch.load(path, weights_only=True)
+    assert all(map(torch.equal, held["state"]["model"].values(), checkpoint.read(path).weights.values()))
 
 
 @pytest.mark.parametrize("fails", ["training.checkpoint.atomic_write", "utils.files.os.fsync"])
@@ -179,24 +175,19 @@ def test_a_full_disk_leaves_the_last_good_ones(path, monkeypatch, fails):
 def test_one_of_a_newer_version_is_not_taken_for_damaged(path, monkeypatch):
     two(path)
     with monkeypatch.context() as newer:
-        newer.setattr(checkpoint, "VERSION", 2)
+        newer.setattr(checkpoint, "VERSION", 3)
         checkpoint.save(path, trained(), {"history": [1, 2, 3]})
     with pytest.raises(
-        TinyclfError, match=r"is of version 2, and this tinyclf reads up to 1: use the tinyclf"
+        TinyclfError, match=r"is of version 3, and this tinyclf reads up to 2: use the tinyclf"
     ) as error:
         checkpoint.newest(path)
     assert "delete" not in str(error.value)
 
 
-def test_one_knows_when_it_was_written_and_an_older_one_has_the_time_of_its_file(path):
+def test_one_knows_when_it_was_written(path):
     two(path)
     os.utime(path, (5, 5))
     assert checkpoint.read(path).time == pytest.approx(time.time(), abs=60)
-    about, state = json.dumps({"history": []}), "{}"
-    metadata = {"about": about, "state": state, "sha256": checkpoint.digest(about + state, {})}
-    save_file({}, path, metadata=metadata)
-    os.utime(path, (5, 5))
-    assert checkpoint.read(path).time == 5
 
 
 def test_everyone_may_read_it_whom_the_umask_lets(path):

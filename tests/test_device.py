@@ -1,6 +1,6 @@
 """Which device a run computes on, told in its first line, on machines that are simulated."""
 
-import subprocess
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +11,14 @@ from tinyclf.experiments.run import with_precision
 from tinyclf.experiments.settings import Settings
 from tinyclf.experiments.train import check_device
 from tinyclf.training import device
-from tinyclf.training.device import Gpu, device_line, has_kernels
+from tinyclf.training.device import (
+    autocast,
+    best_precision,
+    device_line,
+    has_kernels,
+    supported_precision,
+    unsupported_reason,
+)
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
 
@@ -24,7 +31,7 @@ BUILT = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"] 
 def machine(monkeypatch):
     """Simulates a machine with a GPU, or what looks like one."""
 
-    def make(capability=None, architectures=BUILT, smi=None, cuda="13.0", error=None):
+    def make(capability=None, architectures=BUILT, smi="", cuda="13.0", error=None):
         def init():
             if error:
                 raise RuntimeError(error)
@@ -61,38 +68,33 @@ def test_a_gpu_without_kernels_is_told_and_not_used(machine):
     assert "A GPU cannot be used: torch" in device_line(CPU) and "no kernels for its capability 6.0" in device_line(CPU)
 
 
-def test_a_gpu_of_an_old_driver_is_told(machine):
-    said = "The NVIDIA driver on your system is too old (found version 12020). Please update\nmore"
-    machine(smi=Gpu("Tesla T4", "535.104.05"), error=said)
-    line = device_line(CPU)
-    assert "Tesla T4 cannot be used: its driver, 535.104.05, is older than the CUDA 13.0 of torch" in line
+@pytest.mark.parametrize(
+    ("error", "cuda", "said"),
+    [
+        (
+            "The NVIDIA driver is too old (found 12020).\nmore",
+            "13.0",
+            "too old.*update the driver",
+        ),
+        ("No CUDA GPUs are available", "13.0", "torch says: No CUDA GPUs are available$"),
+        (None, None, "torch .* is a build without CUDA"),
+    ],
+)
+def test_a_gpu_that_torch_does_not_see_is_told_with_the_reason(machine, error, cuda, said):
+    machine(smi="Tesla T4", error=error, cuda=cuda)
+    assert re.search(f"Tesla T4 cannot be used: .*{said}", device_line(CPU))
 
 
-def test_a_gpu_beside_a_build_for_cpus_is_told(machine):
-    machine(smi=Gpu("Tesla T4", "535.104.05"), cuda=None)
-    assert "Tesla T4 cannot be used: torch" in device_line(CPU) and "a build without CUDA" in device_line(CPU)
-
-
-def test_a_gpu_that_torch_does_not_see_for_another_reason_is_told_in_its_words(machine):
-    machine(smi=Gpu("Tesla T4", "580"), error="No CUDA GPUs are available")
-    assert "torch says: No CUDA GPUs are available" in device_line(CPU)
-
-
-def test_the_driver_is_asked_for_gpus(monkeypatch):
-    monkeypatch.setattr(device.shutil, "which", lambda name: name)
-    answers = SimpleNamespace(stdout="NVIDIA H100 80GB HBM3, 550.54.15\nanother, 550.54.15\n")
-    monkeypatch.setattr(device.subprocess, "run", lambda *_, **__: answers)
-    assert device.nvidia_gpu() == ("NVIDIA H100 80GB HBM3", "550.54.15")
-    monkeypatch.setattr(answers, "stdout", "No devices were found\n")
-    assert device.nvidia_gpu() is None
-
-    def fail(*_, **__):
-        raise subprocess.CalledProcessError(9, "nvidia-smi")
-
-    monkeypatch.setattr(device.subprocess, "run", fail)
-    assert device.nvidia_gpu() is None
-    monkeypatch.setattr(device.shutil, "which", lambda name: None)
-    assert device.nvidia_gpu() is None
+def test_the_driver_is_asked_for_gpus(monkeypatch, tmp_path):
+    program = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    answers = {"echo NVIDIA H100; echo another": "NVIDIA H100", "echo No devices were found": "", "exit 9": ""}
+    for script, expected in answers.items():
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        assert device.nvidia_gpu() == expected
+    program.unlink()
+    assert device.nvidia_gpu() == ""
 
 
 @pytest.mark.parametrize(
@@ -158,9 +160,33 @@ def test_an_installed_package_knows_its_commit(noted, commit, monkeypatch, tmp_p
     assert environment.commit() == commit
 
 
-def test_a_system_that_does_not_tell_its_memory_has_none_in_the_record(monkeypatch):
-    def unknown(name):
-        raise ValueError("unrecognized configuration name")
+def test_low_precision_is_refused_on_a_cpu_that_has_no_instructions_for_it(monkeypatch):
+    with pytest.raises(TinyclfError, match=r"tf32.* needs a CUDA GPU"), autocast("tf32", CPU):
+        pass
+    monkeypatch.setattr(device, "cpu_flags", lambda: {"avx2", "avx512f"})
+    with pytest.raises(TinyclfError, match=r"bf16.* this CPU has no instructions"), autocast("bf16", CPU):
+        pass
+    assert supported_precision("bf16", CPU) == "fp32"
 
-    monkeypatch.setattr(environment.os, "sysconf", unknown)
-    assert environment.describe(CPU)["hardware"]["memory_gib"] is None
+
+def test_a_cpu_that_has_instructions_for_it_computes_in_bf16(monkeypatch):
+    values = torch.rand(8, 8)
+    monkeypatch.setattr(device, "cpu_flags", lambda: {"avx512_bf16"})
+    with autocast("bf16", CPU):
+        assert (values @ values).dtype == torch.bfloat16
+    with autocast("fp32", CPU):
+        assert (values @ values).dtype == torch.float32
+    assert supported_precision("bf16", CPU) == "bf16"
+
+
+def test_a_mac_computes_in_fp32_alone():
+    assert unsupported_reason("fp32", MPS) is None and best_precision(MPS) == "fp32"
+    for name in ("tf32", "bf16", "fp16"):
+        assert unsupported_reason(name, MPS) == "needs a CUDA GPU, and this run is on mps"
+
+
+def test_a_gpu_before_ampere_has_fp16_alone(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    for capability, lacks in (((7, 5), {"tf32", "bf16"}), ((8, 0), set()), ((9, 0), set())):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        assert {name for name in ("fp32", "tf32", "bf16", "fp16") if unsupported_reason(name, CUDA)} == lacks

@@ -12,7 +12,7 @@ import pytest
 
 from tinyclf.data.locate import download
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.locks import locked
+from tinyclf.utils.files import locked
 
 CONTENT = np.random.default_rng(0).bytes(1_000_003)
 MD5 = hashlib.md5(CONTENT).hexdigest()

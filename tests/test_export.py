@@ -41,7 +41,7 @@ def leave_run(folder, **settings):
     about = {"settings": dataclasses.asdict(settings), "history": [{"epoch": 1}], "overrides": {}}
     about["classes"] = dict(zip(data.classes, data.class_names, strict=True))
     (folder / "some").mkdir(parents=True, exist_ok=True)
-    checkpoint.save(folder / "some" / "checkpoint.safetensors", state, about)
+    checkpoint.save(folder / "some" / "checkpoint.pt", state, about)
     return np.array(data.val.images[:6])
 
 

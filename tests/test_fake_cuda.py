@@ -1,185 +1,64 @@
-"""The GPU's path on a GPU that is none: nothing waits within an epoch, and a step has few more operations than torch's.
+"""The path of a GPU where there is none: nothing waits for the host, and a step has few more operations than torch's.
 
-No GPU is needed. What a real one computes is tested in test_gpu.py, where there is one.
+Tensors of torch's device `meta` stand in for those of a GPU: they hold nothing, and backward passes run. What a real
+one computes is tested in test_gpu.py.
 """
 
 import contextlib
-import dataclasses
 from collections import Counter
-from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from fake_cuda import CLASSES, Fault, train_and_evaluate
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from tinyclf.data import augment, loader
+from tinyclf.data import loader
 from tinyclf.data.augment import Augmentation
 from tinyclf.data.loader import ImageLoader
-from tinyclf.experiments.catalog import read_all
-from tinyclf.experiments.parameters import RUN_NAME, notebook_parameters
 from tinyclf.experiments.recipe import recipe_for
 from tinyclf.experiments.settings import Settings
-from tinyclf.models.choices import STEMS
+from tinyclf.models.ghost_batch_norm import use_ghost_batch_norm
 from tinyclf.models.resnet import build_model
-from tinyclf.training import evaluate, loop, optim
+from tinyclf.training import loop
 from tinyclf.training.checkpoint import TrainingState
+from tinyclf.training.loop import Plan, Training
 
+CLASSES = 10
 EVERYTHING = {
     **{"normalization": "tiny-imagenet", "crop_padding": 8, "mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1},
     **{"ema_decay": 0.998, "layer_decay": 0.8, "weight_decay": 5e-4, "nesterov": True, "schedule": "cosine"},
 }
-ADDITIONS = {"ema_decay": 0.998, "layer_decay": 0.8, "weight_decay": 5e-4, "mixup": 0.2, "cutmix": 1.0}
-NUMBERS = ("warmup", "layer_decay", "momentum", "weight_decay", "label_smoothing", "ema_decay", "crop_padding")
-ELSEWHERE = {"dataset", "weights", "adapt", "epochs", "seed", "stem_init", "hold_out", "batch_size", "zero_init"}
 
 
-def paths(settings):
-    """What decides which operations a step has: names of settings, each with a value or with whether it is on."""
-    values = dataclasses.asdict(settings)
-    off = dataclasses.asdict(Settings())
-    on = {name: values[name] != off[name] for name in (*NUMBERS, "mixup", "cutmix", "start_size", "shallow")}
-    rest = {name: values[name] for name in ("model", "stem", "schedule", "nesterov", "flip", "flip_tta", "precision")}
-    sizes = {"enlarged": settings.input_size > 64, "shrunk": settings.input_size < 64}
-    return frozenset((on | rest | sizes | {"normalised": settings.normalization != "none"}).items())
-
-
-def cases():
-    """Every recipe of the catalog, each combination once; of the ablations, those with something that none has."""
-    found, seen, single = {}, set(), set()
-    experiments = [run for runs in read_all().values() for run in runs.values()]
-    trained = [run for run in experiments if RUN_NAME in notebook_parameters(run.notebook)]
-    for run in sorted(trained, key=lambda run: bool(run.ablation)):
-        path = paths(run.settings)
-        if path not in seen if not run.ablation else path - single:
-            found[f"{run.settings.dataset} {run.name}"] = run.settings
-        seen.add(path)
-        single |= path
-    return found
-
-
-CASES = cases()
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_every_recipe_trains_without_waiting_for_the_host(name):
-    checks = train_and_evaluate(dataclasses.replace(CASES[name], batch_size=8))
-    assert checks["epoch 1 training"] == 1  # one at the end, and none for each step: a check waits
-
-
-@pytest.mark.parametrize("stem", STEMS)
-def test_every_stem_with_everything_at_once(stem):
-    train_and_evaluate(Settings(**EVERYTHING, stem=stem, batch_size=8, input_size=32))
-
-
-@pytest.mark.parametrize(("model", "precision"), [("mobilenet_v3_small", "fp32"), ("squeezenet1_1", "fp16")])
-def test_other_models(model, precision):
-    train_and_evaluate(Settings(model=model, precision=precision, batch_size=8, weight_decay=5e-4))
-
-
-@pytest.mark.parametrize("changes", [{}, EVERYTHING | {"input_size": 128, "flip_tta": True}], ids=["published", "all"])
-def test_a_macs_gpu_trains_without_float64(changes):
-    train_and_evaluate(Settings(batch_size=8, **changes), float64=False)
-
-
-def test_float64_on_a_macs_gpu_is_seen():
-    with pytest.raises(Fault, match="float64"):
-        train_and_evaluate(SMALL, hook(lambda output: output.double().float()), float64=False)
-
-
-def hook(function):
-    """A change of what the last convolution gives."""
-
-    def change(state):
-        layer = [layer for layer in state.model.modules() if isinstance(layer, nn.Conv2d)][-1]
-        layer.register_forward_hook(lambda layer, inputs, output: function(output))
-
-    return change
-
-
-def wrong_layout(state):
-    state.model.features[3].register_forward_hook(lambda layer, inputs, output: output.contiguous())
-
-
-def weights_left(state):
-    layer = state.model.features[0]
-    layer.weight = nn.Parameter(layer.weight.contiguous())
-
-
-HOOKS = {
-    "a value read": (hook(lambda output: output * output.max().item()), "_local_scalar_dense waits"),
-    "a condition": (hook(lambda output: output if (output > 0).any() else -output), "waits for a value"),
-    "positions": (hook(lambda output: output + len(output.nonzero())), "nonzero waits"),
-    "a mask": (hook(lambda output: output + output[output > 0].sum()), "mask|waits"),
-    "a copy": (hook(lambda output: output + output.mean().reshape(1).cpu().to(output.device)), "copies"),
-    "a tensor of the host": (hook(lambda output: output * torch.ones(output.shape[1:])), "mixes devices"),
-    "a layout lost between layers": (wrong_layout, "input of Conv2d.* is not channels last"),
-    "a layout lost in a weight": (weights_left, "weight of Conv2d.* is not channels last"),
-}
-SMALL = Settings(model="squeezenet1_1", batch_size=8)
-
-
-@pytest.mark.parametrize("fault", HOOKS)
-def test_planted_faults_are_seen_in_a_model(fault):
-    change, said = HOOKS[fault]
-    with pytest.raises(Fault, match=said):
-        train_and_evaluate(SMALL, change)
-
-
-def test_faults_of_the_package_itself_are_seen(monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(Fault, match="mixes devices"):
-        patch.setattr(augment.SampleParams, "to", lambda self, device: self)  # parameters that stay on the host
-        train_and_evaluate(SMALL)
-    with monkeypatch.context() as patch, pytest.raises(Fault, match=r"Conv2d.* is not channels last"):
-        normalized = ImageLoader._normalized
-        patch.setattr(ImageLoader, "_normalized", lambda self, images: normalized(self, images).contiguous())
-        train_and_evaluate(SMALL)
-    with monkeypatch.context() as patch, pytest.raises(Fault, match=r"waits|copies"):
-        update = optim.ExponentialMovingAverage.update_parameters
-
-        def with_norm(self, model):
-            update(self, model)
-            self.norm = float(next(model.parameters()).norm())
-
-        patch.setattr(optim.ExponentialMovingAverage, "update_parameters", with_norm)
-        train_and_evaluate(dataclasses.replace(SMALL, ema_decay=0.9))
-    with monkeypatch.context() as patch, pytest.raises(Fault, match="copies"):
-        patch.setattr(evaluate, "autocast", copying(evaluate.autocast))
-        train_and_evaluate(SMALL)
-
-
-def copying(autocast):
-    """`autocast` that brings a tensor to the GPU each time."""
-
-    @contextlib.contextmanager
-    def inner(precision, device):
-        torch.ones(3).to(device)
-        with autocast(precision, device):
-            yield
-
-    return inner
-
-
-class Count(TorchDispatchMode):
-    """Counts operations that compute: no views, no notes of a profiler."""
+class Watch(TorchDispatchMode):
+    """Counts operations that compute (no views), and those that wait for a value or copy from or to the host."""
 
     def __init__(self):
         super().__init__()
-        self.ops = Counter()
+        self.ops, self.waits = Counter(), []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func._schema.name
+        name, inputs = func._schema.name, devices((args, kwargs))
+        if name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select") and "meta" in inputs:
+            self.waits.append(name)
+        result = func(*args, **kwargs or {})
+        if {"cpu", "meta"} <= inputs | devices(result):
+            self.waits.append(name)
         if not func.is_view and not name.startswith(("prim::", "profiler::")) and name != "aten::detach":
             self.ops[name] += 1
-        return None if name == "aten::_fused_sgd_" else func(*args, **kwargs or {})
+        return result
 
 
-@pytest.fixture
+def devices(values):
+    """Of tensors; a number is one too, and travels with the call."""
+    return {each.device.type for each in tree_leaves(values) if isinstance(each, Tensor) and each.ndim}
+
+
+@pytest.fixture(autouse=True)
 def meta(monkeypatch):
-    """Tensors of device `meta` in a GPU's place: they hold nothing either, and backward passes run."""
-    monkeypatch.setattr(import_module("torch.optim.sgd"), "_device_dtype_check_for_fused", lambda *_: None)
     monkeypatch.setattr(loop, "autocast", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(loop, "refuse_non_finite", lambda *_, **__: None)
 
@@ -187,61 +66,70 @@ def meta(monkeypatch):
 def on_meta(settings):
     with torch.device("meta"):
         model = build_model(settings.model, CLASSES, stem=settings.stem)
+    use_ghost_batch_norm(model, settings.ghost_batches)
     return model.to(memory_format=torch.channels_last)
 
 
 def bare_step():
     """The operations of a step as plain PyTorch has it, with its batch at hand."""
-    model, criterion = on_meta(Settings()), nn.CrossEntropyLoss()
-    optimizer = torch.optim.SGD(model.parameters(), 0.001, momentum=0.9, fused=True)
+    model, criterion = on_meta(Settings(ghost_batches=1)), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), 0.001, momentum=0.9, foreach=True)
     images = torch.empty(100, 3, 64, 64, device="meta").to(memory_format=torch.channels_last)
     labels = torch.zeros(100, dtype=torch.int64, device="meta")
-    counts = []
     for _ in range(2):  # the first one makes the optimizer's state
-        with Count() as count:
+        with Watch() as watch:
             optimizer.zero_grad()
             criterion(model(images), labels).backward()
             optimizer.step()
-        counts.append(count.ops.total())
-    return counts[1]
+    return watch.ops.total()
+
+
+def epoch(steps, change=None, **changes):
+    """What an epoch of so many steps does on the device, and what loading its batches does."""
+    settings = Settings(batch_size=100, **changes)
+    images = np.zeros((steps * 100, 64, 64, 3), np.uint8)
+    augmentation = Augmentation(settings.flip, settings.crop_padding, settings.mixup, settings.cutmix)
+    options = {"shuffle": True, "augmentation": augmentation, "normalization": settings.normalization}
+    batches = ImageLoader(images, np.arange(len(images)) % CLASSES, 100, "meta", classes=CLASSES, **options)
+    recipe = recipe_for(on_meta(settings), settings, len(images))
+    state = TrainingState(recipe.model, recipe.optimizer, recipe.scheduler, recipe.ema)
+    for group in state.optimizer.param_groups:
+        group["foreach"] = True  # as torch chooses on a GPU
+    if change:
+        state.model.fc.register_forward_hook(lambda layer, inputs, output: change(output))
+    gpu = SimpleNamespace(device=torch.device("meta"), num_processes=1)  # what is asked of an Accelerator
+    training = Training(state, recipe.criterion, batches, batches, Plan(1, recipe.scheduler_interval), gpu)
+    with Watch() as load:
+        list(batches.epoch(1))
+    with Watch() as watch, contextlib.suppress(RuntimeError, NotImplementedError):  # a value of `meta` cannot be read
+        training.train_epoch(1)
+    return watch, load
 
 
 def our_step(**changes):
-    """The operations of a step of ours, and those that load a batch: or several, which are made at once."""
-    settings = Settings(batch_size=100, **changes)
-    epochs, loads = [], []
-    for steps in (2, 3):
-        images = np.zeros((steps * 100, 64, 64, 3), np.uint8)
-        batches = ImageLoader(
-            images,
-            np.arange(len(images)) % CLASSES,
-            100,
-            "meta",
-            shuffle=True,
-            augmentation=Augmentation(settings.flip, settings.crop_padding, settings.mixup, settings.cutmix),
-            normalization=settings.normalization,
-            classes=CLASSES,
-        )
-        recipe = recipe_for(on_meta(settings), settings, len(images))
-        state = TrainingState(recipe.model, recipe.optimizer, recipe.scheduler, recipe.ema)
-        for group in state.optimizer.param_groups:
-            group["fused"] = True
-        with Count() as load:
-            list(batches.epoch(1))
-        with Count() as count, contextlib.suppress(RuntimeError):  # where the sums are read, at the end
-            loop.train_epoch(recipe.model, state, recipe.criterion, batches, 1, recipe.scheduler_interval)
-        epochs.append(count.ops.total())
-        loads.append(load.ops.total())
-    mixing = 14 if settings.mixup or settings.cutmix else 0  # operations a batch, by torchvision's transforms
-    assert loads[1] - loads[0] <= mixing, "all of the batches are made at once"
-    return epochs[1] - epochs[0], loads[1]
+    """The operations of a step with its share of what loads batches."""
+    (two, load), (three, _) = epoch(2, **changes), epoch(3, **changes)
+    return three.ops.total() - two.ops.total() + load.ops.total() / (loader.AHEAD // (100 * 64**2))
 
 
-def test_a_step_has_few_more_operations_than_torchs(meta):
-    bare = bare_step()
-    assert bare == pytest.approx(184, abs=10)  # of ResNet18, forward and backward
-    at_once = loader.AHEAD // (100 * 64**2)  # batches
-    step, load = our_step()
-    assert step + load / at_once <= 1.05 * bare
-    step, load = our_step(**ADDITIONS)
-    assert step + load / at_once <= 1.20 * bare < step + load / 2  # it sees a loader that makes them two by two
+def test_a_step_has_few_more_operations_than_torchs():
+    bare, whole, halves = bare_step(), our_step(ghost_batches=1), our_step(ghost_batches=2)
+    print(f"operations a step: bare {bare}, whole {whole:.0f}, two parts {halves:.0f}")
+    assert whole <= 1.05 * bare
+    assert halves <= 1.8 * bare  # a batch norm is cut, computed twice and put together, in both directions
+
+
+@pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["published", "everything"])
+def test_nothing_waits_within_an_epoch(changes):
+    waits = [epoch(steps, **changes)[0].waits for steps in (2, 3)]
+    assert waits[0] == waits[1], "each step adds some"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [lambda output: output * output.max().item(), lambda output: output + len(output.nonzero())],
+    ids=["a value read", "positions"],
+)
+def test_planted_faults_are_seen(fault):
+    watch, _ = epoch(3, fault)
+    assert watch.waits and watch.ops["aten::convolution_backward"] == 0  # it stopped within the first step

@@ -1,15 +1,16 @@
-"""Files and folders are whole or not there at all, and nobody else's are removed."""
+"""Files are whole or not there at all; a lock keeps others out and ends with its holder."""
 
 import errno
+import multiprocessing
 import os
-import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import atomic_folder, atomic_write, writable
+from tinyclf.utils.files import atomic_write, locked, writable
 
 
 def names(folder: Path) -> list[str]:
@@ -63,57 +64,52 @@ def test_a_folder_that_cannot_be_written_is_named_and_a_probe_leaves_nothing(tmp
         writable(tmp_path / "file/new", "go elsewhere")
 
 
-OURS = re.compile("old|new|half")
+def test_files_that_others_left_half_written_stay(tmp_path):
+    (tmp_path / "file.123.partial").touch()
+    atomic_write(tmp_path / "file", "whole")
+    assert names(tmp_path) == ["file", "file.123.partial"]
 
 
-def test_a_folder_takes_the_place_of_the_one_before_it_only_when_it_is_whole(tmp_path):
-    for content in ("old", "new"):
-        with atomic_folder(tmp_path / "folder", ".mark", OURS) as folder:
-            (folder / content).touch()
-    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "folder", ".mark", OURS) as folder:
-        (folder / "half").touch()
-        raise ZeroDivisionError
-    assert names(tmp_path) == ["folder"] and names(tmp_path / "folder") == [".mark", "new"]
+def refused(path: Path, message: str) -> None:
+    """`locked` with a text for the busy case ends with `message`."""
+    with pytest.raises(TinyclfError, match=message), locked(path, "busy"):
+        pass
 
 
-FOREIGN = {
-    "a file": lambda path: path.write_text("precious"),
-    "a folder without the marker": lambda path: (path.mkdir(), (path / "new").write_text("precious")),
-    "another marker": lambda path: (path.mkdir(), (path / ".mark").write_text("precious")),
-    "a file more": lambda path: (path.mkdir(), mark(path), (path / "precious").touch()),
-    "a folder more": lambda path: (path.mkdir(), mark(path), (path / "my").mkdir(), (path / "my/new").touch()),
-    "a link": lambda path: ((path.parent / "disk").mkdir(), mark(path.parent / "disk"), path.symlink_to("disk")),
-    "a link within": lambda path: (path.mkdir(), mark(path), (path / "my").symlink_to("/")),
-    "a dangling link": lambda path: path.symlink_to("nowhere"),
-}
+def test_a_lock_names_its_holder_and_is_free_afterwards(tmp_path):
+    with locked(tmp_path / "new/lock"):
+        refused(tmp_path / "new/lock", rf"^busy \(process {os.getpid()}\)$")
+    with locked(tmp_path / "new/lock", "busy"):
+        pass
 
 
-def mark(folder: Path) -> None:
-    (folder / ".mark").write_text("tinyclf\n")
+def add_one(folder: Path) -> None:
+    """Read, wait and write, as often as it takes to meet the others."""
+    for _ in range(20):
+        with locked(folder / "new/lock"):
+            count = int((folder / "count").read_text())
+            time.sleep(0.001)
+            (folder / "count").write_text(str(count + 1))
 
 
-def everything(folder: Path) -> list[tuple[str, bytes]]:
-    paths = sorted(folder.rglob("*"))
-    return [(str(path), os.readlink(path).encode() if path.is_symlink() else b"") for path in paths]
+def test_only_one_of_several_processes_holds_a_lock(tmp_path):
+    (tmp_path / "count").write_text("0")
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=add_one, args=(tmp_path,)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    assert (tmp_path / "count").read_text() == "80"
 
 
-@pytest.mark.parametrize("name", ["folder", "folder.partial"])
-@pytest.mark.parametrize("put", FOREIGN.values(), ids=FOREIGN)
-def test_what_is_not_ours_is_named_and_stays(tmp_path, put, name):
-    put(tmp_path / name)
-    before = everything(tmp_path)
-    refused = pytest.raises(TinyclfError, match=rf"{tmp_path / name}\b.*move it away")
-    with refused, atomic_folder(tmp_path / "folder", ".mark", OURS) as folder:
-        (folder / "new").touch()
-    assert everything(tmp_path) == before
+@pytest.mark.parametrize("put", [Path.mkdir, lambda path: path.symlink_to("x")])
+def test_what_cannot_be_a_lock_is_named_and_stays(tmp_path, put):
+    put(tmp_path / "lock")
+    refused(tmp_path / "lock", rf"cannot lock {tmp_path}/lock")
+    assert names(tmp_path) == ["lock"]
 
 
-def test_an_empty_folder_and_what_was_left_half_are_replaced(tmp_path):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder.partial/new").mkdir(parents=True)
-    for folder in (tmp_path / "folder.partial", tmp_path / "folder.partial/new"):
-        mark(folder)
-    (tmp_path / "folder.partial/new/half").touch()
-    with atomic_folder(tmp_path / "folder", ".mark", OURS) as folder:
-        (folder / "new").touch()
-    assert names(tmp_path) == ["folder"] and names(tmp_path / "folder") == [".mark", "new"]
+def test_an_error_while_a_lock_is_held_passes_as_it_is(tmp_path):
+    with pytest.raises(FileNotFoundError), locked(tmp_path / "lock"):
+        (tmp_path / "missing").read_text()

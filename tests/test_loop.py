@@ -18,7 +18,7 @@ from tinyclf.models.small_map_conv import use_small_map_conv
 from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.evaluate import evaluate
-from tinyclf.training.loop import fit, silent
+from tinyclf.training.loop import Plan, fit, silent
 from tinyclf.utils.errors import TinyclfError
 
 CLASSES = 4
@@ -71,7 +71,7 @@ def train_model(model, train, val, settings, **options):
     recipe = recipe_for(model, settings, len(train.labels))
     state = TrainingState(recipe.model, recipe.optimizer, recipe.scheduler, recipe.ema)
     options = {"epochs": settings.epochs, "scheduler_interval": recipe.scheduler_interval, "report": silent} | options
-    return fit(state, recipe.criterion, train, val, **options), state
+    return fit(state, recipe.criterion, train, val, Plan(**options)), state
 
 
 def numbers(history):
@@ -146,7 +146,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(data, tmp_path, stopped
         if line.startswith(f"epoch  {stopped_after}/"):
             raise Stop
 
-    path = tmp_path / "checkpoint.safetensors"
+    path = tmp_path / "checkpoint.pt"
     with pytest.raises(Stop):
         train_model(small(), *train_and_val(data, settings), settings, save_to=path, report=stop)
     lines = []
@@ -239,7 +239,7 @@ def test_a_loss_that_is_not_finite_in_validation_says_so(data):
 
 def test_a_run_interrupted_in_its_first_epoch_starts_afresh_with_the_same_model(data, tmp_path):
     expected, _ = train_model(small(), *train_and_val(data), SETTINGS)
-    model, calls, path = small(), [], tmp_path / "checkpoint.safetensors"
+    model, calls, path = small(), [], tmp_path / "checkpoint.pt"
 
     def interrupt(module, inputs):
         calls.append(1)
@@ -259,9 +259,10 @@ def test_scaled_gradients_as_of_fp16_train_the_same_and_their_scale_is_continued
         recipe = recipe_for(model, settings, len(train.labels))
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
         state = TrainingState(recipe.model, recipe.optimizer, recipe.scheduler, recipe.ema, scaler)
-        return fit(state, recipe.criterion, train, val, epochs=settings.epochs, report=silent, **options), state
+        plan = Plan(settings.epochs, report=silent, **options)
+        return fit(state, recipe.criterion, train, val, plan), state
 
-    path = tmp_path / "checkpoint.safetensors"
+    path = tmp_path / "checkpoint.pt"
     expected, _ = train_model(small(), *train_and_val(data), SETTINGS)
     history, whole = with_scaler(small(), SETTINGS)
     losses, plain = ([row["train_loss"] for row in rows] for rows in (history, expected))
@@ -273,7 +274,7 @@ def test_scaled_gradients_as_of_fp16_train_the_same_and_their_scale_is_continued
 
 
 def test_without_momentum_a_run_is_continued_as_well(data, tmp_path):
-    plain, path = dataclasses.replace(SETTINGS, momentum=0.0), tmp_path / "checkpoint.safetensors"
+    plain, path = dataclasses.replace(SETTINGS, momentum=0.0), tmp_path / "checkpoint.pt"
     expected, _ = train_model(small(), *train_and_val(data), plain)
     first = dataclasses.replace(plain, epochs=1)
     train_model(small(), *train_and_val(data), first, save_to=path)

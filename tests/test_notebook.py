@@ -22,7 +22,7 @@ from tinyclf.experiments.train import train_experiment
 from tinyclf.report import notebook
 from tinyclf.report.front_page import other_pages
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.locks import locked
+from tinyclf.utils.files import locked
 from tinyclf.utils.paths import NOTEBOOKS, PROJECT, data_dir
 
 FIGURE = """

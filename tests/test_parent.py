@@ -131,7 +131,7 @@ def test_what_is_held_out_of_a_run_must_be_held_out_of_its_parent():
 def test_the_record_names_the_parent_whose_checkpoint_is_read_once(reports, monkeypatch):
     read, reads = checkpoint.read, []
     monkeypatch.setattr(checkpoint, "read", lambda path: reads.append(path.parent.name) or read(path))
-    os.utime(reports / "first/checkpoint.safetensors")  # as if it were new
+    os.utime(reports / "first/checkpoint.pt")  # as if it were new
     record = finish(dataclasses.replace(CHILD, adapt="input_size"), "child")
     assert reads.count("first") == 1
     parent = {"run": "first", "epochs": 1, "settings": dataclasses.asdict(PARENT), "parent": None}

@@ -124,12 +124,12 @@ def test_what_is_no_run_with_a_checkpoint_is_refused_and_never_read_as_a_path(tm
 def test_a_model_that_is_broken_is_named_not_used(reports, tmp_path, monkeypatch):
     shutil.copytree(reports, tmp_path / "reports")
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
-    path = tmp_path / "reports/mini/short/checkpoint.safetensors"
+    path = tmp_path / "reports/mini/short/checkpoint.pt"
     saved = checkpoint.read(path)
     weights = dict(saved.weights)
     weights["fc.bias"][3] = float("nan")
     checkpoint.save(path, TrainingState(SimpleNamespace(state_dict=lambda: weights), None), saved.about)
-    with pytest.raises(TinyclfError, match=r"checkpoint\.safetensors.*fc\.bias has values that are NaN"):
+    with pytest.raises(TinyclfError, match=r"checkpoint\.pt.*fc\.bias has values that are NaN"):
         Predictor("short", "mini")
 
 

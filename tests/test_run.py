@@ -157,10 +157,10 @@ def test_a_setting_newer_than_a_run_had_its_default_then(reports, monkeypatch):
 
 def test_a_run_that_the_device_cannot_train_drops_no_checkpoint(reports):
     finished()
-    before = (reports / "mini/mine/checkpoint.safetensors").read_bytes()
+    before = (reports / "mini/mine/checkpoint.pt").read_bytes()
     with pytest.raises(TinyclfError, match="precision = 'tf32'"):
         finished(dataclasses.replace(SETTINGS, precision="tf32"), force=True)
-    assert (reports / "mini/mine/checkpoint.safetensors").read_bytes() == before
+    assert (reports / "mini/mine/checkpoint.pt").read_bytes() == before
 
 
 def test_forced_interrupted_and_fitted_again_a_run_goes_on(reports):
@@ -217,7 +217,7 @@ def forced(settings=SETTINGS):
 def test_a_run_is_not_recorded_beside_the_checkpoint_of_another(reports):
     first = forced()
     second = forced(dataclasses.replace(SETTINGS, learning_rate=0.01))  # of one process, as a cell that ran again
-    with pytest.raises(TinyclfError, match=r"'mine' is not recorded: .*checkpoint\.safetensors is that of another"):
+    with pytest.raises(TinyclfError, match=r"'mine' is not recorded: .*checkpoint\.pt is that of another"):
         first.finish()
     assert not (reports / "mini/mine/record.json").exists()
     assert second.finish()["settings"]["learning_rate"] == 0.01
@@ -243,7 +243,7 @@ def test_a_copied_or_renamed_run_counts_once_and_keeps_the_time_at_which_it_ende
     assert not is_finished("mine.bak", "mini")
     elsewhere = reports.with_name("elsewhere")
     shutil.copytree(reports, elsewhere)  # which changes when the files were written
-    checkpoint = elsewhere / "mini/mine/checkpoint.safetensors"
+    checkpoint = elsewhere / "mini/mine/checkpoint.pt"
     os.utime(checkpoint, (2e9, 2e9))
     monkeypatch.setenv("TINYCLF_REPORTS", str(elsewhere))
     assert finished()["finished"] == before["finished"]

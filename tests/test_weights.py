@@ -214,7 +214,7 @@ def test_names_and_places_that_hold_no_weights_are_refused(tmp_path, monkeypatch
     refused(r"no file .*nothing-here\.pth", 200, "nothing-here.pth")
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
     (tmp_path / "mini" / "some").mkdir(parents=True)
-    checkpoint = saved({"model.fc.bias": torch.zeros(1)}, tmp_path / "mini/some/checkpoint.safetensors")
+    checkpoint = saved({"model.fc.bias": torch.zeros(1)}, tmp_path / "mini/some/checkpoint.pt")
     refused("checkpoint of a run: .* weights=run:some", 10, checkpoint)
 
 

@@ -105,7 +105,7 @@ def train(request: Request) -> None:
             request, experiments, "tinyclf.experiments.train:train_experiment", lambda run: (run.name, run.parameters)
         )
     from tinyclf.experiments.train import train_experiment
-    from tinyclf.training.distributed import connected, this_process
+    from tinyclf.training.device import connected, this_process
 
     def do(experiment: Experiment) -> None:
         train_experiment(experiment.name, experiment.parameters)

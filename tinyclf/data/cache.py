@@ -24,7 +24,7 @@ from tinyclf.data.registry import SIDE, Layout, dataset_info
 from tinyclf.data.tiny_imagenet import TinyImageNet, refuse_images
 from tinyclf.utils import paths
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.locks import locked
+from tinyclf.utils.files import locked
 
 FORMAT = 2  # raise it when the content of a cache changes
 SPLITS = ("train", "val")  # those that are packed

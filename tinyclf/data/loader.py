@@ -15,8 +15,7 @@ from torch.nn.functional import one_hot
 from tinyclf.data.augment import MIX, ORDER, Augmentation, SampleParams, random
 from tinyclf.data.registry import NORMALIZATIONS
 from tinyclf.data.resize import KERNELS, resize
-from tinyclf.utils.checks import one_of
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.errors import TinyclfError, one_of
 
 NOTHING = Augmentation()
 AHEAD = 2**24  # pixels of the batches that a GPU makes at once: 200 MB as float32, some times that while they are made

@@ -19,8 +19,7 @@ from tinyclf.data.registry import TINY_IMAGENET, URL, Layout, dataset_info
 from tinyclf.data.synthetic import find_dataset, make_dataset
 from tinyclf.utils import paths
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import writable
-from tinyclf.utils.locks import locked
+from tinyclf.utils.files import locked, writable
 
 SIZE = 248_100_043  # bytes, of the official archive
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"

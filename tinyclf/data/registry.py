@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tinyclf.utils.checks import one_of
+from tinyclf.utils.errors import one_of
 
 # Address of the official archive, from the data set's authors at Stanford (CS231n).
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"

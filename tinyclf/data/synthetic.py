@@ -21,7 +21,7 @@ from PIL import Image
 
 from tinyclf.data.registry import MINI, SIDE, Layout
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.locks import locked
+from tinyclf.utils.files import locked
 
 Array = NDArray[np.float64]
 

@@ -13,8 +13,7 @@ from tinyclf.data.annotations import SPLITS, read_classes, read_split
 from tinyclf.data.archive import open_source
 from tinyclf.data.locate import locate_or_download
 from tinyclf.data.registry import SIDE, TINY_IMAGENET, Layout
-from tinyclf.utils.checks import one_of
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.errors import TinyclfError, one_of
 
 
 class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26's takes none

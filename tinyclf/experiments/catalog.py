@@ -13,8 +13,7 @@ from tinyclf.experiments.names import check_name, family, seed_of, with_seed
 from tinyclf.experiments.parameters import RUN_NAME, accepted_parameters, notebook_parameters
 from tinyclf.experiments.settings import SEEDS, Settings, parent_of
 from tinyclf.models.choices import RUN, existing_file, is_file
-from tinyclf.utils.checks import in_range, one_of, typed
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.errors import TinyclfError, in_range, one_of, typed
 from tinyclf.utils.paths import NOTEBOOKS
 from tinyclf.utils.schema import read_text
 

@@ -11,8 +11,7 @@ from tinyclf.experiments.names import NAME, family
 from tinyclf.experiments.parameters import RUN_NAME, accepted_parameters, notebook_parameters
 from tinyclf.experiments.settings import Settings
 from tinyclf.utils import schema
-from tinyclf.utils.checks import one_of, typed
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.errors import TinyclfError, one_of, typed
 from tinyclf.utils.paths import reports_dir
 
 RECIPES_NOTEBOOK = "4_recipes.ipynb"  # builds model, loss, optimizer and schedule from the settings, whatever they are

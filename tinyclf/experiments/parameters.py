@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyclf.experiments.settings import Settings
-from tinyclf.utils.checks import one_of, typed
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.errors import TinyclfError, one_of, typed
 from tinyclf.utils.paths import NOTEBOOKS
 
 RUN_NAME = "run_name"  # the parameter that only notebooks have that train

@@ -20,7 +20,7 @@ from tinyclf.training.checkpoint import Saved
 from tinyclf.training.describe import differences
 from tinyclf.utils.errors import NewerVersionError, TinyclfError
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT = "checkpoint.pt"
 MAY_CHANGE = ("epochs", "weights", "adapt", "eval_size", "flip_tta")  # of a run that goes on; weights by their sha256
 MODEL = ("input_size", "normalization", "stem")  # the settings that a model is made for, besides the classes
 
@@ -109,7 +109,7 @@ def read_parent(path: Path, dataset: str, changed: int) -> Parent:
             f"experiment `{training_command(run, dataset)}` with the -p and --imagenet that it had"
         )
     weights = saved.weights
-    return Parent(run, Settings(**saved.about["settings"]), saved.about, weights, checkpoint.digest("", weights))
+    return Parent(run, Settings(**saved.about["settings"]), saved.about, weights, checkpoint.digest(weights))
 
 
 def refuse_misfit(parent: Parent, settings: Settings, classes: list[str]) -> None:

@@ -15,11 +15,9 @@ from tinyclf.experiments.parent import trained
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.resnet import build_model
 from tinyclf.models.weights import copy_weights
-from tinyclf.training.distributed import this_process
+from tinyclf.training.device import supported_precision, this_process
 from tinyclf.training.evaluate import predict_logits
-from tinyclf.training.precision import supported_precision
-from tinyclf.utils.checks import one_of
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.errors import TinyclfError, one_of
 from tinyclf.utils.files import atomic_write
 
 TOP = 5

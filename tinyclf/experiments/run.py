@@ -29,16 +29,12 @@ from tinyclf.experiments.settings import Settings
 from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.describe import describe
-from tinyclf.training.device import device_line
-from tinyclf.training.distributed import this_process
-from tinyclf.training.evaluate import Evaluation, evaluate
-from tinyclf.training.guards import enough_memory
-from tinyclf.training.loop import BeforeStep, Epoch, Loss, fit, silent
-from tinyclf.training.precision import best_precision, refuse_unsupported, supported_precision
+from tinyclf.training.device import best_precision, device_line, refuse_unsupported, supported_precision, this_process
+from tinyclf.training.evaluate import Evaluation, enough_memory, evaluate
+from tinyclf.training.loop import BeforeStep, Epoch, Loss, Plan, fit, silent
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import writable
-from tinyclf.utils.locks import locked
+from tinyclf.utils.files import locked, writable
 
 TRAINED: WeakSet[nn.Module] = WeakSet()  # every model that a run of this process has trained
 LOCKS: dict[Path, ExitStack] = {}  # of the folders of runs that this process has fitted and not recorded
@@ -122,12 +118,14 @@ class Run:
                 criterion,
                 train_loader(self.data, self.settings, self.process),
                 val_loader(self.data, self.settings, self.process),
-                epochs=self.settings.epochs,
-                scheduler_interval=scheduler_interval,
-                before_step=before_step,
-                precision=self.settings.precision,
-                save_to=self.checkpoint,
-                about=self.about,
+                Plan(
+                    self.settings.epochs,
+                    scheduler_interval,
+                    before_step,
+                    self.settings.precision,
+                    save_to=self.checkpoint,
+                    about=self.about,
+                ),
             )
             LOCKS[self.folder] = lock.pop_all()  # until it is recorded
         return list(self.about["history"])

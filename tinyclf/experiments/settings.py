@@ -9,8 +9,7 @@ from typing import Any
 from tinyclf.data.registry import NORMALIZATIONS, dataset_info
 from tinyclf.experiments.names import check_name
 from tinyclf.models.choices import FILE, NAMED_WEIGHTS, RUN, STEM_INITS, STEMS, is_file
-from tinyclf.utils.checks import in_range, one_of, typed
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.errors import TinyclfError, in_range, one_of, typed
 
 BEFORE = {"ghost_batches": 1}  # of runs that are older than the setting
 ADAPTABLE = ("input_size", "normalization", "stem", "classes")  # what a model is made for

@@ -9,9 +9,8 @@ from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run, default_name, with_precision
 from tinyclf.experiments.settings import Settings
 from tinyclf.training import checkpoint
-from tinyclf.training.distributed import this_process
+from tinyclf.training.device import refuse_unsupported, this_process, unsupported_reason
 from tinyclf.training.loop import silent
-from tinyclf.training.precision import refuse_unsupported, unsupported_reason
 from tinyclf.utils.errors import TinyclfError
 
 

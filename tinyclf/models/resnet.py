@@ -10,8 +10,7 @@ from torchvision import models
 from torchvision.models import get_model, get_model_builder, list_models  # type: ignore[attr-defined] # they are public
 
 from tinyclf.models.choices import STEMS
-from tinyclf.utils.checks import one_of
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.errors import TinyclfError, one_of
 
 # Both have auxiliary heads, for training alone, and pretrained weights that expect another normalization than all other
 # models: with `transform_input` they take images normalized like theirs.

@@ -20,8 +20,7 @@ from tinyclf.data.synthetic import PRETRAIN, VERSION, make_dataset
 from tinyclf.models.choices import FILE, NAMED_WEIGHTS, existing_file, is_file
 from tinyclf.models.resnet import build_model, compose_filters, head_names, shrink_filters, stem_of
 from tinyclf.models.small_map_conv import use_small_map_conv
-from tinyclf.utils.checks import one_of
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.errors import TinyclfError, one_of
 from tinyclf.utils.files import atomic_write
 from tinyclf.utils.paths import data_dir, reports_dir
 

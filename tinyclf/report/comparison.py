@@ -10,8 +10,7 @@ from tinyclf.experiments.catalog import Experiment
 from tinyclf.report.format import Column, duration, format_metric, hardware, points, share, short_commit
 from tinyclf.report.html import Table, small_lines, table
 from tinyclf.report.runs import load_runs
-from tinyclf.utils.checks import one_of
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.errors import TinyclfError, one_of
 from tinyclf.utils.lazy import pd
 from tinyclf.utils.paths import NOTEBOOKS
 

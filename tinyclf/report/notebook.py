@@ -22,8 +22,7 @@ from tinyclf.report.format import heading
 from tinyclf.report.navigation import connect
 from tinyclf.report.sections import arrange
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import atomic_write, writable
-from tinyclf.utils.locks import locked
+from tinyclf.utils.files import atomic_write, locked, writable
 from tinyclf.utils.paths import PROJECT, data_dirs, reports_dir, tiny_imagenet_sources
 
 OVERWRITTEN = re.compile(r"[^\n\r]*\r(?!\n)")  # by what comes after it, as on a terminal

@@ -23,8 +23,8 @@ from tinyclf.report.html import Table, details, link, small_lines, table, verdic
 from tinyclf.report.navigation import run_title
 from tinyclf.report.runs import history_frame, published, published_curve, start_of
 from tinyclf.report.verdict import interval, verdict
-from tinyclf.utils.checks import one_of
 from tinyclf.utils.environment import public_origin
+from tinyclf.utils.errors import one_of
 from tinyclf.utils.lazy import pd
 from tinyclf.utils.paths import NOTEBOOKS, reports_dir
 

@@ -1,18 +1,31 @@
-"""The metrics of a model on a split, from one pass over it: accuracy, loss, calibration and confusions."""
+"""The metrics of a model on a split, from one pass over it: accuracy, loss, calibration and confusions.
 
+And what any pass needs: how far it is, what is said where memory runs out or a loss is not finite.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from tqdm import tqdm
 
 from tinyclf.data.loader import NOTHING, ImageLoader
-from tinyclf.training.guards import refuse_non_finite
-from tinyclf.training.precision import autocast
-from tinyclf.training.progress import progress
+from tinyclf.training.device import autocast, this_process
 from tinyclf.utils.errors import TinyclfError
 
+Item = TypeVar("Item")
+PATIENCE = 30  # seconds
+# How a CPU, cuDNN, cuBLAS and a Mac's GPU say that there is no memory
+NO_MEMORY = (
+    *("can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"),
+    "MPS backend out of memory",
+)
 BINS = 15  # of confidence, in the calibration error: as usual since Guo et al. 2017, arXiv:1706.04599
 
 
@@ -143,7 +156,51 @@ def predict_logits(
             logits = model(batch.images).float()
             if flip_tta:
                 logits = (logits + model(batch.images.flip(3)).float()) / 2
-        if not len(all_logits):  # in one tensor from the first batch on: see `loop.train_epoch`
+        if not len(all_logits):  # in one tensor from the first batch on: see `Training.train_epoch`
             all_logits = torch.zeros((len(loader.labels), logits.shape[1]), device=loader.device)
         all_logits[next(slices)] = logits
     return all_logits
+
+
+def progress(items: Iterable[Item], name: str, total: int) -> Iterator[Item]:
+    """`items`, `total` of them, with a bar on a terminal that disappears when the loop ends.
+
+    Elsewhere (in a notebook, by papermill, in a log) it prints a line every half minute, which overwrites the one
+    before and leaves nothing in the end. Where there are several processes, the first alone reports.
+    """
+    if sys.stderr.isatty():
+        options = {"file": sys.stderr}
+    else:
+        times = {"mininterval": PATIENCE, "maxinterval": 2 * PATIENCE, "delay": PATIENCE}
+        options = {"file": sys.stdout, "bar_format": "{desc}: {percentage:.0f}%, {remaining} left", **times}
+    return iter(tqdm(items, name, total, leave=False, disable=not this_process().is_main_process, **options))
+
+
+@contextmanager
+def enough_memory(batch_size: int) -> Iterator[None]:
+    """Turn running out of memory into a TinyclfError that says which batch size to try."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if not known and not any(text in str(error) for text in NO_MEMORY):
+            raise
+        raise TinyclfError(
+            f"out of memory with batches of {batch_size} images: try batch_size = {max(2, batch_size // 2)}"
+        ) from error
+
+
+def refuse_non_finite(losses: Tensor, name: str, steps: int, per_step: int = 1, rate: float | None = None) -> None:
+    """Raise TinyclfError at the first loss that is NaN or infinite.
+
+    losses: those of a pass from its first step on, `per_step` for a step. name: which pass it is, of how many steps.
+    rate: the learning rate of a training pass.
+    """
+    wrong = (~torch.isfinite(losses)).nonzero()
+    if len(wrong):
+        first = int(wrong[0])
+        learning_rate = "" if rate is None else f", learning rate {rate:g}"
+        raise TinyclfError(
+            f"the loss became {losses[first].item()} at {name} step {first // per_step + 1} of {steps}{learning_rate}: "
+            "lower the learning rate, or check the data and the initial weights"
+        )

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 FORGES = ("github.com", "gitlab.com", "codeberg.org")  # public ones, with commits at OWNER/NAME/commit/SHA
-PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "pillow")
-
+PACKAGES = ("torchvision", "accelerate", "numpy", "pillow")
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # how OpenMP's threads wait, set by the user or in tinyclf/__init__.py
 
 
@@ -32,27 +31,26 @@ def describe(device: torch.device, processes: int = 1) -> dict[str, dict[str, ob
     """
     import torch  # here, because it takes seconds, and `commit` does without
 
-    return {
-        "commit": commit(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in PACKAGES},
-            "torch": torch.__version__,  # with its build, as +cu132
-            **(cuda_versions() if device.type == "cuda" else {}),
-            "tinyclf": __version__,
-        },
-        "hardware": {
-            "device": device.type,
-            "name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
-            "cores": os.cpu_count(),
-            "processes": processes,
-            "threads": torch.get_num_threads(),
-            "memory_gib": memory_gib(),
-            "waiting": {name: os.environ[name] for name in WAITING if name in os.environ},
-            "system": f"{platform.system()} {platform.machine()}",
-            **({"cudnn_benchmark": torch.backends.cudnn.benchmark} if device.type == "cuda" else {}),
-        },
+    on_gpu = device.type == "cuda"
+    versions: dict[str, object] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,  # with its build, as +cu132
+        **{name: version(name) for name in PACKAGES},
+        **(cuda_versions() if on_gpu else {}),
+        "tinyclf": __version__,
     }
+    hardware: dict[str, object] = {
+        "device": device.type,
+        "name": torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
+        "cores": os.cpu_count(),
+        "processes": processes,
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "waiting": {name: os.environ[name] for name in WAITING if name in os.environ},
+        "system": f"{platform.system()} {platform.machine()}",
+        **({"cudnn_benchmark": torch.backends.cudnn.benchmark} if on_gpu else {}),
+    }
+    return {"commit": commit(), "versions": versions, "hardware": hardware}
 
 
 def cuda_versions() -> dict[str, object]:
@@ -65,28 +63,28 @@ def cuda_versions() -> dict[str, object]:
     return {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": driver}
 
 
-def memory_gib() -> int | None:
-    """The memory of this machine; None where the system does not say."""
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
-    except (AttributeError, ValueError, OSError):
-        return None
+def git(*words: str) -> str:
+    """What git says of this checkout. Raises OSError where git is missing, CalledProcessError where it refuses."""
+    command = ["git", "-C", str(PROJECT), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def is_checkout() -> bool:
+    """Whether this code is a git checkout of its own: git would look further up, in another project's."""
+    return PROJECT is not None and (PROJECT / ".git").exists()
 
 
 def commit(*folders: str) -> str | None:
     """The commit of this code, with `-dirty` where its files were changed since; None where nothing tells it.
 
-    It is that of the git checkout, or the one that pip installed from. Where git refuses or
-    is missing, a line on standard error says why. folders: whose files count; by default those that decide a run's
-    numbers.
+    It is that of the git checkout, or the one that pip installed from. Where git refuses or is missing, a line on
+    standard error says why. folders: whose files count; by default those that decide a run's numbers.
     """
-    if PROJECT is None or not (PROJECT / ".git").exists():  # git would look further up, in another project's
+    if not is_checkout():
         return installed_commit()
-    git = ["git", "-C", str(PROJECT)]
+    changed = "status", "--porcelain", "--untracked-files=no", "--", *(folders or ("tinyclf", "notebooks"))
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = [*git, "status", "--porcelain", "--untracked-files=no", "--", *(folders or ("tinyclf", "notebooks"))]
-        return head + ("-dirty" if subprocess.run(changed, capture_output=True, text=True, check=True).stdout else "")
+        return git("rev-parse", "HEAD") + ("-dirty" if git(*changed) else "")
     except OSError as error:
         warn_of_commit(f"git cannot be started: {error.strerror}")
     except subprocess.CalledProcessError as error:
@@ -106,11 +104,8 @@ def public_origin() -> str:
 
     Only of those: a page is passed on, and the address of anybody's own server is not for everybody.
     """
-    if PROJECT is None or not (PROJECT / ".git").exists():
-        return ""
-    git = ["git", "-C", str(PROJECT), "remote", "get-url", "origin"]
     try:
-        remote = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        remote = git("remote", "get-url", "origin") if is_checkout() else ""
     except (OSError, subprocess.CalledProcessError):
         return ""
     found = re.fullmatch(r"(?:(?:https|ssh)://)?(?:[^@/]+@)?([^:/]+)[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?", remote)
@@ -123,23 +118,18 @@ def installed_commit() -> str | None:
         noted = json.loads(distribution("tinyclf").read_text("direct_url.json") or "{}")
     except (PackageNotFoundError, ValueError):
         return None
-    found = noted.get("vcs_info", {}).get("commit_id")
-    return found if isinstance(found, str) else None
+    found: str | None = noted.get("vcs_info", {}).get("commit_id")
+    return found
 
 
 def cpu_name() -> str:
     """The processor's name as Linux gives it, else as Python does."""
-    return cpu_info("model name") or platform.processor() or platform.machine()
+    return file_line("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
 
 
 def cpu_flags() -> set[str]:
     """What the processor can do, in Linux's words; empty where it does not say."""
-    return set((cpu_info("flags") or cpu_info("Features")).split())
-
-
-def cpu_info(key: str) -> str:
-    """The first line of Linux's description of the processor that starts with `key`; empty where there is none."""
-    return file_line("/proc/cpuinfo", key)
+    return set((file_line("/proc/cpuinfo", "flags") or file_line("/proc/cpuinfo", "Features")).split())
 
 
 def file_line(path: str, key: str) -> str:

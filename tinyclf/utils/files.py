@@ -1,13 +1,14 @@
-"""Files and folders that are written whole or not at all. Nothing is removed but what was proven to be our own."""
+"""Files that are written whole or not at all, and locks between processes."""
 
-import glob
 import os
-import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from tinyclf.utils.errors import TinyclfError
 
@@ -24,15 +25,14 @@ def writable(folder: Path, remedy: str = "set TINYCLF_REPORTS to another folder"
 
 
 def atomic_write(path: Path, data: str | bytes | Callable[[Path], None]) -> None:
-    """Write a file under another name and rename it, so that `path` is whole at any time.
+    """Write a file under a name of its own and rename it, so that `path` is whole at any time.
 
     data: its content, text as UTF-8; or a function that writes the file whose path it is given.
     Raises TinyclfError for an OSError, with the free bytes of that disk; no part of a file is left.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    remove_leftovers(path)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
     try:
-        partial.touch()
+        partial.touch(exist_ok=False)
         mode = partial.stat().st_mode  # the one that the umask gives; some libraries would write a file of mode 0600
         if callable(data):
             data(partial)
@@ -43,105 +43,38 @@ def atomic_write(path: Path, data: str | bytes | Callable[[Path], None]) -> None
             os.fsync(file.fileno())  # so that not even a power cut leaves a renamed file with holes
         os.replace(partial, path)
     except OSError as error:
-        raise TinyclfError(f"cannot write {path} ({error.strerror}{_free_space(path.parent)})") from error
+        raise TinyclfError(f"cannot write {path} ({error.strerror}{free_space(path.parent)})") from error
     finally:
         with suppress(OSError):
             partial.unlink()
 
 
-def _free_space(folder: Path) -> str:
+def free_space(folder: Path) -> str:
+    """The free bytes of the disk of `folder`, to be read after a semicolon; empty where the folder is gone."""
     try:
         return f"; {shutil.disk_usage(folder).free:,} bytes are free"
-    except OSError:  # the folder is gone, which may be what is wrong
+    except OSError:
         return ""
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove what processes that have ended since left of `path` when they were killed while writing it."""
-    for partial in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
-        process = partial.suffixes[-2][1:]
-        if process.isdecimal() and not is_alive(int(process)):
-            partial.unlink(missing_ok=True)
-
-
-def is_alive(process: int) -> bool:
-    """Whether a process of this id runs here, anybody's."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
-
-
 @contextmanager
-def atomic_folder(path: Path, marker: str, ours: re.Pattern[str]) -> Iterator[Path]:
-    """A folder to fill; it takes the place of `path` when the block ends, and is removed where the block fails.
+def locked(path: Path, busy: str = "") -> Iterator[None]:
+    """Hold the lock file `path`, made with its folder, against other processes until the block or this process ends.
 
-    marker: the name of a file that is in it from the start, and says that it is ours. ours: matches the names, below
-    the folder, of all files that it may have. What is in the way and is not ours raises TinyclfError, and stays.
-    To be used by one process at a time: under a lock.
+    While another process holds it: wait, or where `busy` is given, raise TinyclfError with that text and the other's
+    process id. The file stays. Raises TinyclfError where it cannot be made.
     """
-    refuse_foreign(path, marker, ours)
-    partial = remove_partial(path, marker, ours)
+    lock = FileLock(path, timeout=0 if busy else -1)
     try:
-        for folder in (partial, partial / "new"):
-            folder.mkdir(parents=True)
-            (folder / marker).write_text("tinyclf\n", encoding="utf-8")
-        yield partial / "new"
-        if path.exists():
-            path.rename(partial / "old")
-        (partial / "new").rename(path)
-    finally:
-        _remove(partial, marker)
-
-
-def remove_partial(path: Path, marker: str, ours: re.Pattern[str]) -> Path:
-    """Remove what a killed process left of `atomic_folder(path, ...)`, if there is any; returns its path."""
-    partial = path.with_name(f"{path.name}.partial")
-    remove_own(partial, marker, re.compile(f"((new|old)/)?({re.escape(marker)}|{ours.pattern})"))
-    return partial
-
-
-def remove_own(folder: Path, marker: str, ours: re.Pattern[str]) -> None:
-    """Remove a folder that `atomic_folder` made, if it is there. Raises TinyclfError, and removes nothing, if not."""
-    refuse_foreign(folder, marker, ours)
-    _remove(folder, marker)
-
-
-def _remove(folder: Path, marker: str) -> None:
-    """The marker goes last, so that a folder half removed is known as ours."""
-    with suppress(OSError):
-        for path in folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.name != marker:
-                path.unlink()
-        (folder / marker).unlink(missing_ok=True)
-        folder.rmdir()
-
-
-def refuse_foreign(folder: Path, marker: str, ours: re.Pattern[str]) -> None:
-    """Raise TinyclfError if `folder` is there and is not what `atomic_folder` made: name, marker and all files."""
-    if not os.path.lexists(folder):
-        return
-    if folder.is_symlink() or not folder.is_dir():
-        raise _foreign(folder, folder, "is no folder of its own")
-    try:
-        text = (folder / marker).read_text(encoding="utf-8", errors="replace")
-        if not (text.startswith("tinyclf") or "tinyclf".startswith(text)):  # or cut off while it was written
-            raise _foreign(folder, folder / marker, "was not written by tinyclf")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        path.write_text(f"{os.getpid()}\n", encoding="utf-8")
+    except Timeout as error:
+        raise TinyclfError(f"{busy} (process {path.read_text(encoding='utf-8').strip() or 'unknown'})") from error
     except OSError as error:
-        if any(folder.iterdir()):  # an empty one holds nothing that could be lost
-            raise _foreign(folder, folder, f"was not made by tinyclf: it has no {marker}") from error
-    for parent, folders, files in os.walk(folder):
-        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
-        for name in files + links:
-            file = Path(parent, name)
-            if not ours.fullmatch(file.relative_to(folder).as_posix()) and name != marker:
-                raise _foreign(folder, file, "was not written by tinyclf")
-
-
-def _foreign(folder: Path, what: Path, fault: str) -> TinyclfError:
-    return TinyclfError(f"{what} {fault}, and {folder} is needed: move it away, or remove it if nobody needs it")
+        lock.release()
+        raise TinyclfError(f"cannot lock {path} ({error.strerror}): use another folder, or free some space") from error
+    try:
+        yield
+    finally:
+        lock.release()

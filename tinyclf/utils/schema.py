@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tinyclf.utils.checks import one_of
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.errors import TinyclfError, one_of
 
 Rule = tuple[str, Callable[[Any], bool]]  # what a value is expected to be, in words and as a test
 # Of a value with values in it: a rule; a function of place and value that raises TinyclfError; the shape of every entry
