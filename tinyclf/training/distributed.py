@@ -1,11 +1,7 @@
 """Several processes on one run, by Accelerate: each takes a part of every batch, the result is that of one process."""
 
-import logging
 import os
-import signal
-import sys
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,8 +10,6 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 from torch import Tensor, nn
 from torch.distributed import DistError, all_reduce, broadcast
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from tinyclf.models.ghost_batch_norm import GhostBatchNorm2d
 from tinyclf.training.device import cuda_is_usable
@@ -49,40 +43,6 @@ def accelerate() -> Accelerator:
     """What shares a model, its gradients and its results among the processes."""
     this_process()
     return Accelerator(mixed_precision="no")  # precision is a setting of the run, not of the launcher
-
-
-def run_processes(count: int, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Run this Python with `arguments` in `count` processes of this machine, as torchrun does, to their end.
-
-    environment: what they get besides this one's. Raises TinyclfError where one of them fails, and says which.
-    """
-    before, on_term = dict(os.environ), signal.getsignal(signal.SIGTERM)
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the message below says it
-    config = LaunchConfig(
-        *(1, 1, count),
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        local_addr="localhost",  # the name of this machine may lead nowhere
-        signals_to_handle="SIGTERM",
-    )
-    try:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        os.environ.update(environment)
-        elastic_launch(config, sys.executable)(*arguments)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        how = f"ended with status {failure.exitcode}: its message is above"
-        if failure.exitcode < 0:
-            how = f"was killed by {failure.signal_name()}, by the system where memory ran out; the same command goes on"
-        raise TinyclfError(
-            f"training in {count} processes failed: process {rank} (process id {failure.pid}) {how}"
-        ) from None
-    finally:
-        signal.signal(signal.SIGTERM, on_term)
-        os.environ.clear()
-        os.environ.update(before)
 
 
 @contextmanager
