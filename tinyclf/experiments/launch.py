@@ -116,7 +116,7 @@ def run_jobs(jobs: list[Job], environments: list[dict[str, str]]) -> None:
 
 def chain(job: Job, jobs: list[Job]) -> int:
     """How long a job takes, with the longest line of those that need it, one after the other."""
-    return job.length + max((chain(other, jobs) for other in jobs if job.name in other.needs), default=0)
+    return 1 + job.length + max((chain(other, jobs) for other in jobs if job.name in other.needs), default=0)
 
 
 class UnderWay:
