@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 import tinyclf
 from tinyclf import cli
 from tinyclf.data.registry import DATASETS, WHOLE_DATASETS
-from tinyclf.experiments import launch
 from tinyclf.experiments.settings import Settings
 from tinyclf.training import device as devices
 from tinyclf.utils import environment
@@ -113,7 +112,7 @@ def test_every_argument_and_option_has_help_and_no_option_has_a_no():
 
 
 def test_the_choices_are_all_there_are_and_the_help_shows_them(monkeypatch):
-    assert get_args(launch.DatasetName) == tuple(DATASETS)
+    assert get_args(cli.DatasetName) == tuple(DATASETS)
     monkeypatch.setenv("COLUMNS", "200")
     for name in COMMANDS:
         names = WHOLE_DATASETS if name == "bench" else DATASETS
@@ -187,7 +186,7 @@ def test_a_failed_run_ends_with_status_1_and_the_others_still_run(ran, monkeypat
     assert done.output.endswith("tinyclf: failed: baseline-scratch\n")
 
 
-@pytest.mark.parametrize("where", ["tinyclf.experiments.train.train_experiment", "tinyclf.experiments.launch.select"])
+@pytest.mark.parametrize("where", ["tinyclf.experiments.train.train_experiment", "tinyclf.experiments.request.select"])
 def test_an_interrupt_ends_with_status_130(where, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
@@ -230,17 +229,15 @@ def test_a_macs_gpu_is_used_where_it_is_asked_for(ran, monkeypatch):
 def test_several_processes_are_asked_for_the_same(monkeypatch):
     started = []
 
-    def start(count, arguments, environment):
-        started.append((count, arguments, os.environ | environment))
+    def start(count, arguments, device):
+        started.append((count, arguments, dict(os.environ)))
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr("tinyclf.training.distributed.run_processes", start)
+    monkeypatch.setattr("tinyclf.experiments.launch.run_processes", start)
     options = ["--epochs", "2", "--device", "cpu", "-p", "flip=False", "--seeds", "0", "1"]
     assert invoke("train", "baseline-scratch", *options, "--processes", "2").exit_code == 0
     ((count, command, env),) = started
     assert count == 2 and env["ACCELERATE_USE_CPU"] == "true"
-    words = command[command.index("tinyclf") + 1 :]
+    words = command
     assert words[:4] == ["train", "baseline-scratch", "--dataset", "mini"]
     for option in (["--epochs", "2"], ["--device", "cpu"], ["-p", "flip=False"], ["--seeds", "1"]):
         at = len(words) - 1 - words[::-1].index(option[0])

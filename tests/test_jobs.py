@@ -8,15 +8,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
 from typer.testing import CliRunner
 
 from tinyclf import cli
-from tinyclf.experiments import jobs
-from tinyclf.experiments.catalog import Experiment, select
-from tinyclf.experiments.jobs import STAND_IN, Job, plan, run_jobs, shares
+from tinyclf.experiments import launch
+from tinyclf.experiments.catalog import select
+from tinyclf.experiments.launch import STAND_IN, Job, plan, run_jobs, shares
 from tinyclf.utils.errors import TinyclfError
 
 HERE = {"OMP_NUM_THREADS": "1"}
@@ -28,8 +26,16 @@ def threads(monkeypatch):
 
 
 def job(folder, name, needs=(), until="", after=()):
-    arguments = (folder, name, until)
-    return Job(name, f"title of {name}", "job_functions:note", arguments, frozenset(needs), frozenset(after))
+    command = python(f"note(pathlib.Path({str(folder)!r}), {name!r}, {until!r})")
+    return Job(name, f"title of {name}", command, frozenset(needs), frozenset(after))
+
+
+def python(call):
+    """The command that calls a function of job_functions.py."""
+    code = (
+        f"import pathlib, sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from job_functions import *; {call}"
+    )
+    return [sys.executable, "-c", code]
 
 
 def read(folder):
@@ -50,7 +56,7 @@ def test_jobs_run_at_the_same_time_and_after_what_they_need(tmp_path, capfd):
 
 def test_of_those_that_may_start_the_longest_does(tmp_path, capfd):
     names = ["finetuning", "finetuning-small-stem", "baseline-scratch", "data"]
-    planned = {each.name: each for each in plan(select(names, "mini"), "job_functions:note", lambda run: ())}
+    planned = {each.name: each for each in plan(select(names, "mini"), [])}
     todo = [replace(job(tmp_path, name), length=planned[name].length) for name in names]
     run_jobs(todo, [HERE])
     started = [line.split(":")[0] for line in capfd.readouterr().err.splitlines() if "title of" in line]
@@ -59,8 +65,8 @@ def test_of_those_that_may_start_the_longest_does(tmp_path, capfd):
 
 def test_a_failure_is_told_and_leaves_all_but_what_needs_it(tmp_path, capfd):
     todo = [
-        Job("bad", "to fail", "job_functions:fail", (TinyclfError("the disk is full"),)),
-        Job("worse", "to fail", "os:_exit", (9,)),
+        Job("bad", "to fail", python("fail('the disk is full')")),
+        Job("worse", "to fail", python("os._exit(9)")),
         job(tmp_path, "child", ("bad",)),
         job(tmp_path, "grandchild", ("child",)),
         job(tmp_path, "good"),
@@ -74,26 +80,18 @@ def test_a_failure_is_told_and_leaves_all_but_what_needs_it(tmp_path, capfd):
     assert "child: skipped, as it needs bad" in lines and "grandchild: skipped, as it needs child" in lines
 
 
-def test_on_a_terminal_a_job_has_one_line_and_a_failed_one_its_last_lines(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    board = jobs.Board(2)
-    board.latest(0, "one", "epoch 1")
-    board.latest(0, "one", "epoch 2")
-    tail = ["epoch 2", "out of memory"]
-    board.end(0, "one", "failed after 2 s", tail)
-    kept = [line for line in capfd.readouterr().err.replace("\r", "\n").splitlines() if line.strip()]
-    assert [line for line in kept if line.startswith("one: ")][-3:] == [
-        f"one: {line}" for line in (*tail, "failed after 2 s")
-    ]
-
-
 def test_the_plan_of_mini_has_parents_stand_in_weights_and_the_summary_in_order():
-    todo = {job.name: job for job in plan(select([], "mini"), "module:function", lambda run: (run.name,))}
+    todo = {job.name: job for job in plan(select([], "mini"), ["run", "data"])}
     assert todo["finetuning"].needs == {"preprocessing"} and todo["preprocessing"].needs == {STAND_IN}
-    assert not todo["baseline-scratch"].needs and todo["finetuning"].arguments == ("finetuning",)
+    assert not todo["baseline-scratch"].needs and todo["finetuning"].command[-4:] == [
+        "run",
+        "data",
+        "--only",
+        "finetuning",
+    ]
     assert todo["summary"].after == todo.keys() - {"summary", STAND_IN}
     assert "summary" not in todo["ablations"].after and not todo["data"].after
-    assert STAND_IN not in {job.name for job in plan(select(["fast-scratch"], "mini"), "module:function", vars)}
+    assert STAND_IN not in {job.name for job in plan(select(["fast-scratch"], "mini"), [])}
 
 
 def test_cores_and_gpus_are_shared(monkeypatch):
@@ -110,7 +108,7 @@ def test_cores_and_gpus_are_shared(monkeypatch):
 @pytest.mark.parametrize("command", [["run", "data"], ["report"], ["train", "baseline-scratch"]])
 def test_every_command_takes_the_number_of_jobs(command, monkeypatch):
     asked = []
-    monkeypatch.setattr(jobs, "run_jobs", lambda todo, environments: asked.append((todo, len(environments))))
+    monkeypatch.setattr(launch, "run_jobs", lambda todo, environments: asked.append((todo, len(environments))))
     assert CliRunner().invoke(cli.app, [*command, "--jobs", "3"]).exit_code == 0
     ((todo, count),) = asked
     assert count == 3 and todo[-1].name == ("baseline-scratch" if command[0] == "train" else "summary")
@@ -118,33 +116,17 @@ def test_every_command_takes_the_number_of_jobs(command, monkeypatch):
     assert done.exit_code == 2 and "--jobs and --processes: give one of them" in done.output and len(asked) == 1
 
 
-def sleeping(folder: Path, name: str) -> Experiment:
-    """An experiment whose kernel notes its process and sleeps."""
-    code = f"import os, pathlib, time\npathlib.Path({str(folder)!r}, {name!r}).write_text(str(os.getpid()))"
-    parameters = new_code_cell('dataset = "mini"', metadata={"tags": ["parameters"]})
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    path = folder / f"{name}.ipynb"
-    nbformat.write(new_notebook(cells=[parameters, new_code_cell(f"{code}\ntime.sleep(100)")], metadata=kernel), path)
-    return Experiment(name, f"Title of {name}", path, {"dataset": "mini"})
-
-
 SCRIPT = """
 import sys
-from pathlib import Path
-if __name__ == "__main__":  # not in the processes of the jobs
-    from tinyclf import cli
-    from tinyclf.experiments.jobs import Job, plan, run_jobs
-    folder, kernels = Path(sys.argv[1]), sys.argv[2:]
-    todo = [Job(name, "to sleep", "job_functions:sleep", (folder, name)) for name in "abc"]
-    if kernels:
-        from test_jobs import sleeping
-        runs = [sleeping(folder, name) for name in "abc"]
-        todo = plan(runs, "tinyclf.report.notebook:run", lambda run: (run,))
-    try:
-        with cli.interruptible():
-            run_jobs(todo, [{"OMP_NUM_THREADS": "1"}] * 2)
-    except cli.typer.Exit as end:
-        sys.exit(end.exit_code)
+from test_jobs import python
+from tinyclf.experiments.launch import Job, run_jobs
+from tinyclf.experiments.request import interruptible, typer
+todo = [Job(name, "to sleep", python(f"sleep(pathlib.Path({sys.argv[1]!r}), {name!r})")) for name in "abc"]
+try:
+    with interruptible():
+        run_jobs(todo, [{"OMP_NUM_THREADS": "1"}] * 2)
+except typer.Exit as end:
+    sys.exit(end.exit_code)
 """
 
 
@@ -156,13 +138,13 @@ def alive(process: int) -> bool:
     return not Path(f"/proc/{process}/stat").exists() or ") Z " not in Path(f"/proc/{process}/stat").read_text()
 
 
-@pytest.mark.parametrize(("what", "status", "kernels"), [(signal.SIGINT, 130, ["kernels"]), (signal.SIGTERM, 143, [])])
-def test_an_interrupt_ends_all_jobs_and_their_kernels(what, status, kernels, tmp_path):
+@pytest.mark.parametrize(("what", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_ends_all_jobs_with_the_same_word(what, status, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
     environment = os.environ | {"TINYCLF_REPORTS": str(tmp_path / "reports"), "PYTHONPATH": paths}
-    command = [sys.executable, script, tmp_path, *kernels]
+    command = [sys.executable, script, tmp_path]
     running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     notes = [tmp_path / name for name in "ab"]
     while not all(note.is_file() and note.read_text() for note in notes):
@@ -174,4 +156,4 @@ def test_an_interrupt_ends_all_jobs_and_their_kernels(what, status, kernels, tmp
     assert not (tmp_path / "c").exists()
     time.sleep(1)
     assert not any(alive(int(note.read_text())) for note in notes), "a process outlived the command"
-    assert "Traceback" not in said
+    assert "Traceback" not in said and "tinyclf: interrupted; the same command goes on" in said

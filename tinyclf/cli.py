@@ -2,9 +2,8 @@
 
 import dataclasses
 import io
+import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,12 +11,43 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import tinyclf
+from tinyclf.data.registry import DATASETS
 from tinyclf.experiments.catalog import Experiment
-from tinyclf.experiments.launch import Dataset, Device, Request, launch, takes_request, usage, use_device
-from tinyclf.experiments.parameters import RUN_NAME
+from tinyclf.experiments.launch import end_with_parent
+from tinyclf.experiments.request import (
+    WORKER,
+    Request,
+    interruptible,
+    run_at_once,
+    run_one_by_one,
+    train_in_processes,
+    usage,
+    use_device,
+)
 from tinyclf.utils.errors import TinyclfError, UsageError
 from tinyclf.utils.paths import PROJECT, reports_dir
 
+DatasetName = Literal["mini", "tiny-imagenet", "tiny-imagenet-20"]  # those of DATASETS
+DATASET_HELP = "; ".join(f"{info.name}: {info.help}" for info in DATASETS.values())
+SEEDS_HELP = "run each experiment with each of these seeds"
+PROCESSES_HELP = "train in N processes by torchrun, each with its own GPU or CPU cores"
+JOBS_HELP = "run N experiments at a time, each with its share of CPU cores or GPUs"
+DEVICE_HELP = "where to compute; auto: on a CUDA GPU if there is one, else on the CPU; mps: on a Mac's GPU"
+
+# The arguments and options that several commands share
+Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="experiments or their ablations")]
+Dataset = Annotated[DatasetName, typer.Option(help=DATASET_HELP)]
+Epochs = Annotated[int | None, typer.Option(min=1, metavar="N", help="epochs to train; short for -p epochs=N")]
+Parameters = Annotated[
+    list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="a setting; repeatable")
+]
+ImageNet = Annotated[str, typer.Option(metavar="PATH", help="state dict that stands in for the ImageNet weights")]
+Force = Annotated[bool, typer.Option("--force", help="start over, dropping what a run of that name left")]
+Seeds = Annotated[list[int] | None, typer.Option(metavar="N...", help=SEEDS_HELP)]
+Processes = Annotated[int, typer.Option(min=1, metavar="N", help=PROCESSES_HELP)]
+Jobs = Annotated[int, typer.Option(min=1, metavar="N", help=JOBS_HELP)]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(callback=use_device, help=DEVICE_HELP)]
+Only = Annotated[str, typer.Option(hidden=True, help="do this run alone of all that the others give: a job's part")]
 Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="runs that have a record")]
 
 
@@ -72,38 +102,77 @@ def list_experiments(dataset: Dataset = "mini") -> None:
 
 
 @app.command(cls=ManySeeds)
-@takes_request()
-def run(request: Request) -> None:
-    """Run experiments to their pages under reports/, and write the front page."""
-    names = [*(name for name in request.names if name != "summary"), "summary"]
-    request = dataclasses.replace(request, names=names)
-    run_notebooks(request, request.experiments())
+def run(
+    names: Names,
+    dataset: Dataset = "mini",
+    epochs: Epochs = None,
+    parameter: Parameters = None,
+    imagenet: ImageNet = "",
+    force: Force = False,
+    seeds: Seeds = None,
+    processes: Processes = 1,
+    jobs: Jobs = 1,
+    device: Device = "auto",
+    only: Only = "",
+) -> None:
+    """Run experiments to their pages under reports/, write the front page, and print their paths."""
+    names = [*(name for name in names if name != "summary"), "summary"]
+    request = Request(
+        names, dataset, epochs, parameter or [], imagenet, force, seeds or [], processes, jobs, device, only
+    )
+    experiments = request.experiments()
+    run_notebooks(request, experiments)
+    for experiment in experiments if not only else ():
+        print(experiment.page_folder / "index.html")
 
 
 @app.command(cls=ManySeeds)
-@takes_request(names=False)
-def report(request: Request) -> None:
+def report(
+    dataset: Dataset = "mini",
+    epochs: Epochs = None,
+    parameter: Parameters = None,
+    imagenet: ImageNet = "",
+    force: Force = False,
+    seeds: Seeds = None,
+    processes: Processes = 1,
+    jobs: Jobs = 1,
+    device: Device = "auto",
+) -> None:
     """Run all experiments, then print the accuracy tables and the path of the front page."""
+    request = Request([], dataset, epochs, parameter or [], imagenet, force, seeds or [], processes, jobs, device)
     experiments = request.experiments()
     try:
         run_notebooks(request, experiments)
     finally:
-        table(request.dataset)
-        print(f"\n{reports_dir() / request.dataset / 'index.html'}")
+        table(dataset)
+        print(f"\n{reports_dir() / dataset / 'index.html'}")
 
 
 @app.command(cls=ManySeeds)
-@takes_request()
-def train(request: Request) -> None:
+def train(
+    names: Names,
+    dataset: Dataset = "mini",
+    epochs: Epochs = None,
+    parameter: Parameters = None,
+    imagenet: ImageNet = "",
+    force: Force = False,
+    seeds: Seeds = None,
+    processes: Processes = 1,
+    jobs: Jobs = 1,
+    device: Device = "auto",
+    only: Only = "",
+) -> None:
     """Train experiments to their records, without notebook and page."""
+    request = Request(
+        names, dataset, epochs, parameter or [], imagenet, force, seeds or [], processes, jobs, device, only
+    )
     experiments = request.experiments()
-    if request.processes > 1:
-        with interruptible():
-            return launch(request, experiments)
-    if request.jobs > 1:
-        return run_at_once(
-            request, experiments, "tinyclf.experiments.train:train_experiment", lambda run: (run.name, run.parameters)
-        )
+    if processes > 1:
+        return train_in_processes(request, experiments)
+    if jobs > 1:
+        return run_at_once(request, experiments, "train")
+    if WORKER in os.environ:
+        end_with_parent()
     from tinyclf.experiments.train import train_experiment
     from tinyclf.training.device import connected, this_process
 
@@ -115,7 +184,7 @@ def train(request: Request) -> None:
             for experiment in experiments:
                 do(experiment)
     else:
-        run_one_by_one(experiments, do)
+        run_one_by_one(experiments, do, alone=bool(only))
     this_process().destroy_process_group()
 
 
@@ -157,7 +226,6 @@ def predict(
     """Print the five most probable classes of images by a run's model, with their words and probabilities."""
     if not images and not test:
         raise UsageError("nothing to predict: name image files, or ask for the test split by --test")
-    use_device(device)
     from tinyclf.experiments.predict import Predictor, lines, read_image
 
     refused = []
@@ -224,50 +292,14 @@ def table(dataset: Dataset = "mini") -> None:
 
 def run_notebooks(request: Request, experiments: list[Experiment]) -> None:
     """Run the notebooks of experiments. In several processes they are trained before, and the notebooks show that."""
-    if request.processes > 1 and any(RUN_NAME in experiment.parameters for experiment in experiments):
-        with interruptible():
-            launch(request, experiments)
+    if request.processes > 1 and any(experiment.trains for experiment in experiments):
+        train_in_processes(request, experiments)
         experiments = dataclasses.replace(request, force=False).experiments()
     if request.jobs > 1:
-        return run_at_once(request, experiments, "tinyclf.report.notebook:run", lambda run: (run,))
+        return run_at_once(request, experiments, "run")
     from tinyclf.report import notebook
 
-    run_one_by_one(experiments, notebook.run)
-
-
-def run_at_once(
-    request: Request, experiments: list[Experiment], function: str, arguments: Callable[[Experiment], tuple[Any, ...]]
-) -> None:
-    """Run experiments in as many processes at a time as `request` wants; see `run_jobs` for errors."""
-    from tinyclf.experiments.jobs import plan, run_jobs, shares
-
-    with interruptible():
-        run_jobs(plan(experiments, function, arguments), shares(request.jobs, request.device))
-
-
-def run_one_by_one(experiments: list[Experiment], do: Callable[[Experiment], None]) -> None:
-    """`do` the experiments. One that fails is named at once, and the others still run; then raises TinyclfError."""
-    failed = []
-    for experiment in experiments:
-        try:
-            print(f"{experiment.name}: {experiment.title}", file=sys.stderr)
-            with interruptible():
-                do(experiment)
-        except TinyclfError as error:
-            print(f"tinyclf: {experiment.name}: {error}", file=sys.stderr)
-            failed.append(experiment.name)
-    if failed:
-        raise TinyclfError(f"failed: {', '.join(failed)}")
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """End with status 130 and a word, not a traceback, when interrupted."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("tinyclf: interrupted; the same command goes on after the last finished epoch", file=sys.stderr)
-        raise typer.Exit(130) from None
+    run_one_by_one(experiments, notebook.run, alone=bool(request.only))
 
 
 def main() -> None:
