@@ -87,7 +87,7 @@ def select(
     named = [find(name, known) for name in names] or default_selection(known, overrides)
     check_overrides(overrides, named, seeds)
     named = [with_overrides(experiment, overrides, imagenet) for experiment in named]
-    runs = {run.name: run for experiment in named for seed in seeds or [None] for run in [seeded(experiment, seed)]}
+    runs = {run.name: run for each in named for run in ([seeded(each, seed) for seed in seeds or []] or [each])}
     ordered: dict[str, Experiment] = {}
     for run in runs.values():
         for experiment in [*ancestors(run, runs, known, imagenet), run]:
@@ -96,7 +96,7 @@ def select(
 
 
 def find(name: str, known: dict[str, Experiment]) -> Experiment:
-    """The experiment of a name. Raises TinyclfError with the nearest name; its list leaves out ablations, which end it."""
+    """The experiment of a name. Raises TinyclfError with the nearest name, not a list of all ablations."""
     recipe = name.partition(".")[0]
     listed = [each for each, experiment in known.items() if not experiment.ablation or each.startswith(f"{recipe}.")]
     one_of("experiment", name, listed, "or an ablation of one")

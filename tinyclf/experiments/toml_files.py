@@ -25,7 +25,13 @@ RECIPE_SETTINGS = {
     *("step_size", "gamma", "learning_rate", "layer_decay", "momentum", "nesterov", "weight_decay"),
 }
 Table = dict[str, Any]
-KEYS = {"title": str, "notebook": str, "goals": list, "datasets": list, "parameters": dict}  # of experiments.toml
+KEYS: dict[str, type] = {
+    "title": str,
+    "notebook": str,
+    "goals": list,
+    "datasets": list,
+    "parameters": dict,
+}  # of experiments.toml
 KEYS |= dict.fromkeys(DATASETS, dict)
 WORDS = {str: "a text", list: "a list", dict: "a table"}
 
