@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from tinyclf.experiments.toml_files import parse_experiments
 from tinyclf.experiments.names import check_name
 from tinyclf.experiments.parameters import parse_assignment
 from tinyclf.experiments.settings import Settings
+from tinyclf.experiments.toml_files import parse_experiments
 from tinyclf.training import checkpoint
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS

@@ -1,6 +1,7 @@
 """The experiments: which there are, which runs are asked for and in which order, and the command that repeats a run."""
 
 import dataclasses
+import difflib
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,7 @@ def read_all() -> dict[str, dict[str, Experiment]]:
         try:
             texts.append(path.read_text("utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise TinyclfError(f"{path}: cannot be read: {error}") from error
+            raise TinyclfError(f"{path}: cannot be read: {getattr(error, "strerror", error)}") from error
     return parse_experiments(NOTEBOOKS, *texts)
 
 
@@ -96,10 +97,11 @@ def select(
 
 
 def find(name: str, known: dict[str, Experiment]) -> Experiment:
-    """The experiment of a name. Raises TinyclfError with the nearest name, not a list of all ablations."""
-    recipe = name.partition(".")[0]
-    listed = [each for each, experiment in known.items() if not experiment.ablation or each.startswith(f"{recipe}.")]
-    one_of("experiment", name, listed, "or an ablation of one")
+    """The experiment of a name. Raises TinyclfError with the nearest name, and a list that leaves out ablations."""
+    if name not in known:
+        near = "".join(f"did you mean {close}? " for close in difflib.get_close_matches(name, known, 1))
+        recipes = ", ".join(each for each, experiment in known.items() if not experiment.ablation)
+        raise TinyclfError(f"experiment = {name!r}: {near}expected one of {recipes}, or an ablation of one")
     return known[name]
 
 

@@ -33,7 +33,7 @@ KEYS: dict[str, type] = {
     "parameters": dict,
 }  # of experiments.toml
 KEYS |= dict.fromkeys(DATASETS, dict)
-WORDS = {str: "a text", list: "a list", dict: "a table"}
+WORDS: dict[type, str] = {str: "a text", list: "a list", dict: "a table"}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -162,6 +162,8 @@ def ablations_of(recipe: Experiment, variants: Table) -> Iterator[Experiment]:
     for label, table in variants.items():
         with within(f"ablations.toml: {recipe.name}.{label}, on {recipe.parameters['dataset']}"):
             check_label(label)
+            if label == recipe.name:
+                raise TinyclfError("expected a label other than the name of the recipe")
             base = of_kind("base", of_kind(label, table, dict).get("base"), str)
             one_of("base", base, known)
             changes = {key: value for key, value in table.items() if key != "base"}
