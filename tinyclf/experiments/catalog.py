@@ -35,7 +35,8 @@ def read_all() -> dict[str, dict[str, Experiment]]:
         try:
             texts.append(path.read_text("utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise TinyclfError(f"{path}: cannot be read: {getattr(error, "strerror", error)}") from error
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise TinyclfError(f"{path}: cannot be read: {reason}") from error
     return parse_experiments(NOTEBOOKS, *texts)
 
 
