@@ -6,10 +6,10 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyclf.experiments.entries import parse_entries
 from tinyclf.experiments.names import check_name
 from tinyclf.experiments.parameters import parse_assignment
 from tinyclf.experiments.settings import Settings
+from tinyclf.experiments.toml_files import parse_experiments
 from tinyclf.training import checkpoint
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS
@@ -53,7 +53,7 @@ KEYS = st.sampled_from(
 @given(text=TOML | st.tuples(KEYS, VALUES).map(lambda pair: f"{GOOD}{' = '.join(pair)}\n"), of_ablation=st.booleans())
 def test_any_toml_is_experiments_or_one_message(text, of_ablation):
     with contextlib.suppress(TinyclfError):
-        parse_entries(NOTEBOOKS, *((GOOD, text) if of_ablation else (text, "")))
+        parse_experiments(NOTEBOOKS, *((GOOD, text) if of_ablation else (text, "")))
 
 
 @bounded

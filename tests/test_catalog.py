@@ -23,7 +23,7 @@ from tinyclf.experiments import catalog
 from tinyclf.experiments.catalog import read_experiments, select
 from tinyclf.experiments.names import family
 from tinyclf.experiments.parameters import notebook_parameters, parse_assignment
-from tinyclf.experiments.settings import Settings
+from tinyclf.experiments.settings import BEFORE, Settings
 from tinyclf.models.choices import is_file
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS, PROJECT
@@ -75,8 +75,10 @@ def test_a_notebooks_parameters_are_the_settings_with_their_help_and_run_on_mini
     (experiment,) = [each for each in select([name], "mini") if each.name == name]
     assert list(parameters) == [name for name in Settings.names() if name in parameters]
     assert Settings(**parameters) == experiment.settings
-    lines = re.findall(r"^    (\w+): \w+ = .*?(  # .*)?$", inspect.getsource(Settings), re.MULTILINE)
-    help_of = {key: text.removeprefix("  # ") for key, text in lines}
+    lines = r"(?:^    # (.*)\n)?^    (\w+): [^=]+ = \S+(?:  # (.*))?$"  # the help stands after a setting, or above it
+    help_of = {
+        key: above or after for above, key, after in re.findall(lines, inspect.getsource(Settings), re.MULTILINE)
+    }
     help_there = {key: each["help"] for key, each in inspect_notebook(str(path)).items() if key in parameters}
     assert help_there == {key: text for key, text in help_of.items() if key in parameters}
 
@@ -92,15 +94,18 @@ def stand_in_of(record):
     return weights if is_file(weights) else ""
 
 
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: "/".join(path.parts[-3:-1]))
-def test_a_committed_record_differs_from_its_experiment_in_its_overrides_alone(path):
-    record = json.loads(path.read_text())
-    name, settings = record["run"], Settings(**record["settings"])
-    assert catalog.overrides(name, settings) == record["overrides"]
-    assert catalog.command(name, settings, stand_in_of(record)) == record["command"]
-    experiment = read_experiments(settings.dataset)[family(name)]
-    kept = {"seed": settings.seed, "weights": settings.weights}
-    assert dataclasses.replace(experiment.settings, **record["overrides"], **kept) == settings
+def test_a_committed_record_differs_from_its_experiment_in_its_overrides_alone():
+    for path in COMMITTED:
+        record = json.loads(path.read_text())
+        name, settings = record["run"], Settings(**BEFORE | record["settings"])
+        experiment = read_experiments(settings.dataset)[family(name)].settings
+        since = {key: value for key, value in BEFORE.items() if key not in record["settings"]}  # settings made since
+        since = {key: value for key, value in since.items() if getattr(experiment, key) != value}
+        assert catalog.overrides(name, settings) == record["overrides"] | since
+        kept = {"seed": settings.seed, "weights": settings.weights}
+        assert dataclasses.replace(experiment, **record["overrides"], **since, **kept) == settings
+        as_then = dataclasses.replace(settings, **{key: getattr(experiment, key) for key in since})
+        assert catalog.command(name, as_then, stand_in_of(record)) == record["command"]
 
 
 def test_what_the_command_of_a_run_selects_has_its_settings(tmp_path):
@@ -220,6 +225,8 @@ def test_a_stand_in_reaches_what_an_experiment_starts_from(tmp_path):
     path.touch()
     parent, child = select(["finetuning"], "tiny-imagenet", imagenet=str(path))
     assert (parent.parameters["weights"], child.parameters["weights"]) == (str(path), "run:preprocessing")
+    scratch, imagenet = select(["baseline-scratch", "baseline-imagenet"], "tiny-imagenet", imagenet=str(path))
+    assert (scratch.parameters["weights"], imagenet.parameters["weights"]) == ("none", str(path))
 
 
 def test_an_experiment_is_run_only_on_the_data_sets_that_it_is_for():
@@ -252,18 +259,14 @@ def test_what_is_only_started_from_is_run_unless_it_has_finished(finished, comma
     assert ran == ["preprocessing", *front]  # asked for by name, a finished one is shown again
 
 
-@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_committed_notebooks_are_clean(path):
-    assert clean_notebooks.fault(path) == ""
-    assert sum("parameters" in cell.metadata.get("tags", []) for cell in nbformat.read(path, 4).cells) == 1
-
-
-@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_a_committed_notebook_becomes_a_python_script(path):
-    """As `jupyter nbconvert --to script` makes it, by what the metadata say of the language."""
-    script, resources = ScriptExporter().from_filename(str(path))
-    assert resources["output_extension"] == ".py"
-    assert compile(script, path.name, "exec").co_consts
+def test_committed_notebooks_are_clean_and_become_python_scripts():
+    """As `jupyter nbconvert --to script` makes them, by what the metadata say of the language."""
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        assert clean_notebooks.fault(path) == ""
+        assert sum("parameters" in cell.metadata.get("tags", []) for cell in nbformat.read(path, 4).cells) == 1
+        script, resources = ScriptExporter().from_filename(str(path))
+        assert resources["output_extension"] == ".py"
+        assert compile(script, path.name, "exec").co_consts
 
 
 def test_a_notebook_that_ran_is_not_clean_and_cleaning_it_gives_it_back(tmp_path):
@@ -280,13 +283,6 @@ def test_a_notebook_that_ran_is_not_clean_and_cleaning_it_gives_it_back(tmp_path
     assert "metadata of its own" in clean_notebooks.fault(path)
 
 
-def test_a_stand_in_takes_the_place_of_imagenet_weights_alone(tmp_path):
-    path = tmp_path / "x.safetensors"
-    path.touch()
-    scratch, imagenet = select(["baseline-scratch", "baseline-imagenet"], "tiny-imagenet", imagenet=str(path))
-    assert (scratch.parameters["weights"], imagenet.parameters["weights"]) == ("none", str(path))
-
-
 def test_an_override_reaches_the_notebooks_that_take_it():
     by_name = {each.name: each.parameters for each in select([], "mini", {"epochs": 2})}
     assert by_name["baseline-scratch"]["epochs"] == by_name["baseline-imagenet"]["epochs"] == 2
@@ -300,14 +296,10 @@ def test_an_override_reaches_the_notebooks_that_take_it():
         ((["baseline-scratch"], "nope"), "dataset = 'nope'"),
         ((["baseline-scratch"], "mini", {"epoch": 9}), "did you mean epochs?"),
         ((["baseline-scratch"], "mini", {"epochs": "many"}), "epochs = 'many': expected int"),
-        ((["baseline-scratch"], "mini", {"epochs": 0}), "epochs = 0"),
         ((["baseline-scratch"], "mini", {"batch_size": -1}), "batch_size = -1"),
-        ((["baseline-scratch"], "mini", {"weights": "imagenett"}), "did you mean imagenet?"),
         ((["baseline-scratch"], "mini", {"weights": "nothing-here.pth"}), "no file nothing-here.pth"),
         ((["data"], "mini", {"epochs": 2}), "parameter = 'epochs'"),
         (([], "mini", {"dataset": "tiny-imagenet"}), "parameter dataset"),
-        (([], "mini", {"run_name": "x"}), "parameter run_name"),
-        ((["baseline-scratch"], "mini", {"processes": 2}), "parameter = 'processes'"),
     ],
 )
 def test_what_is_unknown_or_of_the_wrong_type_is_refused_by_name(arguments, said):

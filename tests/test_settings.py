@@ -1,10 +1,14 @@
-"""Settings refuse what cannot be, by name."""
+"""Settings refuse what cannot be, by name; so do the names of runs, which are folders beside pages and tables."""
 
 import dataclasses
+import pickle
+from typing import get_args
 
 import pytest
 
-from tinyclf.experiments.settings import Settings
+from tinyclf.experiments.names import check_name, family, seed_of, with_seed
+from tinyclf.experiments.settings import Settings, Stem, StemInit
+from tinyclf.models.choices import STEM_INITS, STEMS
 from tinyclf.utils.errors import TinyclfError
 
 
@@ -12,49 +16,83 @@ def test_the_defaults_are_the_published_recipe():
     published = {"epochs": 15, "batch_size": 100, "learning_rate": 0.001, "momentum": 0.9, "step_size": 7, "gamma": 0.1}
     recipe = Settings(dataset="tiny-imagenet")
     assert {name: getattr(recipe, name) for name in published} == published
-    assert recipe.flip and recipe.stem == "imagenet"
-    assert dataclasses.asdict(Settings()) == dataclasses.asdict(recipe) | {
-        "dataset": "mini",
-        "batch_size": 10,
-        "input_size": 24,
-    }
+    assert recipe.flip and (recipe.stem, recipe.kernel, recipe.ghost_batches) == ("imagenet", "opencv", 2)
+    on_mini = {"dataset": "mini", "batch_size": 10, "input_size": 24}
+    assert dataclasses.asdict(Settings()) == dataclasses.asdict(recipe) | on_mini
 
 
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("epochs", 0, "from 1"),
+        ("epochs", 0, "expected a number from 1 to 10000"),
         ("epochs", 2.0, "expected int, got float"),
-        ("epochs", "3", "expected int, got str"),
         ("epochs", True, "expected int, got bool"),
         ("batch_size", -1, "from 2"),
+        ("batch_size", False, "expected int, got bool"),
         ("learning_rate", float("nan"), "from 0"),
+        ("learning_rate", "1e-3", "expected float, got str (YAML reads 1e-3 as text: write 0.001)"),
         ("flip", "true", "expected bool, got str"),
         ("weights", "imagenett", "did you mean imagenet?"),
+        ("weights", "run:", "or run:NAME"),
+        ("weights", "run:../y", "weights = run:NAME, NAME = '../y'"),
         ("dataset", "nope", "one of mini, tiny-imagenet"),
         ("stem", "smal", "did you mean small?"),
-        ("seed", -1, "from 0"),
-        ("input_size", 15, "from 16"),
+        ("kernel", 3, "expected str, got int"),
+        ("normalization", "imagenett", "did you mean imagenet?"),
+        ("seed", 2**31, "from 0"),
         ("eval_size", 4, "from 16"),
+        ("start_size", 25, "from 16 to 24"),
         ("adapt", "input_sise", "did you mean input_size?"),
-        ("weights", "run:", "or run:NAME"),
+        ("epoch", 3, "did you mean epochs?"),
     ],
 )
 def test_an_impossible_setting_is_refused_by_name(name, value, said):
     with pytest.raises(TinyclfError) as error:
         Settings(**{name: value})
-    assert f"{name} = {value!r}" in str(error.value) and said in str(error.value)
+    assert name in str(error.value) and said in str(error.value)
 
 
-def test_an_int_may_stand_for_a_float():
-    assert isinstance(Settings(learning_rate=1).learning_rate, float)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"stem_init": "shrunk"},
+        {"stem_init": "whitened"},
+        {"stem_init": "whitened", "normalization": "imagenet", "weights": "mini"},
+        {"zero_init": True, "weights": "mini"},
+        {"shallow": 0.5, "weights": "mini"},
+        {"nesterov": True, "momentum": 0.0},
+        {"start_size": 16, "epochs": 1},
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_go_together_are_refused(values):
+    with pytest.raises(TinyclfError, match=next(iter(values)).replace("start_size", "a run that grows")):
+        Settings(**values)
 
 
-def test_from_a_notebook_it_takes_the_settings_alone():
-    namespace = {"epochs": 3, "flip": False, "In": [], "run": "x", "value": 3, "_": 1, "Settings": Settings}
+def test_settings_are_plain_locked_values():
+    assert isinstance(Settings(learning_rate=1).learning_rate, float)  # an int may stand for a float
+    assert Settings(input_size=0, batch_size=0, start_size=0) == Settings() == pickle.loads(pickle.dumps(Settings()))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().epochs = 3
+    namespace = {"epochs": 3, "flip": False, "In": [], "run": "x", "value": 3, "_": 1, "model": Settings}
     assert Settings.from_notebook(namespace) == Settings(epochs=3, flip=False)
 
 
-def test_settings_are_locked():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Settings().epochs = 3
+def test_the_stems_are_those_of_the_models():
+    assert get_args(Stem) == STEMS and get_args(StemInit) == STEM_INITS
+
+
+def test_a_run_has_a_name_that_is_no_other_place_page_or_table():
+    for name in ["baseline-scratch", "fast-scratch.ema", "lr=0.1+flip", "3", "data-2", "a" * 100]:
+        check_name(name)
+    places = ["", ".", "..", "../x", "a/b", "a\\b", "-x", ".x", "a b", "é", "a" * 101, "a\n", "a.", 3]
+    files = ["data", "Data", "ablations", "summary", "index.html", "README.md", "curves.svg", "runs.csv", "x.lock"]
+    for name in [*places, *files, "notebook.partial"]:
+        with pytest.raises(TinyclfError, match=r"^run = "):
+            check_name(name)
+
+
+def test_the_seed_ends_the_name_of_a_run_and_is_read_from_there():
+    assert family(with_seed("x", 12)) == "x" and seed_of(with_seed("x", 12)) == 12
+    assert family("x-seed-3.y") == "x-seed-3.y" and seed_of("x") is seed_of("x-seed-3.y") is None

@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from tinyclf.data.registry import DATASETS
-from tinyclf.experiments.entries import RECIPES_NOTEBOOK, Ablation, Experiment, Goal, notebook_for, parse_entries
 from tinyclf.experiments.names import check_name, family, seed_of, with_seed
 from tinyclf.experiments.parameters import RUN_NAME, accepted_parameters, notebook_parameters
-from tinyclf.experiments.settings import SEEDS, Settings, parent_of
+from tinyclf.experiments.settings import Settings, parent_of
+from tinyclf.experiments.toml_files import (
+    RECIPES_NOTEBOOK,
+    Ablation,
+    Experiment,
+    Goal,
+    notebook_for,
+    parse_experiments,
+)
 from tinyclf.models.choices import RUN, existing_file, is_file
-from tinyclf.utils.errors import TinyclfError, in_range, one_of, typed
+from tinyclf.utils.errors import TinyclfError, one_of, typed
 from tinyclf.utils.paths import NOTEBOOKS
-from tinyclf.utils.schema import read_text
 
 __all__ = ["Ablation", "Experiment", "Goal", "ablation", "command", "overrides", "select"]
 LAST = {"ablations": 1, "summary": 2}  # made from the records of all others, in this order
@@ -23,8 +29,14 @@ LAST = {"ablations": 1, "summary": 2}  # made from the records of all others, in
 
 def read_all() -> dict[str, dict[str, Experiment]]:
     """All experiments, by data set and name. Raises TinyclfError for a slip, naming file, entry and key."""
-    experiments, ablations = (read_text(NOTEBOOKS / name) for name in ("experiments.toml", "ablations.toml"))
-    return parse_entries(NOTEBOOKS, experiments, ablations)
+    texts = []
+    for path in (NOTEBOOKS / "experiments.toml", NOTEBOOKS / "ablations.toml"):
+        try:
+            texts.append(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise TinyclfError(f"{path}: cannot be read: {reason}") from error
+    return parse_experiments(NOTEBOOKS, *texts)
 
 
 def read_experiments(dataset: str) -> dict[str, Experiment]:
@@ -48,8 +60,10 @@ def chosen(recipe: str, dataset: str) -> str:
     """The ablation that has the recipe's own settings on a data set, the result of a search; empty without one."""
     experiments = read_experiments(dataset)
     wanted = dataclasses.replace(experiments[recipe].settings, hold_out=True)
-    ablations = [e for e in experiments.values() if e.ablation and e.ablation.recipe == recipe]
-    return next((e.ablation.label for e in ablations if e.ablation and e.settings == wanted), "")
+    for experiment in experiments.values():
+        if (found := experiment.ablation) and found.recipe == recipe and experiment.settings == wanted:
+            return found.label
+    return ""
 
 
 def select(
@@ -74,7 +88,7 @@ def select(
     named = [find(name, known) for name in names] or default_selection(known, overrides)
     check_overrides(overrides, named, seeds)
     named = [with_overrides(experiment, overrides, imagenet) for experiment in named]
-    runs = {run.name: run for experiment in named for run in seeded(experiment, seeds or [])}
+    runs = {run.name: run for each in named for run in ([seeded(each, seed) for seed in seeds or []] or [each])}
     ordered: dict[str, Experiment] = {}
     for run in runs.values():
         for experiment in [*ancestors(run, runs, known, imagenet), run]:
@@ -85,18 +99,17 @@ def select(
 def find(name: str, known: dict[str, Experiment]) -> Experiment:
     """The experiment of a name. Raises TinyclfError with the nearest name, and a list that leaves out ablations."""
     if name not in known:
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        recipes = ", ".join(name for name, experiment in known.items() if not experiment.ablation)
-        raise TinyclfError(f"experiment = {name!r}: {hint}expected one of {recipes}, or an ablation of one")
+        near = "".join(f"did you mean {close}? " for close in difflib.get_close_matches(name, known, 1))
+        recipes = ", ".join(each for each, experiment in known.items() if not experiment.ablation)
+        raise TinyclfError(f"experiment = {name!r}: {near}expected one of {recipes}, or an ablation of one")
     return known[name]
 
 
 def default_selection(known: dict[str, Experiment], overrides: Mapping[str, Any]) -> list[Experiment]:
     """All experiments but ablations, without those that plan their epochs where `epochs` is given; LAST at the end."""
-    experiments = [experiment for experiment in known.values() if not experiment.ablation]
-    if "epochs" in overrides:
-        experiments = [experiment for experiment in experiments if not experiment.settings.planned]
+    experiments = [
+        each for each in known.values() if not (each.ablation or ("epochs" in overrides and each.settings.planned))
+    ]
     return sorted(experiments, key=lambda experiment: LAST.get(experiment.name, 0))
 
 
@@ -106,13 +119,11 @@ def check_overrides(overrides: Mapping[str, Any], experiments: list[Experiment],
         raise TinyclfError("parameter seed: given twice, as a parameter and among the seeds")
     if "dataset" in overrides:
         raise TinyclfError("parameter dataset: it is the experiment's own; choose the data set with --dataset")
-    notebooks = {experiment.notebook: None for experiment in experiments}  # in order
-    training = [run for run in experiments if RUN_NAME in notebook_parameters(run.notebook)]
-    if RUN_NAME in overrides and len(training) != 1:
+    if RUN_NAME in overrides and sum(each.trains for each in experiments) != 1:
         raise TinyclfError(f"parameter {RUN_NAME}: it is for one experiment that trains; name that one alone")
-    accepted = {key: None for notebook in notebooks for key in accepted_parameters(notebook_parameters(notebook))}
+    accepted = [key for each in experiments for key in accepted_parameters(notebook_parameters(each.notebook))]
     for key in overrides:
-        one_of("parameter", key, [name for name in accepted if name != "dataset"])
+        one_of("parameter", key, [name for name in dict.fromkeys(accepted) if name != "dataset"])
 
 
 def with_overrides(experiment: Experiment, overrides: Mapping[str, Any], imagenet: str) -> Experiment:
@@ -137,30 +148,21 @@ def with_overrides(experiment: Experiment, overrides: Mapping[str, Any], imagene
     return dataclasses.replace(experiment, name=name, notebook=notebook, parameters=values)
 
 
-def seeded(experiment: Experiment, seeds: list[int]) -> list[Experiment]:
-    """The runs of `experiment` with each of `seeds`: its own seed keeps its name, another one adds `-seed-N` to it.
+def seeded(experiment: Experiment, seed: int | None) -> Experiment:
+    """The run of `experiment` with a seed: its own, as None, keeps its name, another one adds `-seed-N` to it.
 
     One that starts from another experiment's run starts from that one's run of the same seed.
     """
-    if not seeds or RUN_NAME not in experiment.parameters:
-        return [experiment]
-    runs = []
-    for seed in dict.fromkeys(seeds):
-        in_range("seed", seed, *SEEDS)
-        name, title, parameters = experiment.name, experiment.title, experiment.parameters | {"seed": seed}
-        if seed != experiment.parameters.get("seed", Settings.seed):
-            name, title = with_seed(name, seed), f"{title}, seed {seed}"
-            parameters[RUN_NAME] = name
-            if find_experiment(parent_of(weights := parameters.get("weights", ""))):
-                parameters["weights"] = with_seed(weights, seed)
-        runs.append(dataclasses.replace(experiment, name=name, title=title, parameters=parameters))
-    return runs
-
-
-def with_seed_of(name: str, experiment: Experiment) -> Experiment:
-    """The run of `experiment` with the seed in `name`, or with its own where `name` has none."""
-    seed = seed_of(name)
-    return seeded(experiment, [] if seed is None else [seed])[0]
+    if seed is None or RUN_NAME not in experiment.parameters:
+        return experiment
+    parameters = experiment.parameters | {"seed": Settings(seed=seed).seed}
+    if seed == experiment.settings.seed:
+        return dataclasses.replace(experiment, parameters=parameters)
+    weights = parameters.get("weights", "")
+    if find_experiment(parent_of(weights)):
+        parameters["weights"] = with_seed(weights, seed)
+    parameters[RUN_NAME] = name = with_seed(experiment.name, seed)
+    return dataclasses.replace(experiment, name=name, title=f"{experiment.title}, seed {seed}", parameters=parameters)
 
 
 def ancestors(
@@ -177,7 +179,7 @@ def ancestors(
 
 def needed_parent(name: str, child: Experiment, known: dict[str, Experiment], imagenet: str) -> Experiment:
     """The run `name`, which was not asked for but `child` starts from. Raises TinyclfError if it cannot be that."""
-    parent = with_seed_of(name, with_overrides(known[family(name)], {}, imagenet))
+    parent = seeded(with_overrides(known[family(name)], {}, imagenet), seed_of(name))
     if RUN_NAME not in parent.parameters or parent.name != name:
         raise TinyclfError(f"weights of {child.name} = {RUN + name!r}: there is no such run of {family(name)}")
     if child.parameters.get("hold_out", False) != parent.parameters.get("hold_out", False):
@@ -196,7 +198,7 @@ def overrides(run: str, settings: Settings) -> dict[str, Any]:
     expected = Settings(dataset=settings.dataset)
     if experiment := read_experiments(settings.dataset).get(family(run)):
         named = dataclasses.replace(experiment, parameters={RUN_NAME: ""} | experiment.parameters)
-        expected = with_seed_of(run, named).settings
+        expected = seeded(named, seed_of(run)).settings
         if expected.weights in ("imagenet", "mini") and is_file(settings.weights):
             expected = dataclasses.replace(expected, weights=settings.weights)
     return changed_settings(settings, expected)
@@ -217,6 +219,12 @@ def command(run: str, settings: Settings, imagenet: str = "") -> str:
         words += ["--imagenet", Path(stand_in).name]
     parameters = [word for key, value in changes.items() for word in ("-p", f"{key}={value}")]
     return shlex.join([*words, *parameters, "--seeds", str(settings.seed)])
+
+
+def how_to_run(run: str, dataset: str) -> str:
+    """The line for a shell that runs an experiment to its page, with the seed of a run of it."""
+    seed = seed_of(run)
+    return f"tinyclf run {family(run)} --dataset {dataset}" + ("" if seed is None else f" --seeds {seed}")
 
 
 def notebook_command(run: str, settings: Settings) -> str:

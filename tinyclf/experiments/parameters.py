@@ -43,8 +43,6 @@ def accepted_parameters(own: Mapping[str, Any]) -> dict[str, Any]:
 def check_parameters(namespace: Mapping[str, Any], notebook: str) -> None:
     """Raise TinyclfError for a parameter from papermill that the notebook does not take, or has as another type.
 
-    Of a notebook that trains, it refuses a precision that the device lacks.
-
     namespace: the notebook's `globals()`, where IPython keeps the source of each cell that ran.
     notebook: its file under notebooks/, whose parameters cell is what counts; a copy elsewhere gives its whole path.
 
@@ -56,10 +54,6 @@ def check_parameters(namespace: Mapping[str, Any], notebook: str) -> None:
     for name, value in latest_injected(namespace.get("In", []), own).items():
         one_of("parameter", name, tuple(accepted))
         typed(name, value, accepted[name])
-    if "force" in own and RUN_NAME in namespace:  # it trains
-        from tinyclf.experiments.train import check_device  # imports torch, which the command line does without
-
-        check_device(Settings.from_notebook(namespace), namespace[RUN_NAME], force=bool(namespace.get("force")))
 
 
 def latest_injected(cells: Iterable[str], own: Iterable[str]) -> dict[str, Any]:
@@ -81,11 +75,10 @@ def assigned(source: str) -> dict[str, Any]:
         return {}
     values = {}
     for node in body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
-            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            if isinstance(target, ast.Name):
+        match node:
+            case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, ast.expr() as value):
                 with contextlib.suppress(ValueError, TypeError):
-                    values[target.id] = ast.literal_eval(node.value)
+                    values[name] = ast.literal_eval(value)
     return values
 
 

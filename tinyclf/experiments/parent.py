@@ -53,7 +53,7 @@ def trained(run: str, dataset: str) -> Saved:
     if saved is None or not saved.about["history"]:
         raise TinyclfError(
             f"run {run!r} has no checkpoint under {path.parent.parent} (checkpoints are not committed): train it "
-            f"first, an experiment by `{training_command(run, dataset)}`"
+            f"first, an experiment by `{catalog.how_to_run(run, dataset)}`"
         )
     return saved
 
@@ -106,7 +106,7 @@ def read_parent(path: Path, dataset: str, changed: int) -> Parent:
         done, planned = len(saved.about["history"]), saved.about["settings"]["epochs"]
         raise TinyclfError(
             f"run {run!r} is unfinished, at epoch {done} of {planned}: let the command that started it go on, for an "
-            f"experiment `{training_command(run, dataset)}` with the -p and --imagenet that it had"
+            f"experiment `{catalog.how_to_run(run, dataset)}` with the -p and --imagenet that it had"
         )
     weights = saved.weights
     return Parent(run, Settings(**saved.about["settings"]), saved.about, weights, checkpoint.digest(weights))
@@ -124,7 +124,7 @@ def refuse_misfit(parent: Parent, settings: Settings, classes: list[str]) -> Non
     made, wanted = (", ".join(f"{name} = {pair[side]}" for name, pair in different.items()) for side in (0, 1))
     remedy = " ".join(f"-p {name}={pair[0]}" for name, pair in different.items())
     if "classes" in different:
-        remedy = f"`{training_command(parent.run, settings.dataset)} --force`, which trains that one on these classes"
+        remedy = f"`{catalog.how_to_run(parent.run, settings.dataset)} --force`, which trains that one on these classes"
     raise TinyclfError(
         f"the model of run {parent.run!r} is made for {made}, and this run is for {wanted}. Make them the same by "
         f"{remedy}, or if the difference is meant, allow it by -p adapt={','.join([*settings.adapts, *different])}"
@@ -167,12 +167,6 @@ def describe_initial_weights(settings: Settings, parent: Parent | None) -> dict[
     }
     label = f"{parent.run}, from {weights['label']}"
     return {"label": label, "file": None, "sha256": parent.sha256, "parent": before}
-
-
-def training_command(run: str, dataset: str) -> str:
-    """The command that trains an experiment's run to its end."""
-    seed = names.seed_of(run)
-    return f"tinyclf run {names.family(run)} --dataset {dataset}" + ("" if seed is None else f" --seeds {seed}")
 
 
 def start_of(name: str, settings: Settings, data: Packed, weights: dict[str, Any]) -> dict[str, Any]:

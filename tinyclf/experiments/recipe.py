@@ -110,7 +110,8 @@ def recipe_for(model: nn.Module, settings: Settings, images: int) -> Recipe:
 
 def loader(split: PackedSplit, settings: Settings, batch_size: int, **options: Any) -> ImageLoader:
     """The batches of `split` with what all images of a run have in common."""
-    return ImageLoader(split.images, split.labels, batch_size, normalization=settings.normalization, **options)
+    same = {"normalization": settings.normalization, "kernel": settings.kernel}
+    return ImageLoader(split.images, split.labels, batch_size, **same, **options)
 
 
 def train_loader(data: Packed, settings: Settings, process: PartialState) -> ImageLoader:

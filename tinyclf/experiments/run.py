@@ -4,6 +4,7 @@ import dataclasses
 import re
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 from weakref import WeakSet
 
 import torch
@@ -25,7 +26,7 @@ from tinyclf.experiments.parent import (
 )
 from tinyclf.experiments.recipe import compute, expected_recipe, refuse_single_image, train_loader, val_loader
 from tinyclf.experiments.record import RECORD, Record, read_record, write_record
-from tinyclf.experiments.settings import Settings
+from tinyclf.experiments.settings import Precision, Settings
 from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.describe import describe
@@ -228,7 +229,7 @@ def with_precision(settings: Settings, device: torch.device) -> Settings:
     """`settings` with the precision that `auto` stands for on `device`: the record of a run has that one."""
     if settings.precision != "auto":
         return settings
-    return dataclasses.replace(settings, precision=best_precision(device))
+    return dataclasses.replace(settings, precision=cast(Precision, best_precision(device)))
 
 
 def default_name(settings: Settings) -> str:

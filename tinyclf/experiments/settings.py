@@ -1,50 +1,64 @@
 """The settings of one training run: one frozen dataclass, checked when it is made."""
 
-from __future__ import annotations
-
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
 
 from tinyclf.data.registry import NORMALIZATIONS, dataset_info
 from tinyclf.experiments.names import check_name
-from tinyclf.models.choices import FILE, NAMED_WEIGHTS, RUN, STEM_INITS, STEMS, is_file
+from tinyclf.models.choices import FILE, NAMED_WEIGHTS, RUN, is_file
 from tinyclf.utils.errors import TinyclfError, in_range, one_of, typed
 
-BEFORE = {"ghost_batches": 1}  # of runs that are older than the setting
+BEFORE: dict[str, Any] = {"ghost_batches": 1}  # of runs that are older than the setting
 ADAPTABLE = ("input_size", "normalization", "stem", "classes")  # what a model is made for
-SEEDS = (0, 2**31 - 1)
-
-RANGES: dict[str, tuple[float, float]] = {
-    "input_size": (16, 1024),
-    "epochs": (1, 10_000),
-    "batch_size": (2, 100_000),  # batch norm needs more than one image
-    "ghost_batches": (1, 1000),
-    "learning_rate": (0, 100),
-    "step_size": (1, 10_000),
-    "gamma": (0, 1),
-    "shallow": (0, 0.99),
-    "warmup": (0, 0.5),
-    "layer_decay": (0, 1),
-    "momentum": (0, 1),
-    "weight_decay": (0, 1),
-    "label_smoothing": (0, 0.9),
-    "ema_decay": (0, 0.99999),
-    "crop_padding": (0, 32),
-    "mixup": (0, 100),
-    "cutmix": (0, 100),
-    "seed": SEEDS,
-}
-CHOICES = {
-    "stem": STEMS,
-    "stem_init": STEM_INITS,
-    "schedule": ("step", "cosine", "linear"),
-    "normalization": tuple(NORMALIZATIONS),
-    "precision": ("auto", "fp32", "tf32", "bf16", "fp16"),
-}
+UNKNOWN = "unexpected_keyword_argument"  # as pydantic calls it
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
-@dataclasses.dataclass(frozen=True)
+Share = Annotated[float, Field(ge=0, le=1)]
+Shallow = Annotated[float, Field(ge=0, le=0.99)]
+Warmup = Annotated[float, Field(ge=0, le=0.5)]
+Smoothing = Annotated[float, Field(ge=0, le=0.9)]
+Decay = Annotated[float, Field(ge=0, le=0.99999)]
+Positive = Annotated[float, Field(ge=0, le=100)]
+Side = Annotated[int, Field(ge=16, le=1024)]
+Count = Annotated[int, Field(ge=1, le=10_000)]
+Parts = Annotated[int, Field(ge=1, le=1000)]
+Images = Annotated[int, Field(ge=2, le=100_000)]  # batch norm needs more than one
+Padding = Annotated[int, Field(ge=0, le=32)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Stem = Literal["imagenet", "small", "small-pool", "sub-pixel"]
+StemInit = Literal["random", "shrunk", "whitened"]
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+
+
+def in_one_sentence(cls: Any, values: Any, validate: Callable[[Any], Any]) -> Any:
+    """A validator around pydantic's own: of all that it refuses, TinyclfError tells the first, in one sentence."""
+    try:
+        return validate(values)
+    except ValidationError as error:
+        faults = error.errors()
+    fields: dict[str, FieldInfo] = cls.__pydantic_fields__
+    fault = min(faults, key=lambda fault: fault["type"] != UNKNOWN)  # a name that is no field's comes first
+    name, value = str(fault["loc"][0]), fault["input"]
+    one_of("key", name, fields)
+    if fault["type"] == "missing":
+        raise TinyclfError(f"{name} is missing")
+    if isinstance(default := fields[name].default, bool | int | float | str):
+        typed(name, value, default)
+    if get_origin(fields[name].annotation) is Literal:
+        one_of(name, value, get_args(fields[name].annotation))
+    limits = {key: limit for bound in fields[name].metadata for key, limit in dataclasses.asdict(bound).items()}
+    if limits and isinstance(value, int | float):
+        in_range(name, value, limits["ge"], limits["le"])
+    raise TinyclfError(f"{name} = {value!r}: {fault['msg'].replace('Input should be', 'expected')}")
+
+
+@dataclass(frozen=True, config=STRICT)
 class Settings:
     """What decides the numbers of a run. The defaults are the published recipe, on the embedded data set.
 
@@ -56,77 +70,82 @@ class Settings:
     model: str = "resnet18"  # any classification model of torchvision, by its name there
     weights: str = "none"  # none | imagenet | mini | run:NAME | path of a state dict
     adapt: str = ""  # what may differ from what weights were made for: input_size, normalization, stem, classes
-    input_size: int = 0  # pixels, height and width, that images are resized to; 0: the data set's own, 64 but for mini
-    start_size: int = 0  # input size of the first epoch, from which it grows to input_size in 2/3 of them; 0: no growth
-    eval_size: int = 0  # another input size, at which the trained model is evaluated as well; 0: none
+    input_size: Side = 0  # pixels, height and width, that images are resized to; 0: the data set's own, 64 but for mini
+    # input size of the first epoch, from which it grows to input_size in 2/3 of them; 0: no growth
+    start_size: Side = 0
+    eval_size: Side = 0  # another input size, at which the trained model is evaluated as well; 0: none
+    kernel: Literal["pil", "opencv"] = "pil"  # whose bicubic kernel resizes images: pil | opencv, as published in Step 2
     flip_tta: bool = False  # evaluate as well on each image together with its mirror image
     hold_out: bool = False  # validate on every tenth training image, which is then not trained on, in place of val
-    stem: str = "imagenet"  # imagenet: 7x7, max pool | small: 3x3 | small-pool: and max pool | sub-pixel: 5x5, 2x2 each
-    stem_init: str = "random"  # random | shrunk: a small stem made of the 7x7 filters | whitened: 7x7 made of images
+    # imagenet: 7x7, max pool | small: 3x3 | small-pool: and max pool | sub-pixel: 5x5, 2x2 each
+    stem: Stem = "imagenet"
+    # random | shrunk: a small stem made of the 7x7 filters | whitened: 7x7 made of images
+    stem_init: StemInit = "random"
     zero_init: bool = False  # the last norm of each block starts at 0, so that a block starts by changing nothing
-    shallow: float = 0.0  # share of the steps, from the first on, in which one block of each stage runs; as zero_init
-    epochs: int = 15
-    batch_size: int = 0  # images a step; 0: the data set's own, 100 as published, fewer on the small ones
-    ghost_batches: int = 2  # parts of a batch that batch norms normalise by themselves, as on so many devices; 1: none
-    learning_rate: float = 0.001
-    schedule: str = "step"  # step: times gamma every step_size epochs | cosine | linear: to 0 at the end
-    step_size: int = 7  # epochs between two decays of the learning rate
-    gamma: float = 0.1  # factor of a decay
-    warmup: float = 0.0  # share of the epochs over which the learning rate rises linearly from 0
-    layer_decay: float = 1.0  # factor of the learning rate from each part of the model to the one before it; head first
-    momentum: float = 0.9
+    shallow: Shallow = 0.0  # share of the steps, from the first on, in which one block of each stage runs; as zero_init
+    epochs: Count = 15
+    batch_size: Images = 0  # images a step; 0: the data set's own, 100 as published, fewer on the small ones
+    # parts of a batch that batch norms normalise by themselves, as on so many devices; 1: none
+    ghost_batches: Parts = 2
+    learning_rate: Positive = 0.001
+    # step: times gamma every step_size epochs | cosine | linear: to 0 at the end
+    schedule: Literal["step", "cosine", "linear"] = "step"
+    step_size: Count = 7  # epochs between two decays of the learning rate
+    gamma: Share = 0.1  # factor of a decay
+    warmup: Warmup = 0.0  # share of the epochs over which the learning rate rises linearly from 0
+    layer_decay: Share = 1.0  # factor of the learning rate from each part of the model to the one before it; head first
+    momentum: Share = 0.9
     nesterov: bool = False
-    weight_decay: float = 0.0  # of all weights but norms and biases
-    label_smoothing: float = 0.0  # share of the target that is spread evenly over all classes
-    ema_decay: float = 0.0  # of the moving average of the weights that is evaluated in their place; 0: no average
+    weight_decay: Share = 0.0  # of all weights but norms and biases
+    label_smoothing: Smoothing = 0.0  # share of the target that is spread evenly over all classes
+    ema_decay: Decay = 0.0  # of the moving average of the weights that is evaluated in their place; 0: no average
     flip: bool = True  # mirror each training image with probability 1/2
-    crop_padding: int = 0  # pixels of black around each training image before it is cropped to its size; 0: none
-    mixup: float = 0.0  # alpha of the Beta distribution of its weights; 0: none
-    cutmix: float = 0.0  # the same of its areas; with both, each image is mixed in one of the two ways
+    crop_padding: Padding = 0  # pixels of black around each training image before it is cropped to its size; 0: none
+    mixup: Positive = 0.0  # alpha of the Beta distribution of its weights; 0: none
+    cutmix: Positive = 0.0  # the same of its areas; with both, each image is mixed in one of the two ways
     normalization: str = "none"  # none | imagenet | tiny-imagenet: whose mean and deviation images are normalised by
-    precision: str = "fp32"  # fp32 | tf32 | bf16 | fp16, of convolutions and products; auto: the device's best
-    seed: int = 0  # of initialisation, order and augmentation
+    precision: Precision = "fp32"  # fp32 | tf32 | bf16 | fp16, of convolutions and products; auto: the device's best
+    seed: Seed = 0  # of initialisation, order and augmentation
+
+    _in_one_sentence = model_validator(mode="wrap")(in_one_sentence)
+
+    @field_validator("input_size", "start_size", "eval_size", "batch_size", mode="wrap")
+    @classmethod
+    def _zero_or_in_range(cls, value: Any, validate: Callable[[Any], int]) -> int:
+        return 0 if type(value) is int and value == 0 else validate(value)
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, typed(field.name, getattr(self, field.name), field.default))
         for name in ("input_size", "batch_size"):
             object.__setattr__(self, name, getattr(self, name) or getattr(dataset_info(self.dataset), name))
-        for name, limits in RANGES.items():
-            in_range(name, getattr(self, name), *limits)
-        for name, accepted in CHOICES.items():
-            one_of(name, getattr(self, name), accepted)
-        self._check_weights()
-        self._check_sizes()
-        if self.nesterov:
-            in_range("momentum of nesterov", self.momentum, 0.01, 1)
-
-    def _check_weights(self) -> None:
+        one_of("normalization", self.normalization, NORMALIZATIONS)
         if self.parent:
             check_name(self.parent, "weights = run:NAME, NAME")
         elif not is_file(self.weights):
             one_of("weights", self.weights, NAMED_WEIGHTS, f"or run:NAME, or {FILE}")
         for name in self.adapts:
             one_of("adapt", name, ADAPTABLE)
-        if self.stem_init == "shrunk" and (self.stem == "imagenet" or self.weights == "none"):
+        if self.start_size:
+            in_range("start_size", self.start_size, 16, self.input_size)
+            in_range("epochs of a run that grows", self.epochs, 2, 10_000)
+        if self.nesterov:
+            in_range("momentum of nesterov", self.momentum, 0.01, 1)
+        self._check_start()
+
+    def _check_start(self) -> None:
+        """Refuse a first layer, or first steps, that do not go with the initial weights."""
+        scratch = self.weights == "none"
+        if self.stem_init == "shrunk" and (self.stem == "imagenet" or scratch):
             raise TinyclfError("stem_init = 'shrunk': it needs a small stem, and weights whose stem can be shrunk")
-        if self.stem_init == "whitened" and (self.stem != "imagenet" or self.weights != "none"):
+        if self.stem_init == "whitened" and not (self.stem == "imagenet" and scratch):
             raise TinyclfError(
                 "stem_init = 'whitened': it is for stem = 'imagenet' from scratch, weights = 'none'; "
                 "give stem_init = 'random'"
             )
         if self.stem_init == "whitened" and self.normalization == "none":
             raise TinyclfError("stem_init = 'whitened': it needs images of mean 0, normalization = 'tiny-imagenet'")
-        if (self.zero_init or self.shallow) and self.weights != "none":
+        if (self.zero_init or self.shallow) and not scratch:
             name = "zero_init = True" if self.zero_init else f"shallow = {self.shallow}"
             raise TinyclfError(f"{name}: it is for a run from scratch, weights = 'none'")
-
-    def _check_sizes(self) -> None:
-        if self.eval_size:
-            in_range("eval_size", self.eval_size, *RANGES["input_size"])
-        if self.start_size:
-            in_range("start_size", self.start_size, RANGES["input_size"][0], self.input_size)
-            in_range("epochs of a run that grows", self.epochs, 2, 10_000)
 
     def size_in(self, epoch: int) -> int:
         """The input size of an epoch, from 1: a multiple of 8 pixels while it grows, but for the first."""
@@ -168,7 +187,7 @@ class Settings:
         return [field.name for field in dataclasses.fields(cls)]
 
     @classmethod
-    def from_notebook(cls, namespace: Mapping[str, Any]) -> Settings:
+    def from_notebook(cls, namespace: Mapping[str, Any]) -> "Settings":
         """Settings from a notebook's variables, `globals()`; a setting that is not among them keeps its default.
 
         A variable that is no plain value is no setting: in a notebook, `model` is the network itself.
