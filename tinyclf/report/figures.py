@@ -16,7 +16,6 @@ from tinyclf.report.published import published_curve
 from tinyclf.utils.lazy import pd, plt
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -186,18 +185,3 @@ def first_word(words: str) -> str:
     """The first of a class's words, cut to what fits next to a figure."""
     word = words.split(",")[0]
     return word if len(word) <= 24 else word[:23] + "…"
-
-
-@styled
-def before_and_after(image: np.ndarray, enlarged: np.ndarray) -> Described:
-    """An image and the same resized, uint8 (H, W, 3), to scale."""
-    sizes = [pixels.shape[0] for pixels in (image, enlarged)]
-    figure, panels = plt.subplots(1, 2, figsize=(6.5, 4.5), width_ratios=sizes)
-    for axes, pixels, size in zip(panels, (image, enlarged), sizes, strict=True):
-        axes.imshow(pixels, interpolation="none")  # the browser enlarges, not the file
-        axes.set_title(f"{size}x{size}")
-        axes.set_anchor("N")
-        axes.axis("off")
-    plt.close(figure)
-    text = "An image before and after it was resized from {0}x{0} to {1}x{1} pixels, to scale.".format(*sizes)
-    return Described(figure, text)
