@@ -67,6 +67,7 @@ def execute(experiment: Experiment, executed: Path) -> str:
 
     What it prints, a line for each epoch, goes to standard error as it comes.
     """
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters that a notebook only passes on
     try:
         papermill.execute_notebook(
             str(experiment.notebook),
