@@ -53,9 +53,10 @@ def run_pages(names: list[str], dataset: str) -> list[Experiment]:
 def comparison(names: list[str], dataset: str) -> Experiment:
     """The page that compares runs, each once. Raises TinyclfError for one without a record, and for fewer than two."""
     names = list(dict.fromkeys(names))
-    check_runs(names, dataset)
     if len(names) < 2:
-        raise TinyclfError(f"nothing to compare: name two runs or more of {', '.join(read_records(dataset)) or 'none'}")
+        known = ", ".join(read_records(dataset)) or "none"
+        raise TinyclfError(f"nothing to compare: name two runs on {dataset} or more of {known}")
+    check_runs(names, dataset)
     title = f"Comparison of {', '.join(names[:-1])} and {names[-1]}"
     parameters = {"dataset": dataset, "runs": " ".join(names)}
     return Experiment(f"compare-{'-'.join(names)}"[:100], title, NOTEBOOKS / "8_compare.ipynb", parameters)
