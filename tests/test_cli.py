@@ -164,10 +164,8 @@ def test_epochs_is_short_for_the_parameter(ran):
 def test_wrong_usage_ends_with_status_2_a_reason_and_nothing_run(arguments, said, folder, ran, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     if arguments[0] == "compare":
-        import pandas as pd
-
-        runs = pd.DataFrame({"run": ["baseline-scratch", "fast-scratch"]})
-        monkeypatch.setattr("tinyclf.report.comparison.load_runs", lambda dataset: runs)
+        runs = {"baseline-scratch": {}, "fast-scratch": {}}
+        monkeypatch.setattr("tinyclf.report.run_page.read_records", lambda dataset: runs)
     done = invoke(*arguments)
     assert done.exit_code == 2 and said in done.output
     assert not ran and not folder.exists()

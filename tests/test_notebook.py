@@ -13,8 +13,9 @@ import nbformat
 import papermill
 import pytest
 import typer
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from papermill.exceptions import PapermillExecutionError
+from records import leave, planned
 
 from tinyclf import cli
 from tinyclf.experiments.catalog import Experiment
@@ -51,6 +52,11 @@ def experiment(tmp_path, name, *code):
     return Experiment(name, f"Title of {name}", path, {"dataset": "mini", "value": 7})
 
 
+def left_in(place):
+    """The names of the files in a page's folder, without the lock, which may stay."""
+    return {path.name for path in place.iterdir() if path.suffix != ".lock"}
+
+
 def test_a_page_is_self_contained_with_code_folded_and_pictures_described(tmp_path, folder):
     notebook.run(experiment(tmp_path, "good", FIGURE))
     page = (folder / "mini" / "good" / "index.html").read_text()
@@ -65,13 +71,16 @@ def test_a_page_is_self_contained_with_code_folded_and_pictures_described(tmp_pa
 
 
 def test_an_executed_notebook_names_no_path_of_this_machine(tmp_path, folder):
-    one = experiment(tmp_path, "good", "print(value, weights)")
+    said = [str(folder / "mini"), str(data_dir() / "mini"), str(PROJECT / "docs")]
+    one = experiment(tmp_path, "good", f"import sys\nprint(value, weights, {said}, file=sys.stderr)")
     weights = {"weights": str(tmp_path / "some.pth")}
     notebook.run(dataclasses.replace(one, parameters=one.parameters | weights))
     executed = folder / "mini" / "good" / "notebook.ipynb"
-    assert "some.pth" in executed.read_text() and str(tmp_path) not in executed.read_text()
-    assert str(tmp_path) not in executed.with_name("index.html").read_text()
-    assert sorted(path.name for path in executed.parent.iterdir()) == ["index.html", "notebook.ipynb"]
+    for path in (executed, executed.with_name("index.html")):
+        text = html.unescape(path.read_text())
+        assert "7 some.pth ['reports/mini', 'data/mini', " in text
+        assert not [one for one in (*said, str(tmp_path), str(PROJECT)) if one in text]
+    assert left_in(executed.parent) == {"index.html", "notebook.ipynb"}
 
 
 def test_one_that_fails_leaves_its_page_and_the_others_still_run(tmp_path, folder, capsys):
@@ -90,33 +99,23 @@ def test_one_that_fails_leaves_its_page_and_the_others_still_run(tmp_path, folde
 def test_the_pages_of_an_earlier_run_outlive_one_that_fails(tmp_path, folder):
     good, place = experiment(tmp_path, "same", "print('good')"), folder / "mini" / "same"
     notebook.run(good)
-    before = {path.name: path.read_bytes() for path in place.iterdir()}
-    with pytest.raises(TinyclfError, match=r"failed\.html"):
+    before = {name: (place / name).read_bytes() for name in left_in(place)}
+    with pytest.raises(TinyclfError, match=r"ZeroDivisionError.*\n.*failed\.html"):
         notebook.run(experiment(tmp_path, "same", "1 / 0"))
-    assert {path.name: path.read_bytes() for path in place.iterdir() if "failed" not in path.name} == before
+    assert "Traceback" in (place / "failed.html").read_text(), "of an error that nobody foresaw"
+    assert {name: (place / name).read_bytes() for name in left_in(place) if "failed" not in name} == before
     notebook.run(experiment(tmp_path, "same", "print('good')"))
-    assert sorted(path.name for path in place.iterdir()) == ["index.html", "notebook.ipynb"]
+    assert left_in(place) == {*before, "failed.html", "failed.ipynb"}, "what an earlier run left stays"
 
 
-@pytest.mark.parametrize("argv", [["/no/such/python", "-m", "ipykernel_launcher"], [sys.executable, "-c", "print(1)"]])
-def test_the_kernel_is_that_of_this_python_whatever_python3_is_elsewhere(tmp_path, folder, monkeypatch, argv):
+def test_the_kernel_is_that_of_this_python_whatever_python3_is_elsewhere(tmp_path, folder, monkeypatch):
     spec = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
     spec.parent.mkdir(parents=True)
-    spec.write_text(json.dumps({"argv": [*argv, "-f", "{connection_file}"], "display_name": "x", "language": "python"}))
+    argv = ["/no/such/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec.write_text(json.dumps({"argv": argv, "display_name": "x", "language": "python"}))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     notebook.run(experiment(tmp_path, "good", f"import sys\nprint('the same', sys.executable == {sys.executable!r})"))
     assert "the same True" in (folder / "mini/good/notebook.ipynb").read_text()
-
-
-def test_a_page_has_no_path_of_the_machine(tmp_path, folder, monkeypatch):
-    monkeypatch.setenv("TINYCLF_DATA", str(tmp_path / "mine/images.zip"))
-    said = [tmp_path / "mine/images.zip", folder / "mini", data_dir() / "mini", PROJECT / "docs"]
-    code = f"import sys\nprint('packing', {list(map(str, said))}, file=sys.stderr)"
-    notebook.run(experiment(tmp_path, "good", code))
-    for name in ("notebook.ipynb", "index.html"):
-        text = html.unescape((folder / "mini/good" / name).read_text())
-        assert "['images.zip', 'reports/mini', 'data/mini', " in text
-        assert not [path for path in said if str(path) in text] and str(PROJECT) not in text
 
 
 def test_killed_between_its_two_files_a_page_stands_in_no_front_pages_way(tmp_path, folder, monkeypatch):
@@ -159,7 +158,8 @@ def test_a_kernel_that_dies_leaves_its_page_and_the_others_still_run(tmp_path, f
 def test_an_interrupt_leaves_the_pages_of_an_earlier_run(tmp_path, folder, monkeypatch):
     one = experiment(tmp_path, "good", VALUE)
     notebook.run(one)
-    before = {path.name: path.read_bytes() for path in (folder / "mini" / "good").iterdir()}
+    place = folder / "mini" / "good"
+    before = {name: (place / name).read_bytes() for name in left_in(place)}
 
     def interrupt(source, target, *args, **kwargs):
         Path(target).write_text("{}")
@@ -169,7 +169,7 @@ def test_an_interrupt_leaves_the_pages_of_an_earlier_run(tmp_path, folder, monke
     with pytest.raises(typer.Exit) as stopped:
         cli.run_one_by_one([one], notebook.run)
     assert stopped.value.exit_code == 130
-    assert {path.name: path.read_bytes() for path in (folder / "mini" / "good").iterdir()} == before
+    assert {name: (place / name).read_bytes() for name in left_in(place)} == before
 
 
 def test_two_pages_of_one_experiment_are_not_made_at_once(tmp_path, folder):
@@ -177,13 +177,7 @@ def test_two_pages_of_one_experiment_are_not_made_at_once(tmp_path, folder):
     with locked(place / ".page.lock"), pytest.raises(TinyclfError, match=rf"running already.*process {os.getpid()}"):
         notebook.run(experiment(tmp_path, "good", VALUE))
     notebook.run(experiment(tmp_path, "good", VALUE))
-    assert sorted(path.name for path in place.iterdir()) == ["index.html", "notebook.ipynb"]
-
-
-def test_an_error_that_nobody_foresaw_keeps_its_traceback(tmp_path, folder):
-    with pytest.raises(TinyclfError, match="ZeroDivisionError"):
-        notebook.run(experiment(tmp_path, "bad", "1 / 0"))
-    assert "Traceback" in (folder / "mini" / "bad" / "failed.html").read_text()
+    assert left_in(place) == {"index.html", "notebook.ipynb"}
 
 
 def test_a_reports_folder_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, folder):
@@ -215,13 +209,6 @@ def test_plain_papermill_with_a_slip_in_a_parameters_name_stops_at_once(tmp_path
     assert not folder.exists()
 
 
-def test_the_command_line_refuses_with_one_message_and_a_status(tmp_path, folder):
-    command = [Path(sys.executable).with_name("tinyclf"), "run", "baseline-scratch", "-p", "epoch=3"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and not folder.exists()
-    assert done.stderr.startswith("tinyclf: parameter = 'epoch'") and "Traceback" not in done.stderr
-
-
 def test_of_progress_nothing_stays_on_the_page(tmp_path, folder):
     passing = """
 import time
@@ -235,3 +222,66 @@ print("epoch 1")
     notebook.run(experiment(tmp_path, "long", passing))
     (cell,) = nbformat.read(next(folder.rglob("notebook.ipynb")), 4).cells[-1:]
     assert [output.text for output in cell.outputs] == ["epoch 1\n"]
+
+
+def heading(title, *tags):
+    return new_markdown_cell(f"## {title}\n\nText of {title}.", metadata={"tags": list(tags)})
+
+
+def code(*outputs, tags=()):
+    return new_code_cell("code", outputs=list(outputs), metadata={"tags": list(tags)})
+
+
+SOME = new_output("stream", text="some")
+WRONG = new_output("error", ename="E", evalue="wrong", traceback=[])
+
+
+def arranged(*cells):
+    one = new_notebook(cells=[new_markdown_cell("# Title"), *cells])
+    notebook.arrange(one)
+    return one.cells[1:]
+
+
+def test_a_folded_section_opens_at_its_heading_and_closes_at_its_last_cell_on_the_page():
+    first, middle, last, other = arranged(
+        heading("One", "folded"), code(SOME), code(), code(tags=["notebook-only"]), heading("Two")
+    )
+    assert first.metadata["opens"] == "One" and first.source.strip() == "Text of One."
+    assert "closes" not in middle.metadata and last.metadata["closes"] and "opens" not in other.metadata
+    assert last.metadata["shown"] and not middle.metadata["shown"], "code is shown where it has no output"
+
+
+def test_an_optional_section_without_output_is_left_out_and_one_with_an_error_stays_open():
+    cells = arranged(heading("None", "folded", "optional"), code(), heading("Some", "optional"), code(SOME))
+    assert [cell.source.partition("\n")[0] for cell in cells] == ["## Some", "code"]
+    assert len(arranged(heading("Recipe", "folded"), code())) == 2
+    cells = arranged(heading("Training", "folded", "optional"), code(WRONG))
+    assert cells[0].source.startswith("## Training") and "opens" not in cells[0].metadata
+
+
+PAGE = "<body><nav>old</nav><main>&nbsp;\\1 <nav>not this</nav></main></body>"
+
+
+def test_pages_of_runs_are_linked_in_the_order_of_the_experiments_whatever_was_made_first(folder):
+    front, places = "../index.html", folder / "mini"
+    order = ["baseline-scratch", "baseline-scratch-seed-1", "baseline-imagenet", "my-own"]
+    leave("fast-scratch", planned("fast-scratch"))  # has no page
+    for number in (3, 2, 1, 0):
+        leave(order[number], planned("baseline-scratch"))
+        (places / order[number] / "index.html").write_text(PAGE)
+        notebook.connect(places, order[number])
+    (places / "data").mkdir()
+    (places / "data/index.html").write_text(PAGE)
+    notebook.connect(places, "data")
+    assert (places / "data/index.html").read_text() == PAGE, "the page of no run"
+    pages = [f"../{run}/index.html" for run in order]
+    texts = [(places / run / "index.html").read_text() for run in order]
+    navs = [re.findall(r"<nav>(.*?)</nav>", text, re.DOTALL) for text in texts]
+    assert all(rest == ["not this"] and "\\1" in text for (_, *rest), text in zip(navs, texts, strict=True))
+    assert [re.findall(r'href="(.*?)"', nav) for nav, *_ in navs] == [
+        [front, pages[1]],
+        [pages[0], front, pages[2]],
+        [pages[1], front, pages[3]],
+        [pages[2], front],
+    ]
+    assert "Step 1: baseline from scratch, seed 1" in texts[0]

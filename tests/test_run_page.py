@@ -1,9 +1,9 @@
 """A run's page: curves, results and provenance are those of its record."""
 
 import csv
-import os
+import gzip
+import itertools
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,12 +12,27 @@ from matplotlib import pyplot as plt
 from records import leave, planned, started_from
 
 from tinyclf.experiments.settings import Settings
-from tinyclf.report.comparison import chosen_runs, comparison, result_table, settings_that_differ
-from tinyclf.report.evaluation import block_order, class_table, commonest, confusion_shares, heat_map, reliability
-from tinyclf.report.figures import experiment_curves, run_curves, svg
-from tinyclf.report.run_page import commit_link, evaluation_table, headline, history_table, provenance, settings_table
+from tinyclf.report.evaluation import (
+    block_order,
+    class_table,
+    commonest,
+    confusion_shares,
+    heat_map,
+    mcnemar,
+    paired_test,
+    reliability,
+)
+from tinyclf.report.figures import Line, curves, experiment_curves, svg
+from tinyclf.report.run_page import (
+    commit_link,
+    comparison,
+    evaluation_table,
+    headline,
+    history_table,
+    provenance,
+    settings_table,
+)
 from tinyclf.report.runs import history_frame, load_histories
-from tinyclf.utils.environment import public_origin
 from tinyclf.utils.errors import TinyclfError
 
 
@@ -77,11 +92,10 @@ def test_axes_of_accuracy_are_in_per_cent_and_take_nothing_of_the_users_style():
 
 
 def test_several_runs_share_a_figure():
-    for name in ("one", "two"):
-        leave(name, Settings(epochs=2))
-    loss, accuracy = run_curves(load_histories("mini"))
-    assert "one from 4.900 to 4.800; two from" in loss.text and "10.00% to 20.00%" in accuracy.text
-    assert accuracy.figure.legends[0].get_texts()[1].get_text() == "two"
+    lines = [Line(name, name, history_frame(leave(name, Settings(epochs=2))), "val") for name in ("one", "two")]
+    accuracy = curves(lines, "accuracy", "validation")
+    assert "one from 10.00% to 20.00%; two from" in accuracy.text
+    assert [text.get_text() for text in accuracy.figure.legends[0].get_texts()] == ["one", "two"]
 
 
 def test_the_evaluation_has_a_column_for_each_way_to_evaluate():
@@ -111,11 +125,8 @@ def test_provenance_tells_command_recipe_data_weights_and_machine(reports):
 def test_a_run_that_was_continued_elsewhere_tells_both_machines():
     record = leave("mine", Settings(epochs=2))
     record["environments"].append(record["environments"][0] | {"commit": None})
+    assert "optimizer" not in facts(record), "an older record has no recipe"
     assert facts(record)["commit, continued"] == "not a git checkout" and "hardware, continued" in facts(record)
-
-
-def test_an_older_record_has_no_recipe():
-    assert "optimizer" not in facts(leave("mine", Settings(epochs=2)))
 
 
 def test_settings_that_differ_from_the_published_recipe_come_first():
@@ -176,14 +187,6 @@ def test_on_a_data_set_that_does_not_compare_the_headline_tells_what_it_is_and_n
     assert "published 2" not in told and "reproduced" not in told and "synthetic data set" in told
 
 
-def test_a_commit_is_linked_to_the_public_repository_that_the_checkout_comes_from(monkeypatch):
-    assert commit_link(None) == "not a git checkout"
-    monkeypatch.setattr("tinyclf.report.run_page.public_origin", lambda: "")
-    assert commit_link("abc-dirty") == "abc-dirty"
-    monkeypatch.setattr("tinyclf.report.run_page.public_origin", lambda: "https://github.com/some/one")
-    assert commit_link("abc-dirty") == '<a href="https://github.com/some/one/commit/abc">abc-dirty</a>'
-
-
 def test_reliability_is_in_per_cent(reports):
     record = leave("mine", Settings(epochs=2))
     write(reports / "mine/reliability.csv", ("from", "to", "images", "confidence", "accuracy"), (0, 0.5, 4, 0.3, 0.25))
@@ -192,58 +195,55 @@ def test_reliability_is_in_per_cent(reports):
     assert figure.axes[0].yaxis.get_major_formatter()(0.5) == "50%"
 
 
-def test_a_comparison_has_a_column_for_each_run_and_differences_to_the_first():
-    leave("one", Settings(epochs=2), (0.1, 0.2))
-    leave("two", Settings(epochs=2, momentum=0.8), (0.1, 0.25), flip_tta={"top1": 0.3})
-    runs = chosen_runs(["two", "one", "two"], "mini")
-    texts = result_table(runs).texts.set_index("result")
-    assert list(texts) == ["two", "one"]
-    assert texts.loc["accuracy, last epoch"].tolist() == ["25.00%", "20.00% -5.00"]
-    assert texts.loc["accuracy, flip TTA"].tolist() == ["30.00%", ""]
-    assert settings_that_differ(runs).texts.to_numpy().tolist() == [["momentum", "0.8", "0.9"]]
-    page = comparison(["two", "one"], "mini")
+def test_only_runs_with_a_record_are_compared_two_at_least():
+    for name in ("one", "two"):
+        leave(name, Settings(epochs=2))
+    page = comparison(["two", "one", "two"], "mini")
     assert (page.name, page.parameters["runs"]) == ("compare-two-one", "two one")
-    for names, message in ((["one"], "nothing to compare"), (["one", "three"], "run on mini = 'three'")):
+    for names, message in ((["one", "one"], "nothing to compare"), (["one", "three"], "run on mini = 'three'")):
         with pytest.raises(TinyclfError, match=message):
-            chosen_runs(names, "mini")
+            comparison(names, "mini")
 
 
-@pytest.mark.parametrize(
-    ("remote", "address"),
-    [
-        ("https://someone:secret@github.com/some/one.git", "https://github.com/some/one"),
-        ("git@github.com:some/one.git", "https://github.com/some/one"),
-        ("ssh://git@codeberg.org/some/one", "https://codeberg.org/some/one"),
-        ("https://git.example.org/some/one.git", ""),
-        ("/somewhere/here", ""),
-    ],
-)
-def test_the_origin_is_told_without_secrets_and_only_where_it_is_public(tmp_path, monkeypatch, remote, address):
-    for command in (["init", "-q"], ["remote", "add", "origin", remote]):
-        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+def test_mcnemar_is_the_exact_binomial_test():
+    assert mcnemar(0, 0) == mcnemar(3, 3) == 1
+    assert mcnemar(1, 5) == mcnemar(5, 1) == 2 * (1 + 6) / 64  # by hand: no or one head in six throws, on both sides
+    assert 0 < mcnemar(5400, 4600) < 1e-14
+    heads = [sum(throws) for throws in itertools.product((0, 1), repeat=12)]
+    for one in range(7):
+        assert mcnemar(one, 12 - one) == np.mean([abs(count - 6) >= 6 - one for count in heads])
+
+
+def test_two_runs_are_compared_image_by_image(reports):
+    def predictions(run, guesses):
+        rows = [
+            f"{image},{wnid},{guess},0.5\n" for image, (wnid, guess) in enumerate(zip("ab" * 6, guesses, strict=True))
+        ]
+        text = "image,wnid,predicted,probability\n" + "".join(rows)
+        (reports / run / "predictions.csv.gz").write_bytes(gzip.compress(text.encode()))
+
+    one, two = (leave(name, Settings(epochs=2)) for name in ("one", "two"))
+    assert paired_test(one, two) == "", "older runs kept none"
+    predictions("one", "abababababab")
+    predictions("two", "ababbbbbaaaa")
+    assert paired_test(one, two).startswith("Of 12 images, 4 are right only in one and 0 only in two: no difference")
+    predictions("two", "babababababa")
+    assert "12 are right only in one and 0 only in two: a difference beyond chance (p = 0.00049" in paired_test(
+        one, two
+    )
+
+
+def test_a_commit_is_linked_to_the_origin_where_it_is_public_without_secrets(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
     monkeypatch.setattr("tinyclf.utils.environment.PROJECT", tmp_path)
-    assert public_origin() == address
-
-
-def test_figures_do_not_take_the_users_matplotlibrc(tmp_path):
-    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 30\n")
-    code = """
-import matplotlib.pyplot as plt
-import pandas as pd
-from tinyclf.report.figures import experiment_curves, svg
-assert plt.rcParams["text.usetex"]
-epochs = {"run": "mine", "dataset": "mini", "epoch": [1, 2], "train_loss": 1.0, "val_loss": 1.0}
-histories = pd.DataFrame(epochs | {"train_accuracy": 0.1, "val_accuracy": [0.2, 0.3]})
-print(hash("".join(svg(one.figure) for one in experiment_curves("mine", histories))))
-"""
-    both = [
-        subprocess.run(
-            [sys.executable, "-c", code.replace("assert", "assert" if rc else "assert not")],
-            env=os.environ | {"PYTHONHASHSEED": "0"} | ({"MATPLOTLIBRC": str(tmp_path)} if rc else {}),
-            capture_output=True,
-            text=True,
-        )
-        for rc in (False, True)
-    ]
-    assert [one.returncode for one in both] == [0, 0], both[1].stderr
-    assert both[0].stdout == both[1].stdout
+    assert commit_link(None) == "not a git checkout"
+    for remote, address in {
+        "https://someone:secret@github.com/some/one.git": "https://github.com/some/one",
+        "git@github.com:some/one.git": "https://github.com/some/one",
+        "ssh://git@codeberg.org/some/one": "https://codeberg.org/some/one",
+        "https://git.example.org/some/one.git": "",
+        "/somewhere/here": "",
+    }.items():
+        subprocess.run(["git", "-C", tmp_path, "config", "remote.origin.url", remote], check=True)
+        linked = f'<a href="{address}/commit/abc">abc-dirty</a>' if address else "abc-dirty"
+        assert commit_link("abc-dirty") == linked

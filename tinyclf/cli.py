@@ -192,7 +192,7 @@ def train(
 def compare(runs: Runs, dataset: Dataset = "mini") -> None:
     """Compare runs on one page, their curves and the settings that differ, and print its path."""
     from tinyclf.report import notebook
-    from tinyclf.report.comparison import comparison
+    from tinyclf.report.run_page import comparison
 
     with usage():
         experiment = comparison(runs, dataset)

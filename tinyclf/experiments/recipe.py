@@ -110,7 +110,7 @@ def recipe_for(model: nn.Module, settings: Settings, images: int) -> Recipe:
 
 def loader(split: PackedSplit, settings: Settings, batch_size: int, **options: Any) -> ImageLoader:
     """The batches of `split` with what all images of a run have in common."""
-    same = {"normalization": settings.normalization, "kernel": settings.kernel}
+    same: dict[str, Any] = {"normalization": settings.normalization, "kernel": settings.kernel}
     return ImageLoader(split.images, split.labels, batch_size, **same, **options)
 
 

@@ -74,7 +74,7 @@ class Settings:
     # input size of the first epoch, from which it grows to input_size in 2/3 of them; 0: no growth
     start_size: Side = 0
     eval_size: Side = 0  # another input size, at which the trained model is evaluated as well; 0: none
-    kernel: Literal["pil", "opencv"] = "pil"  # whose bicubic kernel resizes images: pil | opencv, as published in Step 2
+    kernel: Literal["pil", "opencv"] = "pil"  # whose bicubic kernel resizes images: pil | opencv, as published
     flip_tta: bool = False  # evaluate as well on each image together with its mirror image
     hold_out: bool = False  # validate on every tenth training image, which is then not trained on, in place of val
     # imagenet: 7x7, max pool | small: 3x3 | small-pool: and max pool | sub-pixel: 5x5, 2x2 each

@@ -1,24 +1,24 @@
-"""What the evaluation of a run's model says: which classes it confuses, the accuracy of all classes, calibration."""
+"""What a run's model does on the validation images: classes, confusions, mistakes, calibration, and against another."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import Any
 
 import numpy as np
+from IPython.display import HTML
 
-from tinyclf.experiments.record import Record, read_table
+from tinyclf.experiments.record import Record, read_table, table_path
 from tinyclf.report.figures import COLOURS, Described, first_word, percent_label, styled
 from tinyclf.report.format import Column, percent
-from tinyclf.report.html import Table, table
+from tinyclf.report.html import Table, gallery, table
 from tinyclf.utils.lazy import pd, plt
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 # One colour of growing opacity, so that the page's own paper shows through, light or dark.
 SHADES = ("#d55e0000", "#d55e00ff")
 FULL = 0.25  # a share that has the full colour
 NAMED = 25  # class names that fit beside the heat map
+PREDICTIONS = "predictions.csv.gz"
 
 
 def confusion_shares(record: Record) -> pd.DataFrame:
@@ -69,7 +69,11 @@ def heat_map(record: Record) -> Described:
     image = axes.imshow(shares, cmap=shades, norm=norm, interpolation="none")
     bar = figure.colorbar(image, shrink=0.5, label="share of the class's images", ticks=[0, 0.02, 0.1, FULL])
     bar.ax.set_yticklabels(["0%", "2%", "10%", f"{percent(FULL, 0)} or more"])
-    name_classes(axes, [words[wnid] for wnid in order])
+    places = range(0, len(order), -(-len(order) // NAMED))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(list(places), [words[order[place]] for place in places], fontsize=6.5)
+    axes.tick_params(axis="x", rotation=90)
+    axes.grid(visible=False)
     axes.set(xlabel="predicted", ylabel="class")
     plt.close(figure)
     cells = shares.rename_axis(index="wnid", columns="predicted").stack().rename("share").reset_index()
@@ -79,15 +83,6 @@ def heat_map(record: Record) -> Described:
     )
     text = f"Confusion matrix of {len(order)} classes, those that are confused side by side. The most: {most}."
     return Described(figure, text, cells[cells["share"] > 0])
-
-
-def name_classes(axes: Axes, words: list[str]) -> None:
-    """Name the rows and columns of a heat map, as many as fit."""
-    places = range(0, len(words), -(-len(words) // NAMED))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(list(places), [words[place] for place in places], fontsize=6.5)
-    axes.tick_params(axis="x", rotation=90)
-    axes.grid(visible=False)
 
 
 def class_words(record: Record) -> dict[str, str]:
@@ -147,3 +142,36 @@ def reliability(record: Record) -> Described:
     plt.close(figure)
     pairs = ", ".join(f"{percent(row['confidence'], 0)} to {percent(row['accuracy'], 0)}" for _, row in bins.iterrows())
     return Described(figure, f"Reliability diagram, {error}: confidence to accuracy by bin: {pairs}.", bins)
+
+
+def mistakes(record: Record, images: np.ndarray, count: int = 12) -> HTML:
+    """The most confident mistakes among the validation images: true and predicted words, and the confidence."""
+    words, rows = class_words(record), read_table(record, "mistakes.csv")[:count]
+    texts = [
+        f"{words[row['wnid']]} → {words[row['predicted']]}, {percent(row['confidence'], 0)}"
+        for _, row in rows.iterrows()
+    ]
+    return gallery([images[image] for image in rows["image"]], texts)
+
+
+def mcnemar(one: int, other: int) -> float:
+    """The two-sided p of McNemar's exact test, of the images that one model alone and the other alone gets right."""
+    tail = sum(math.comb(one + other, k) for k in range(min(one, other) + 1))
+    return min(1.0, 2 * tail / (1 << (one + other)))
+
+
+def paired_test(first: Record, second: Record) -> str:
+    """Whether two models differ, image by image, in one sentence; empty where not both have predictions of the same."""
+    if not all(table_path(record, PREDICTIONS).is_file() for record in (first, second)):
+        return ""
+    one, other = (read_table(record, PREDICTIONS).set_index("image") for record in (first, second))
+    if not one["wnid"].equals(other["wnid"]):
+        return ""
+    right, also_right = one["predicted"] == one["wnid"], other["predicted"] == other["wnid"]
+    alone = int((right & ~also_right).sum()), int((also_right & ~right).sum())
+    p = mcnemar(*alone)
+    return (
+        f"Of {len(one):,} images, {alone[0]:,} are right only in {first['run']} and {alone[1]:,} only in "
+        f"{second['run']}: {'a difference' if p < 0.05 else 'no difference'} beyond chance (p = {p:.2g}, two-sided, "
+        "McNemar's exact test)."
+    )

@@ -111,12 +111,6 @@ def experiment_curves(name: str, histories: pd.DataFrame) -> list[Described]:
     ]
 
 
-def run_curves(histories: pd.DataFrame) -> list[Described]:
-    """Validation log loss and accuracy by epoch, a line for each run in `histories`: a figure of each."""
-    lines = [Line(str(run), str(run), epochs, "val") for run, epochs in histories.groupby("run", sort=False)]
-    return [curves(lines, metric, "validation") for metric in METRICS]
-
-
 @styled
 def curves(lines: list[Line], metric: str, title: str) -> Described:
     """`loss` or `accuracy` by epoch."""

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -13,20 +14,23 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from tinyclf.data.registry import DATASETS
+from tinyclf.experiments import catalog
 from tinyclf.experiments.catalog import Experiment
+from tinyclf.experiments.names import family
 from tinyclf.report.format import heading
-from tinyclf.report.navigation import connect
-from tinyclf.report.sections import arrange
+from tinyclf.report.html import PIECES, link
+from tinyclf.report.run_page import run_title
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import atomic_write, locked, writable
 from tinyclf.utils.paths import PROJECT, data_dirs, reports_dir, tiny_imagenet_sources
 
-OVERWRITTEN = re.compile(r"[^\n\r]*\r(?!\n)")  # by what comes after it, as on a terminal
-FAILED = ("failed.ipynb", "failed.html")  # what a run that failed leaves; not committed
+PAGE, FAILED = ("notebook.ipynb", "index.html"), ("failed.ipynb", "failed.html")  # of a run that failed; not committed
+NAV = re.compile(r"<nav>.*?</nav>", re.DOTALL)
 
 
 class ThisPython(AsyncKernelManager):
@@ -46,134 +50,135 @@ def run(experiment: Experiment) -> None:
     folder, busy = writable(experiment.page_folder), f"{experiment.name} is running already; wait for it"
     if experiment.name == "summary":
         busy = ""  # runs that end together each make it, one after the other
-    with locked(folder / ".page.lock", busy):
-        execute(experiment, folder)
+    with locked(folder / ".page.lock", busy), tempfile.TemporaryDirectory(prefix="tinyclf-") as temporary:
+        executed = Path(temporary) / PAGE[0]
+        try:
+            failure = execute(experiment, executed)
+            publish(nbformat.read(executed, 4), experiment, FAILED if failure else PAGE)
+        except OSError as error:
+            raise TinyclfError(f"cannot write the page of {experiment.name}: {error}") from error
+    if failure:
+        raise TinyclfError(f"{failure}\n  the page with the error: {folder / FAILED[1]}")
 
 
-def execute(experiment: Experiment, folder: Path) -> None:
-    """Execute the notebook and publish it, as failed where a cell failed; see `run` for errors."""
-    partial = folder / "notebook.partial.ipynb"  # papermill saves it after every cell
-    show_progress()
-    os.environ.pop("JPY_SESSION_NAME", None)  # of a notebook that calls this: nobody can use widgets of this kernel
-    failure = ""
+def execute(experiment: Experiment, executed: Path) -> str:
+    """Execute a notebook as far as it runs, into the file `executed`; returns why it failed, or nothing.
+
+    What it prints, a line for each epoch, goes to standard error as it comes.
+    """
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters that a notebook only passes on
     try:
         papermill.execute_notebook(
             str(experiment.notebook),
-            str(partial),
+            str(executed),
             experiment.parameters,
             kernel_name="python3",  # what the notebook says; the next line decides
             kernel_manager_class=ThisPython,
             progress_bar=False,
-            log_output=True,
+            stdout_file=sys.stderr,
+            stderr_file=sys.stderr,
             extra_arguments=["--log-level=CRITICAL"],  # the kernel's own log: TCP at the start, sockets at the end
         )
     except PapermillExecutionError as error:
-        failure = error.evalue if error.ename == "TinyclfError" else f"{error.ename}: {error.evalue}"
+        return str(error.evalue) if error.ename == "TinyclfError" else f"{error.ename}: {error.evalue}"
     except DeadKernelError:
         failure = "the kernel died: killed, or out of memory (then try a smaller batch_size)"
-        append_note(partial, f"## The run ended here: {failure}")
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise TinyclfError(f"cannot write {partial}: {error.strerror}") from error
+        notebook = nbformat.read(executed, 4)
+        notebook.cells.append(nbformat.v4.new_markdown_cell(f"## The run ended here: {failure}"))
+        nbformat.write(notebook, executed)
+        return failure
     except KeyboardInterrupt:
-        partial.unlink(missing_ok=True)  # the pages of an earlier run stay
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # or the cell's end appears as a traceback on exit
         raise
-    if failure:
-        publish(partial, experiment, *FAILED)
-        raise TinyclfError(f"{failure}\n  the page with the error: {folder / FAILED[1]}")
-    publish(partial, experiment, "notebook.ipynb", "index.html")
-    for name in FAILED:
-        (folder / name).unlink(missing_ok=True)
+    return ""
 
 
-def append_note(path: Path, text: str) -> None:
-    """Add a paragraph to the end of a notebook."""
-    notebook = nbformat.read(path, 4)
-    notebook.cells.append(nbformat.v4.new_markdown_cell(text))
-    nbformat.write(notebook, path)
+def publish(notebook: NotebookNode, experiment: Experiment, names: tuple[str, str]) -> None:
+    """Write an executed notebook and its page, each whole or not at all, and link the page to its neighbours."""
+    clean(notebook, experiment)
+    folder, dataset_folder = experiment.page_folder, reports_dir() / experiment.parameters["dataset"]
+    text = without_paths(nbformat.writes(notebook), experiment.parameters.get("weights", ""))
+    page = render(nbformat.reads(text, 4), experiment.title)
+    with locked(dataset_folder / ".pages.lock"):  # as the pages of neighbours are written too
+        atomic_write(folder / names[0], text)  # first: a page without its notebook is nobody's
+        atomic_write(folder / names[1], page)
+        connect(dataset_folder, experiment.name)
 
 
-def publish(executed: Path, experiment: Experiment, notebook: str, page: str) -> None:
-    """Turn an executed notebook, as far as it ran, into its two pages, each written whole or not at all."""
-    try:
-        clean_notebook(executed, experiment)
-        html, dataset_folder = render(executed, experiment.title), reports_dir() / experiment.parameters["dataset"]
-        with locked(dataset_folder / ".pages.lock"):  # as the pages of neighbours are written too
-            os.replace(executed, executed.with_name(notebook))  # first: a page without its notebook is nobody's
-            atomic_write(executed.with_name(page), html)
-            connect(dataset_folder, experiment.name)
-    except OSError as error:
-        raise TinyclfError(f"cannot write the page of {experiment.name}: {error}") from error
-    finally:
-        executed.unlink(missing_ok=True)
-
-
-def show_progress() -> None:
-    """Let what a notebook prints, a line for each epoch, through to standard error as it comes."""
-    log = logging.getLogger("papermill")
-    if not log.handlers:
-        log.addHandler(logging.StreamHandler(sys.stderr))
-        log.setLevel(logging.INFO)
-        log.propagate = False
-        log.addFilter(lambda record: record.funcName in ("process_message", "log_output_message"))
-        log.addFilter(lambda record: not record.getMessage().startswith("<IPython.core.display."))
-
-
-def clean_notebook(path: Path, experiment: Experiment) -> None:
-    """Remove paths of this machine, progress lines and widgets from an executed notebook, and set its title."""
-    notebook = nbformat.read(path, 4)
-    notebook.metadata.pop("widgets", None)  # their state; a page has no kernel, and so no widgets
+def clean(notebook: NotebookNode, experiment: Experiment) -> None:
+    """Set the title of an executed notebook, and leave out what papermill says of this machine and progress lines."""
     dataset = experiment.parameters["dataset"]
-    notebook.metadata["title"] = f"{experiment.title} ({dataset})"
     if experiment.name == "summary":
         notebook.metadata["title"] = heading(dataset)
     else:
-        notebook.metadata |= {"front": "../index.html", "dataset": DATASETS[dataset].title}
-    for cell in notebook.cells:
-        if "outputs" in cell:
-            cell.outputs = joined_streams(cell.outputs)
+        about = {"front": "../index.html", "dataset": DATASETS[dataset].title}
+        notebook.metadata |= {"title": f"{experiment.title} ({dataset})"} | about
     for key in ("input_path", "output_path"):
         notebook.metadata.get("papermill", {}).pop(key, None)
-    path.write_text(without_paths(nbformat.writes(notebook), experiment.parameters.get("weights", "")), "utf-8")
+    CoalesceStreamsPreprocessor(enabled=True).preprocess(notebook, {})
 
 
 def without_paths(text: str, weights: str) -> str:
     """`text` where the paths of data, reports, project and `weights` are their last part alone."""
-    folders = [*tiny_imagenet_sources(), *data_dirs(), reports_dir(), *filter(None, [PROJECT])]
-    paths = {weights, *map(str, folders)}
+    paths = {weights, *map(str, (*tiny_imagenet_sources(), *data_dirs(), reports_dir(), PROJECT or ""))}
     for path in sorted(paths, key=len, reverse=True):  # a folder after what is in it
         if os.sep in path and (name := os.path.basename(path)):
             text = text.replace(path, name)
     return text
 
 
-def joined_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Outputs with what was printed in one piece, and without what was overwritten.
-
-    papermill leaves a piece for each time that something was printed. (nbconvert joins them from version 7 on.)
-    """
-    joined: list[NotebookNode] = []
-    streams: dict[str, NotebookNode] = {}  # standard output and error since the last output of another kind
-    for output in outputs:
-        if output.output_type != "stream":
-            streams = {}
-        elif output.name in streams:
-            streams[output.name].text += output.text
-            continue
-        else:
-            streams[output.name] = output
-        joined.append(output)
-    for output in joined:
-        if output.output_type == "stream":
-            output.text = OVERWRITTEN.sub("", output.text)
-    return joined
-
-
-def render(path: Path, title: str) -> str:
+def render(notebook: NotebookNode, title: str) -> str:
     """A notebook as one self-contained HTML page: no request leaves it, code is folded, and some cells are left out."""
     exporter = HTMLExporter(template_name="templates", extra_template_basedirs=[str(Path(__file__).parent)])
-    notebook = nbformat.read(path, 4)
-    arrange(notebook, left_out="notebook-only")
+    arrange(notebook)
     page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
-    return page
+    return str(page)
+
+
+def arrange(notebook: NotebookNode) -> None:
+    """Mark for the template what a page folds, and drop what it leaves out: the cells tagged `notebook-only`.
+
+    A section starts with a Markdown cell `## Title`. The tag `folded` on that cell folds the section, unless an error
+    is in it; the tag `optional` leaves it out where none of its code cells displayed anything.
+    """
+    sections: list[list[NotebookNode]] = [[]]
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("## "):
+            sections.append([])
+        if "notebook-only" not in cell.metadata.get("tags", []):
+            sections[-1].append(cell)
+    notebook.cells = []
+    for section in filter(None, sections):
+        tags = section[0].metadata.get("tags", [])
+        outputs = [output for cell in section for output in cell.get("outputs", [])]
+        if "optional" in tags and not outputs:
+            continue
+        if "folded" in tags and all(output.output_type != "error" for output in outputs):
+            title, _, section[0].source = section[0].source.removeprefix("## ").partition("\n")
+            section[0].metadata["opens"], section[-1].metadata["closes"] = title, True
+            for cell in section:  # code that displayed nothing is what its section has to show
+                cell.metadata["shown"] = cell.cell_type == "code" and not cell.outputs
+        notebook.cells += section
+
+
+def connect(dataset_folder: Path, run: str) -> None:
+    """Link the page of a run to the one before it and after it, and theirs to it, in the order of the experiments.
+
+    The caller holds a lock on the pages.
+    """
+    experiments = catalog.read_experiments(dataset_folder.name)
+    order = {name: number for number, name in enumerate(experiments)}
+    pages = [page for page in dataset_folder.glob("*/index.html") if page.with_name("record.json").is_file()]
+    runs = sorted((page.parent.name for page in pages), key=lambda name: (order.get(family(name), len(order)), name))
+    if run not in runs:
+        return
+
+    def anchor(number: int) -> str:
+        there = 0 <= number < len(runs)
+        return link(run_title(runs[number], experiments), f"../{runs[number]}/index.html") if there else ""
+
+    place = runs.index(run)
+    for number in range(max(0, place - 1), min(len(runs), place + 2)):
+        page = dataset_folder / runs[number] / "index.html"
+        nav = PIECES.nav(DATASETS[dataset_folder.name].title, anchor(number - 1), anchor(number + 1))
+        atomic_write(page, NAV.sub(nav.replace("\\", r"\\"), page.read_text(encoding="utf-8"), count=1))
