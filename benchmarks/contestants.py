@@ -26,7 +26,7 @@ from tinyclf.models.resnet import build_model
 from tinyclf.models.small_map_conv import use_small_map_conv
 from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.evaluate import evaluate
-from tinyclf.training.loop import train_epoch
+from tinyclf.training.loop import Plan, Training
 
 RECIPE = Settings(batch_size=BATCH)
 
@@ -127,7 +127,8 @@ class Tinyclf(Way):
             pass
 
     def train(self, watch: Watch, workers: int) -> None:
-        train_epoch(self.model, self.state, self.criterion, self.watched("train", watch), self.epoch)
+        batches = self.watched("train", watch)
+        Training(self.state, self.criterion, batches, batches, Plan(1)).train_epoch(self.epoch)
 
     def evaluate(self, watch: Watch, workers: int) -> None:
         evaluate(self.model, self.watched("val", watch))
