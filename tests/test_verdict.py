@@ -49,7 +49,7 @@ def test_a_run_is_judged_by_the_published_accuracy_of_its_epoch():
 
 
 def row(name, accuracy, published, kind="", **more):
-    usual = {"name": f"Row {name}", "experiment": name, "start": "scratch", "whole": True, "size": 0}
+    usual = {"title": f"Row {name}", "experiment": name, "start": "scratch", "whole": True, "size": 0}
     usual |= {"accuracy": accuracy, "published_last": published, "ranked": published, "val_images": 10_000}
     return usual | {"verdict": Verdict(kind, kind)} | more
 
