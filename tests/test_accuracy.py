@@ -4,7 +4,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
-from records import leave, planned, started_from
+from records import leave, planned
 
 from tinyclf.data.registry import DATASETS
 from tinyclf.report.accuracy import NOT_RUN, accuracy_table, data_notes, goal_text, markdown_report, markdown_tables
@@ -119,16 +119,6 @@ def test_a_goal_is_reached_by_the_mean_of_all_seeds_within_its_limits():
     assert row_of("fast-scratch", "tiny-imagenet")["goals"][0].endswith(": missed")
 
 
-def test_the_order_of_the_pretrained_models_is_told_where_numbers_do_not_compare():
-    dataset, imagenet = "tiny-imagenet-20", {"label": "ImageNet", "file": None, "sha256": None}
-    data = {"name": dataset, "classes": 20, "train": 9000, "val": 1000, "sha256": "abc"}
-    assert "Order" not in markdown_report(accuracy_table(dataset))
-    for name, accuracy in {"baseline-imagenet": 0.8, "finetuning": 0.7, "finetuning-small-stem": 0.9}.items():
-        leave(name, planned(name, dataset), [accuracy], weights=imagenet, data=data)
-    told = "as published: finetuning-small-stem > baseline-imagenet, baseline-imagenet > finetuning."
-    assert told in markdown_report(accuracy_table(dataset))
-
-
 def test_a_stand_in_is_explained_once_where_it_was_used(monkeypatch):
     assert data_notes("tiny-imagenet", ["scratch", "ImageNet"], "..") == []
     pages = {"reports": "(../docs/weights.md#stand-in-weights)", "other": "tinyclf's docs/weights.md"}
@@ -140,14 +130,6 @@ def test_a_stand_in_is_explained_once_where_it_was_used(monkeypatch):
     assert note.startswith(f"{STAND_IN}: these are not")
     part, note = data_notes("tiny-imagenet-20", [STAND_IN], "../..")
     assert "every tenth class" in part and note.startswith(STAND_IN)
-
-
-def test_overrides_of_an_ancestor_are_told():
-    parent = leave("preprocessing", planned("preprocessing", epochs=1, input_size=48))
-    leave("finetuning", planned("finetuning", epochs=1), weights=started_from(parent))
-    title = row_of("finetuning", "mini")["title"]
-    (told,) = [name for name in lines_of("mini") if name.startswith(f"{title} (")]
-    assert "input_size in preprocessing = 48" in told and "epochs in preprocessing = 1" in told
 
 
 def test_numbers_as_text():

@@ -90,8 +90,7 @@ def show_curves(dataset: str) -> None:
     histories = load_histories(dataset)
     for row in accuracy_table(dataset).rows:
         if row["runs"] and row["experiment"] in PUBLISHED:
-            title, name, runs, _ = validation_line(row, histories)
-            show(small_multiple(title, name, runs))
+            show(small_multiple(*validation_line(row, histories)[:3]))
 
 
 def write_readme(dataset: str) -> None:
@@ -145,18 +144,17 @@ def runs_table(dataset: str, *, of_ablations: bool = False) -> Table:
 
 def file_links(dataset: str, run: str) -> Markup:
     """Links to the files of a run, as far as it has them."""
-    files = {"page": "index.html", "record": "record.json", "history": "history.csv"}
-    folder = reports_dir() / dataset / run
-    return Markup(", ").join(link(name, f"{run}/{file}") for name, file in files.items() if (folder / file).is_file())
+    files = {"page": f"{run}/index.html", "record": f"{run}/record.json", "history": f"{run}/history.csv"}
+    there = (link(name, path) for name, path in files.items() if (reports_dir() / dataset / path).is_file())
+    return Markup(", ").join(there)
 
 
 def other_pages(dataset: str) -> HTML:
     """Links to the pages on `dataset` that are not those of a run."""
     folder = reports_dir() / dataset
-    links = []
-    for page in sorted(folder.glob("*/index.html")):
-        if not page.with_name("record.json").is_file() and (title := page_title(page)):
-            links.append(link(title.removesuffix(f" ({dataset})"), f"{quote(page.parent.name)}/{page.name}"))
+    pages = [page for page in sorted(folder.glob("*/index.html")) if not page.with_name("record.json").is_file()]
+    titles = {page: title.removesuffix(f" ({dataset})") for page in pages if (title := page_title(page))}
+    links = [link(title, f"{quote(page.parent.name)}/{page.name}") for page, title in titles.items()]
     if (folder / "ablations.csv").is_file():
         links.append(link("all ablations as CSV", "ablations.csv"))
     return HTML(PIECES.links(links))
