@@ -6,12 +6,12 @@ import math
 from typing import Any
 
 from tinyclf.experiments import catalog
-from tinyclf.report.figures import COLOURS, Described, percent_label, styled
-from tinyclf.report.format import Column, assignments, duration, format_metric, hardware, percent, points, share
+from tinyclf.experiments.catalog import Ablation
+from tinyclf.report.format import Column, assignments, duration, format_metric, hardware, points, share
 from tinyclf.report.html import small_lines, verdict_mark
 from tinyclf.report.runs import GROUPED, group_seeds, read_runs
 from tinyclf.report.verdict import ERRORS
-from tinyclf.utils.lazy import pd, plt
+from tinyclf.utils.lazy import pd
 
 EQUAL = 0.02  # compute that differs by less is called equal
 
@@ -28,30 +28,22 @@ def ablation_table(dataset: str) -> pd.DataFrame:
     """
     runs = [run for run in read_runs(dataset) if run["split"] == "held-out"]
     groups = pd.DataFrame(group_seeds(runs), columns=GROUPED)
-    facts = [catalog.ablation(name) for name in groups["experiment"]]
-    return pd.DataFrame(
+    facts = [catalog.ablation(name) or Ablation("", name, "", {}) for name in groups["experiment"]]
+    changes = [fact.changes | overrides for fact, overrides in zip(facts, groups["overrides"], strict=True)]
+    table = pd.DataFrame(
         {
             "run": groups["experiment"],
-            "recipe": [fact.recipe if fact else "" for fact in facts],
-            "ablation": [fact.label if fact else name for fact, name in zip(facts, groups["experiment"], strict=True)],
-            "base": [fact.base if fact else "" for fact in facts],
-            "changed": [
-                assignments((fact.changes if fact else {}) | overrides)
-                for fact, overrides in zip(facts, groups["overrides"], strict=True)
-            ],
-            "accuracy": groups["accuracy"],
-            "deviation": groups["accuracy_std"],
-            "held_out": groups["val_images"],
-            "flip_tta": groups["flip_tta"],
-            "epochs": groups["epochs"],
-            "seeds": groups["seeds"],
-            "multiply_adds": groups["compute_total"],
-            "share": groups["share"],
-            "seconds": groups["seconds"].astype(float).round().astype(int),
-            "hardware": groups["machines"].map(hardware),
-            "commit": groups["commit"],
-            "command": groups["commands"].map("; ".join),
+            **{"recipe": [fact.recipe for fact in facts], "ablation": [fact.label for fact in facts]},
+            **{"base": [fact.base for fact in facts], "changed": list(map(assignments, changes))},
         }
+    )
+    same = ["accuracy", "deviation", "held_out", "flip_tta", "epochs", "seeds", "multiply_adds", "share", "seconds"]
+    names = {"accuracy_std": "deviation", "val_images": "held_out", "compute_total": "multiply_adds"}
+    return table.join(groups.rename(columns=names)[same]).assign(
+        seconds=groups["seconds"].astype(float).round().astype(int),
+        hardware=groups["machines"].map(hardware),
+        commit=groups["commit"],
+        command=groups["commands"].map("; ".join),
     )
 
 
@@ -114,61 +106,3 @@ COLUMNS = (  # for a reader, from a row of `compare`
     Column("seeds", lambda row: str(row["seeds"])),
     Column("time", lambda row: duration(row["seconds"])),
 )
-
-
-def summary(table: pd.DataFrame) -> str:
-    """Which ablation became the recipe, and the best of all: a sentence, in Markdown. table: from `compare`."""
-    best, chosen = table.loc[table["accuracy"].idxmax()], table[table["chosen"]]
-
-    def told(row: Any) -> str:
-        accuracy = format_metric("accuracy", row["accuracy"], row["deviation"])
-        return f"**{row['ablation']}** has {accuracy} at {share(row['share'])} of the published baseline's compute"
-
-    texts = [f"The best of {len(table)}, {told(best)}." if len(table) > 1 else f"{told(best)}."]
-    if len(chosen) and not chosen["ablation"].eq(best["ablation"]).any():
-        texts.append(f"The chosen one, {told(chosen.iloc[0])}.")
-    elif len(chosen):
-        texts.append("It was chosen as the recipe.")
-    return " ".join(texts)
-
-
-def precision(table: pd.DataFrame) -> str:
-    """How precise the accuracies of one recipe's ablations are, from the number of held-out images: sentences."""
-    error = table["error"].max()
-    return (
-        f"{table['held_out'].min():,} images were held out. The standard error of an accuracy is up to "
-        f"{100 * error:.1f} points, and that of a difference up to {100 * 2**0.5 * error:.1f} points if the two models "
-        "err independently; it is less if they mostly err on the same images. A colour means more than two standard "
-        f"errors. Compute is called equal within {EQUAL:.0%}. The deviation between seeds comes on top."
-    )
-
-
-@styled
-def compute_figure(table: pd.DataFrame) -> Described:
-    """Held-out accuracy against training compute, with a standard error on either side. table: from `compare`.
-
-    Named are the chosen one, and each that is better than all with less compute.
-    """
-    figure, axes = plt.subplots(figsize=(7, 4.2))
-    for label, which, marker in (("ablation", ~table["chosen"], "o"), ("chosen as the recipe", table["chosen"], "*")):
-        if len(rows := table[which]):
-            style: dict[str, Any] = {"linestyle": "none", "capsize": 2, "elinewidth": 1, "marker": marker}
-            style |= {"color": COLOURS[marker == "*"], "markersize": 12 if marker == "*" else 5}
-            label += ", ± 1 standard error"
-            axes.errorbar(rows["share"], rows["accuracy"], yerr=rows["error"], label=label, **style)
-    by_compute = table.sort_values(["share", "accuracy"], ascending=[True, False])
-    ahead = by_compute["accuracy"] > by_compute["accuracy"].cummax().shift(fill_value=0)
-    for _, row in by_compute[ahead | by_compute["chosen"]].iterrows():  # names of others would overlap
-        place = row["share"], row["accuracy"]
-        axes.annotate(row["ablation"], place, xytext=(6, 6), textcoords="offset points", fontsize=8)
-    axes.set(xlabel="training compute, in parts of the published baseline's", ylabel="held-out accuracy (top-1)")
-    axes.yaxis.set_major_formatter(percent_label)
-    axes.xaxis.set_major_formatter(percent_label)
-    axes.margins(0.12, 0.1)
-    figure.legend(loc="outside lower center", ncols=2)
-    plt.close(figure)
-    named = ", ".join(
-        f"{row['ablation']} {percent(row['accuracy'], 1)} at {percent(row['share'], 1)}" for _, row in table.iterrows()
-    )
-    text = f"Held-out accuracy of the ablations of {table['recipe'].iloc[0]} by their training compute: {named}."
-    return Described(figure, text, table[["ablation", "base", "share", "accuracy", "error", "deviation", "chosen"]])

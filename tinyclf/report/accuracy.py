@@ -13,19 +13,10 @@ from tinyclf.experiments import catalog
 from tinyclf.report import format as as_text
 from tinyclf.report.format import Cell, Column, markdown, percent, pixels
 from tinyclf.report.runs import GROUPED, PUBLISHED, Row, group_runs, published, published_at, read_runs
-from tinyclf.report.verdict import (
-    Verdict,
-    difference_interval,
-    interval,
-    is_standin,
-    judge,
-    order,
-    reproduction,
-    verdict,
-)
+from tinyclf.report.verdict import Verdict, difference_interval, interval, judge, order, reproduction, standin, verdict
 from tinyclf.utils.paths import PROJECT, reports_dir
 
-TITLES = {"scratch": "From scratch", "imagenet": "From ImageNet weights"}
+TITLES = "From scratch", "From ImageNet weights"
 REPRODUCED = (
     "*Reproduced* means a difference of at most 1.0 point after the last epoch; else ours is *above* or *below*. A run "
     "of fewer epochs is compared with the published curve at its epoch, and the error of reading that off a figure "
@@ -40,24 +31,35 @@ MEANING = (
     "as many images. It does not include the training of ImageNet weights.",
 )
 # In place of a row of `group_runs`, for an experiment that was not run
-NOT_RUN: Row = dict.fromkeys(GROUPED, math.nan) | {
-    **{"start": "", "overrides": {}, "other_sizes": {}, "machines": [], "runs": [], "commands": []}
-}
+EMPTY: Row = {"start": "", "overrides": {}, "other_sizes": {}, "machines": [], "runs": [], "commands": []}
+NOT_RUN: Row = dict.fromkeys(GROUPED, math.nan) | EMPTY
 
 
 class AccuracyTable(NamedTuple):
     """The experiments on a data set that reproduce a published number or have a goal, a row each, run or not.
 
-    Columns: those of `group_runs`, NaN where nothing was run; `title`, and `name`, which says it without the rows
-    above; `table`, a key of TITLES; `size`, pixels, in the extra row of a model that was evaluated at another size,
-    else 0; `goals`, in words; `published_last`, `published_best`, `published_then`, the published accuracy at the last
-    epoch of the run; `difference`, to that; `ranked`, the published accuracy for the order alone, also where numbers
-    do not compare; `whole`, whether as many epochs were run as published; `verdict`. Accuracies lie in 0..1.
+    Columns: those of `group_runs`, NaN where nothing was run; `table`, one of TITLES; `size`, pixels, in the extra row
+    of a model that was evaluated at another size, else 0; `title`, which says that as well; `goals`, in words;
+    `published_last`, `published_best`, `published_then`, the published accuracy at the last epoch of the run;
+    `difference`, to that; `ranked`, the published accuracy for the order alone, also where numbers do not compare;
+    `whole`, whether as many epochs were run as published; `verdict`. Accuracies lie in 0..1.
     """
 
     dataset: str
     rows: list[Row]
     starts: list[str]  # what the runs on the data set started from, all of them
+
+    def parts(self) -> dict[str, list[Row]]:
+        """The rows of what started from scratch, and of what started from ImageNet weights, by the title of each.
+
+        Images of Tiny-ImageNet are ImageNet's own, so that a pretrained model may have seen those that it is evaluated
+        on.
+        """
+        return {title: [row for row in self.rows if row["table"] == title] for title in TITLES}
+
+    def columns(self) -> list[Column]:
+        """The columns that have something to say of any row."""
+        return [column for column in COLUMNS if any(str(column.cell(row)) for row in self.rows)]
 
 
 def accuracy_table(dataset: str) -> AccuracyTable:
@@ -73,20 +75,16 @@ def accuracy_table(dataset: str) -> AccuracyTable:
 
 def experiment_row(experiment: catalog.Experiment, run: Row, dataset: str) -> Row:
     """The row of an experiment. run: what `group_runs` has of it, or NOT_RUN."""
-    name, planned, row = experiment.name, experiment.settings.epochs, published(experiment.name, dataset) or {}
-    known: Row = PUBLISHED.get(name, {})
+    name, planned, epochs = experiment.name, experiment.settings.epochs, run["epochs"]
+    row, then = published(name, dataset) or {}, published_at(name, dataset, epochs)
     start = run["start"] or experiment.settings.weights.replace("none", "scratch")
-    then, epochs = published_at(name, dataset, run["epochs"]), run["epochs"]
     return run | {
-        **{"experiment": name, "title": experiment.title, "name": experiment.title, "size": 0},
-        "table": "scratch" if start.endswith("scratch") else "imagenet",
-        "planned_epochs": planned,
+        **{"experiment": name, "title": experiment.title, "size": 0, "planned_epochs": planned},
+        "table": TITLES[not start.endswith("scratch")],
         "goals": [goal_text(goal, run) for goal in experiment.goals if DATASETS[dataset].comparable],
-        "published_last": row.get("last", math.nan),
-        "published_best": row.get("best", math.nan),
-        "published_then": then,
-        "difference": run["accuracy"] - then,
-        "ranked": known.get("last", math.nan),
+        **{"published_last": row.get("last", math.nan), "published_best": row.get("best", math.nan)},
+        **{"published_then": then, "difference": run["accuracy"] - then},
+        "ranked": PUBLISHED.get(name, {}).get("last", math.nan),
         "whole": epochs == row.get("epochs", planned),
         "verdict": verdict(name, dataset, run["accuracy"], epochs, planned),
     }
@@ -102,11 +100,9 @@ def size_row(row: Row, size: int, dataset: str) -> Row:
         NOT_RUN
         | {name: row[name] for name in kept}
         | {  # it was not trained for this row
-            "title": f"the same model, evaluated at {pixels(size)}",
-            "name": f"{row['title']}, evaluated at {pixels(size)}",
-            **{"size": size, "goals": [], "accuracy": accuracy, "difference": accuracy - last},
+            **{"title": f"{row['title']}, evaluated at {pixels(size)}", "size": size, "goals": []},
+            **{"accuracy": accuracy, "difference": accuracy - last, "verdict": Verdict(kind, kind)},
             **{"published_last": last, "published_best": last, "published_then": last, "ranked": known},
-            "verdict": Verdict(kind, kind),
         }
     )
 
@@ -122,8 +118,10 @@ def goal_text(goal: catalog.Goal, run: Row) -> str:
 
 def title_cell(row: Row) -> Cell:
     """The title, and what the runs have other than it says: settings, and weights that are not ImageNet's."""
-    overrides = "" if row["size"] else as_text.assignments(row["overrides"])
-    return Cell(row["title"], (overrides, "from stand-in weights" * is_standin(row)), runs=row["runs"])
+    title = f"the same model, evaluated at {pixels(row['size'])}" if row["size"] else row["title"]
+    return Cell(
+        title, (as_text.assignments(row["overrides"]), "from stand-in weights" * standin(row)), runs=row["runs"]
+    )
 
 
 def published_cell(row: Row) -> Cell:
@@ -176,11 +174,6 @@ COLUMNS = (
 )
 
 
-def filled_columns(table: AccuracyTable) -> list[Column]:
-    """The columns that have something to say of any row."""
-    return [column for column in COLUMNS if any(str(column.cell(row)) for row in table.rows)]
-
-
 def answer(table: AccuracyTable) -> list[str]:
     """What was reproduced and how well, from the records: sentences of text, the answer first."""
     ran = [row for row in table.rows if row["runs"]]
@@ -201,27 +194,15 @@ def answer_in_markdown(table: AccuracyTable) -> str:
 
 def markdown_report(table: AccuracyTable, project: str = "../..") -> str:
     """The accuracy tables with what a reader must know of them, in Markdown; project: see `data_notes`."""
+    told = "" if DATASETS[table.dataset].synthetic else order([row for row in table.rows if row["table"] == TITLES[1]])
     notes = [*reading_notes(table.dataset), *data_notes(table.dataset, table.starts, project)]
-    return "\n\n".join([markdown_tables(table), *order_text(table), *notes])
+    return "\n\n".join([markdown_tables(table), *filter(None, [told]), *notes])
 
 
 def markdown_tables(table: AccuracyTable) -> str:
-    """The accuracy tables in Markdown, each under its title.
-
-    One table for what started from scratch and one for what started from ImageNet weights: images of Tiny-ImageNet are
-    ImageNet's own, so that a pretrained model may have seen those that it is evaluated on.
-    """
-    columns = filled_columns(table)
-    rows = {title: [row for row in table.rows if row["table"] == key] for key, title in TITLES.items()}
-    return "\n\n".join(f"### {title}\n\n{markdown(rows[title], columns)}" for title in rows)
-
-
-def order_text(table: AccuracyTable) -> list[str]:
-    """The order of the pretrained models, where one can be claimed: see `order`."""
-    told = order(
-        [row for row in table.rows if row["table"] == "imagenet" and row["accuracy"] > 0 and row["ranked"] > 0]
-    )
-    return [told] if told and not DATASETS[table.dataset].synthetic else []
+    """The accuracy tables in Markdown, each under its title."""
+    columns = table.columns()
+    return "\n\n".join(f"### {title}\n\n{markdown(rows, columns)}" for title, rows in table.parts().items())
 
 
 def reading_notes(dataset: str) -> list[str]:

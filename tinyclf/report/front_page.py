@@ -15,17 +15,14 @@ from nbconvert.filters.markdown import markdown2html
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments.names import seed_of
 from tinyclf.report.accuracy import (
-    TITLES,
-    AccuracyTable,
     accuracy_table,
     answer,
     answer_in_markdown,
     data_notes,
-    filled_columns,
     markdown_report,
     reading_notes,
 )
-from tinyclf.report.figures import Described, Line, curve_table, curves, show, small_multiple, svg
+from tinyclf.report.figures import Line, curve_table, curves, show, small_multiple, svg
 from tinyclf.report.format import Cell, Column, heading, percent, short_commit
 from tinyclf.report.html import PIECES, Table, details, link, small_lines, sparkline, table, verdict_mark
 from tinyclf.report.run_page import run_link
@@ -52,10 +49,9 @@ def show_caveats(dataset: str) -> None:
 def front_tables(dataset: str) -> dict[str, Table]:
     """The accuracy tables for the eye, by title: a row with its curve, and links to the pages of its runs."""
     accuracies, histories = accuracy_table(dataset), load_histories(dataset)
-    rows = pd.DataFrame(accuracies.rows)
-    columns = [Column(name, as_html(cell, dataset), number) for name, cell, number in filled_columns(accuracies)]
+    columns = [Column(name, as_html(cell, dataset), number) for name, cell, number in accuracies.columns()]
     columns.append(Column("accuracy by epoch", lambda row: curve_cell(row, histories), number=False))
-    return {title: table(rows[rows["table"] == key], columns, "glance") for key, title in TITLES.items()}
+    return {title: table(pd.DataFrame(rows), columns, "glance") for title, rows in accuracies.parts().items()}
 
 
 def as_html(cell_of: Callable[[Any], Cell], dataset: str) -> Callable[[Any], Markup]:
@@ -94,45 +90,33 @@ def show_curves(dataset: str) -> None:
     histories = load_histories(dataset)
     for row in accuracy_table(dataset).rows:
         if row["runs"] and row["experiment"] in PUBLISHED:
-            title, name, runs, _ = validation_line(row, histories)
-            show(small_multiple(title, name, runs))
+            show(small_multiple(*validation_line(row, histories)[:3]))
 
 
 def write_readme(dataset: str) -> None:
     """Write README.md into the folder of `dataset`, the accuracy tables and curves without HTML, and curves.svg."""
     folder = writable(reports_dir() / dataset)
-    accuracies = accuracy_table(dataset)
+    accuracies, histories = accuracy_table(dataset), load_histories(dataset)
     parts = [f"# {heading(dataset)}", answer_in_markdown(accuracies)]
     parts.append("All numbers come from the records of the runs. `index.html` in this folder has more.")
-    if described := overview(accuracies):
-        atomic_write(folder / "curves.svg", svg(described.figure))
-        parts.append(f"![{described.text}](curves.svg)")
+    if lines := [validation_line(row, histories) for row in accuracies.rows if row["runs"]]:
+        figure, text, _ = curves(lines, "accuracy", f"validation on {dataset}")
+        figure.set_size_inches(7.5, figure.get_figheight() + 1)  # as wide as a page of text
+        atomic_write(folder / "curves.svg", svg(figure))
+        parts.append(f"![{text}](curves.svg)")
     atomic_write(folder / "README.md", "\n\n".join([*parts, markdown_report(accuracies).replace("### ", "## ")]) + "\n")
-
-
-def overview(accuracies: AccuracyTable) -> Described | None:
-    """The validation accuracy by epoch of all experiments of the accuracy tables that were run; None if none was."""
-    histories = load_histories(accuracies.dataset)
-    lines = [validation_line(row, histories) for row in accuracies.rows if row["runs"]]
-    if not lines:
-        return None
-    described = curves(lines, "accuracy", f"validation on {accuracies.dataset}")
-    described.figure.set_size_inches(7.5, described.figure.get_figheight() + 1)  # as wide as a page of text
-    return described
 
 
 def regenerate(dataset: str) -> str:
     """The shell commands that repeat the runs of the accuracy tables, ancestors first."""
     runs = {run["run"]: run for run in read_runs(dataset)}
-    commands: dict[str, None] = {}
-    for group in group_runs(run for run in runs.values() if run["title"]).values():
-        for name in group["runs"]:
-            line = []
-            while name in runs:
-                line.append(runs[name]["command"])
-                name = runs[name]["parent"]
-            commands |= dict.fromkeys(reversed(line))
-    return "\n".join([*commands, f"tinyclf run ablations --dataset {dataset}"])
+
+    def commands(name: str) -> list[str]:
+        return [*commands(runs[name]["parent"]), runs[name]["command"]] if name in runs else []
+
+    groups = group_runs(run for run in runs.values() if run["title"]).values()
+    lines = dict.fromkeys(line for group in groups for name in group["runs"] for line in commands(name))
+    return "\n".join([*lines, f"tinyclf run ablations --dataset {dataset}"])
 
 
 def show_details(dataset: str) -> None:
@@ -160,18 +144,17 @@ def runs_table(dataset: str, *, of_ablations: bool = False) -> Table:
 
 def file_links(dataset: str, run: str) -> Markup:
     """Links to the files of a run, as far as it has them."""
-    files = {"page": "index.html", "record": "record.json", "history": "history.csv"}
-    folder = reports_dir() / dataset / run
-    return Markup(", ").join(link(name, f"{run}/{file}") for name, file in files.items() if (folder / file).is_file())
+    files = {"page": f"{run}/index.html", "record": f"{run}/record.json", "history": f"{run}/history.csv"}
+    there = (link(name, path) for name, path in files.items() if (reports_dir() / dataset / path).is_file())
+    return Markup(", ").join(there)
 
 
 def other_pages(dataset: str) -> HTML:
     """Links to the pages on `dataset` that are not those of a run."""
     folder = reports_dir() / dataset
-    links = []
-    for page in sorted(folder.glob("*/index.html")):
-        if not page.with_name("record.json").is_file() and (title := page_title(page)):
-            links.append(link(title.removesuffix(f" ({dataset})"), f"{quote(page.parent.name)}/{page.name}"))
+    pages = [page for page in sorted(folder.glob("*/index.html")) if not page.with_name("record.json").is_file()]
+    titles = {page: title.removesuffix(f" ({dataset})") for page in pages if (title := page_title(page))}
+    links = [link(title, f"{quote(page.parent.name)}/{page.name}") for page, title in titles.items()]
     if (folder / "ablations.csv").is_file():
         links.append(link("all ablations as CSV", "ablations.csv"))
     return HTML(PIECES.links(links))

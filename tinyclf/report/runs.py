@@ -6,7 +6,7 @@ import datetime
 import json
 import math
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -46,8 +46,8 @@ COLUMNS: dict[str, Callable[[Record], Any]] = {
     "other_sizes": lambda record: {int(size): result["top1"] for size, result in record["other_sizes"].items()},
     "seconds": lambda record: record["seconds"],
     "images_per_second": lambda record: record["images_per_second"],
-    "compute_own": lambda record: record["compute"]["own"],
-    "compute_total": lambda record: record["compute"]["total"],
+    "compute_own": lambda record: int(record["compute"]["own"]),
+    "compute_total": lambda record: int(record["compute"]["total"]),
     "share": lambda record: record["compute"]["total"] / record["compute"]["published_baseline"],
     "start": lambda record: start_of(record),
     "parent": lambda record: (record["weights"].get("parent") or {}).get("run", ""),
@@ -172,18 +172,12 @@ def all_overrides(record: Record) -> dict[str, Any]:
     overrides = catalog.overrides(record["run"], settings)
     if not settings.planned:
         overrides.pop("epochs", None)
-    for ancestor in ancestors(record):
+    ancestor = record["weights"].get("parent")
+    while ancestor:
         changed = catalog.overrides(ancestor["run"], Settings(**ancestor["settings"]))
         overrides |= {f"{key} in {family(ancestor['run'])}": value for key, value in changed.items()}
+        ancestor = ancestor["parent"]
     return overrides
-
-
-def ancestors(record: Record) -> Iterator[dict[str, Any]]:
-    """The runs that a run started from, the nearest first: `run`, `settings`, `epochs` of each."""
-    parent = record["weights"].get("parent")
-    while parent:
-        yield parent
-        parent = parent["parent"]
 
 
 def published(name: str, dataset: str) -> Row | None:
@@ -194,23 +188,17 @@ def published(name: str, dataset: str) -> Row | None:
     return PUBLISHED.get(family(name)) if DATASETS[dataset].comparable else None
 
 
-def published_by_epoch(name: str, dataset: str, key: str) -> dict[float, float]:
+def published_curve(name: str, dataset: str, key: str) -> pd.Series:
     """The values of a published curve, `train_loss` to `val_accuracy`, by epoch; empty where none was published."""
     row = published(name, dataset) or {}
-    return dict(zip(row["curve_epochs"], row[key], strict=True)) if key in row else {}
-
-
-def published_curve(name: str, dataset: str, key: str) -> pd.Series:
-    """`published_by_epoch` as a series."""
-    return pd.Series(published_by_epoch(name, dataset, key), dtype=float, name="published").rename_axis("epoch")
+    return pd.Series(row.get(key, []), row.get("curve_epochs", []), float, "published").rename_axis("epoch")
 
 
 def published_at(name: str, dataset: str, epoch: float) -> float:
     """The published validation accuracy, in 0..1, at an epoch; NaN where it is not known."""
-    row = published(name, dataset)
-    if row and epoch == row["epochs"]:
-        return float(row["last"])
-    return published_by_epoch(name, dataset, "val_accuracy").get(epoch, math.nan)
+    row = published(name, dataset) or {}
+    known = dict(zip(row.get("curve_epochs", []), row.get("val_accuracy", []), strict=True))
+    return float((known | {row.get("epochs"): row.get("last")}).get(epoch, math.nan))
 
 
 def listing(dataset: str) -> str:

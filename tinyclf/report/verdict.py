@@ -14,13 +14,6 @@ Z = 1.96  # standard errors on either side of an estimate that make a 95% interv
 ERRORS = 2  # standard errors of a difference, beyond which two accuracies are told apart
 PUBLISHED_IMAGES = TINY_IMAGENET.classes * TINY_IMAGENET.val
 
-SO_FAR = {
-    "": "",
-    "reproduced": ", as published ({})",
-    "above": ", above the published {}",
-    "below": ", below the published {}",
-}
-
 
 class Verdict(NamedTuple):
     """What a result says of a published one."""
@@ -55,6 +48,11 @@ def difference_interval(accuracy: float, published: float, images: float) -> tup
     return difference - reach, difference + reach
 
 
+def told_apart(one: float, other: float, images: float, other_images: float) -> bool:
+    """Whether two accuracies differ by more than ERRORS standard errors."""
+    return abs(one - other) > ERRORS * difference_error(one, other, images, other_images)
+
+
 def judge(accuracy: float, published: float, reading_error: float = 0.0) -> str:
     """`reproduced` where the two accuracies, in 0..1, differ by at most LIMIT; else `above` or `below`.
 
@@ -80,11 +78,15 @@ def verdict(name: str, dataset: str, accuracy: float, epochs: float, planned: fl
     row = published(name, dataset) or {}
     then, total = published_at(name, dataset, epochs), row.get("epochs", planned)
     kind = judge(accuracy, then, 0 if epochs == total else row.get("reading_error", 0))
-    so_far = f"{epochs:.0f} of {total:.0f} epochs so far" + SO_FAR[kind].format(percent(then))
-    return Verdict(kind, so_far if epochs < total else kind)
+    if epochs >= total:
+        return Verdict(kind, kind)
+    told = {"": "", "reproduced": f", as published ({percent(then)})"}.get(
+        kind, f", {kind} the published {percent(then)}"
+    )
+    return Verdict(kind, f"{epochs:.0f} of {total:.0f} epochs so far{told}")
 
 
-def is_standin(row: Row) -> bool:
+def standin(row: Row) -> bool:
     """Whether a row rests on weights that stand in for ImageNet's."""
     return "stand-in" in row["start"]
 
@@ -96,13 +98,13 @@ def reproduction(rows: list[Row]) -> list[str]:
     """
     whole = [row for row in rows if row["whole"] and row["verdict"].kind]
     reproduced = sum(row["verdict"].kind == "reproduced" for row in whole)
-    standins, missing = sum(map(is_standin, rows)), sum(math.isnan(row["accuracy"]) for row in rows)
+    standins, missing = sum(map(standin, rows)), sum(math.isnan(row["accuracy"]) for row in rows)
     first = f"{reproduced} of {len(rows)} published results reproduced within 1 point"
     sentences = [first + f"; {standins} of the {len(rows)} from stand-in weights" * (standins > 0)]
     for row in whole:
         if row["verdict"].kind != "reproduced":
             accuracies = f"{percent(row['accuracy'])}, published {percent(row['published_last'])}"
-            sentences.append(f"“{row['name']}” is {row['verdict'].kind}: {accuracies}")
+            sentences.append(f"“{row['title']}” is {row['verdict'].kind}: {accuracies}")
     others = {"not run yet": missing, "with other numbers of epochs than published": len(rows) - len(whole) - missing}
     sentences += [f"{number} {words}" for words, number in others.items() if number]
     return [f"{sentence}." for sentence in sentences]
@@ -111,19 +113,17 @@ def reproduction(rows: list[Row]) -> list[str]:
 def order(rows: list[Row]) -> str:
     """Whether neighbours in the published order by the last epoch are in that order: a sentence; empty without two.
 
-    It is claimed of those alone that differ by more than ERRORS standard errors, published and ours.
+    It is claimed of those alone that differ by more than ERRORS standard errors, published and ours. Rows that have no
+    accuracy or no published one are passed over.
     """
     claims: dict[str, list[str]] = {"as published": [], "the other way round": [], "not told apart": []}
-    for better, worse in pairwise(sorted(rows, key=lambda row: -row["ranked"])):
-        published, ours = better["ranked"] - worse["ranked"], better["accuracy"] - worse["accuracy"]
-        images = better["val_images"], worse["val_images"]
-        told_apart = published > ERRORS * difference_error(
-            better["ranked"], worse["ranked"], PUBLISHED_IMAGES, PUBLISHED_IMAGES
-        ) and abs(ours) > ERRORS * difference_error(better["accuracy"], worse["accuracy"], *images)
-        claim = "not told apart" if not told_apart else "as published" if ours > 0 else "the other way round"
+    known = [row for row in rows if row["accuracy"] > 0 and row["ranked"] > 0]
+    for better, worse in pairwise(sorted(known, key=lambda row: -row["ranked"])):
+        published = told_apart(better["ranked"], worse["ranked"], PUBLISHED_IMAGES, PUBLISHED_IMAGES)
+        ours = told_apart(better["accuracy"], worse["accuracy"], better["val_images"], worse["val_images"])
+        claim = "as published" if better["accuracy"] > worse["accuracy"] else "the other way round"
+        claim = claim if published and ours else "not told apart"
         names = (row["experiment"] + f" at {pixels(row['size'])}" * bool(row["size"]) for row in (better, worse))
         claims[claim].append(" > ".join(names))
-    told = [f"{claim}: {', '.join(pairs)}" for claim, pairs in claims.items() if pairs]
-    if not told:
-        return ""
-    return f"Order of neighbours by the last epoch, told apart by more than two standard errors: {'; '.join(told)}."
+    told = "; ".join(f"{claim}: {', '.join(pairs)}" for claim, pairs in claims.items() if pairs)
+    return told and f"Order of neighbours by the last epoch, told apart by more than two standard errors: {told}."
