@@ -138,7 +138,7 @@ def draw(axes: Axes, table: pd.DataFrame, style: dict[str, Any], label: str) -> 
     if known["deviation"].notna().any():
         ends = (known[metric] - known["deviation"], known[metric] + known["deviation"])
         axes.fill_between(known["epoch"], *ends, color=style["color"], alpha=0.25, linewidth=0)
-    axes.locator_params("x", integer=True)
+    axes.locator_params("x", integer=True, min_n_ticks=1)
     if metric == "accuracy":
         axes.yaxis.set_major_formatter(percent_label)
     if len(published):
