@@ -269,10 +269,10 @@ def test_pages_of_runs_are_linked_in_the_order_of_the_experiments_whatever_was_m
     for number in (3, 2, 1, 0):
         leave(order[number], planned("baseline-scratch"))
         (places / order[number] / "index.html").write_text(PAGE)
-        notebook.connect(places, order[number])
+        notebook.connect(places)
     (places / "data").mkdir()
     (places / "data/index.html").write_text(PAGE)
-    notebook.connect(places, "data")
+    notebook.connect(places)
     assert (places / "data/index.html").read_text() == PAGE, "the page of no run"
     pages = [f"../{run}/index.html" for run in order]
     texts = [(places / run / "index.html").read_text() for run in order]

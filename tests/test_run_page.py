@@ -3,6 +3,7 @@
 import csv
 import gzip
 import itertools
+import json
 import subprocess
 
 import numpy as np
@@ -12,17 +13,8 @@ from matplotlib import pyplot as plt
 from records import leave, planned, started_from
 
 from tinyclf.experiments.settings import Settings
-from tinyclf.report.evaluation import (
-    block_order,
-    class_table,
-    commonest,
-    confusion_shares,
-    heat_map,
-    mcnemar,
-    paired_test,
-    reliability,
-)
-from tinyclf.report.figures import Line, curves, experiment_curves, svg
+from tinyclf.report.evaluation import block_order, class_table, commonest, confusion_shares, heat_map, reliability
+from tinyclf.report.figures import Line, curves, svg
 from tinyclf.report.run_page import (
     commit_link,
     comparison,
@@ -34,6 +26,7 @@ from tinyclf.report.run_page import (
 )
 from tinyclf.report.runs import history_frame, load_histories
 from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.paths import NOTEBOOKS
 
 
 @pytest.fixture(autouse=True)
@@ -49,15 +42,12 @@ def facts(record):
 
 def test_the_history_has_the_published_curve_where_it_compares():
     record = leave("baseline-scratch", planned("baseline-scratch", "tiny-imagenet", epochs=2), (0.05, 0.09))
-    rows = history_table("baseline-scratch", history_frame(record)).texts
+    rows = history_table(record).texts
     assert rows["epoch"].tolist() == ["1", "2"]
-    assert rows["val accuracy"].tolist() == [
-        "5.00% published 5.50%",
-        "9.00% published 9.30%",
-    ]
+    assert rows["val accuracy"].tolist() == ["5.00% published 5.50%", "9.00% published 9.30%"]
     assert rows["val loss"].tolist() == ["4.950 published 4.780", "4.910 published 4.380"]
     other = leave("baseline-scratch", planned("baseline-scratch", epochs=2), (0.05, 0.09))
-    assert "published" not in repr(history_table("baseline-scratch", history_frame(other)))
+    assert "published" not in repr(history_table(other))
 
 
 def test_several_seeds_make_a_mean_and_a_band():
@@ -66,36 +56,25 @@ def test_several_seeds_make_a_mean_and_a_band():
         name = f"baseline-scratch-seed-{seed}" if seed else "baseline-scratch"
         leave(name, planned("baseline-scratch", "tiny-imagenet", epochs=2, seed=seed), values.tolist())
     histories = load_histories("tiny-imagenet")
-    losses = 5 - accuracies
-    mean, std = losses.mean(0), losses.std(0, ddof=1)
-    rows = history_table("baseline-scratch", histories).texts
-    assert rows["val loss"][1] == f"{mean[1]:.3f} ± {std[1]:.3f} published 4.380"
-    (figure, text, data), _ = experiment_curves("baseline-scratch", histories)
-    low, high = figure.axes[0].collections[1].get_paths()[0].get_extents().intervaly  # of the validation loss
+    mean, std = 5 - accuracies.mean(0), accuracies.std(0, ddof=1)
+    figure, text, data = curves([Line("validation", "baseline-scratch", histories, "val")], "loss", "three seeds")
+    low, high = figure.axes[0].collections[0].get_paths()[0].get_extents().intervaly
     assert (low, high) == (pytest.approx((mean - std).min()), pytest.approx((mean + std).max()))
-    assert "3 seeds" in text and "The published curves are dotted" in text
-    val = data[data["split"] == "val"].set_index("epoch")
-    assert val["loss"][2] == pytest.approx(mean[1]) and val["deviation"][2] == pytest.approx(std[1])
-    assert val["published"][15] == 3.266 and np.isnan(val["loss"][15])
-    one = histories[histories["run"] == "baseline-scratch"]
-    assert not experiment_curves("baseline-scratch", one)[0].figure.axes[0].collections
+    assert "three seeds" in text and "The published curves are dotted" in text
+    rows = data.set_index("epoch")
+    assert rows["loss"][2] == pytest.approx(mean[1]) and rows["deviation"][2] == pytest.approx(std[1])
+    assert rows["published"][15] == 3.266 and np.isnan(rows["loss"][15])
 
 
-def test_axes_of_accuracy_are_in_per_cent_and_take_nothing_of_the_users_style():
-    leave("baseline-scratch", planned("baseline-scratch"), (0.1, 0.3))
-    histories = load_histories("mini")
-    plain = svg(experiment_curves("baseline-scratch", histories)[1].figure)
-    with plt.rc_context({"text.usetex": True, "lines.linewidth": 9, "figure.figsize": (20, 20)}):
-        figure = experiment_curves("baseline-scratch", histories)[1].figure
-        assert svg(figure) == plain
-    assert all(label.get_text().endswith("%") for label in figure.axes[0].get_yticklabels())
-
-
-def test_several_runs_share_a_figure():
+def test_several_runs_share_a_figure_that_takes_nothing_of_the_users_style():
     lines = [Line(name, name, history_frame(leave(name, Settings(epochs=2))), "val") for name in ("one", "two")]
-    accuracy = curves(lines, "accuracy", "validation")
-    assert "one from 10.00% to 20.00%; two from" in accuracy.text
-    assert [text.get_text() for text in accuracy.figure.legends[0].get_texts()] == ["one", "two"]
+    figure, text, _ = curves(lines, "accuracy", "validation")
+    assert "one from 10.00% to 20.00%; two from" in text
+    assert [label.get_text() for label in figure.legends[0].get_texts()] == ["one", "two"]
+    assert all(label.get_text().endswith("%") for label in figure.axes[0].get_yticklabels())
+    assert not figure.axes[0].collections, "no band without seeds"
+    with plt.rc_context({"text.usetex": True, "lines.linewidth": 9, "figure.figsize": (20, 20)}):
+        assert svg(curves(lines, "accuracy", "validation").figure) == svg(figure)
 
 
 def test_the_evaluation_has_a_column_for_each_way_to_evaluate():
@@ -205,32 +184,40 @@ def test_only_runs_with_a_record_are_compared_two_at_least():
             comparison(names, "mini")
 
 
-def test_mcnemar_is_the_exact_binomial_test():
+@pytest.fixture(scope="module")
+def comparing():
+    """The functions of the notebook that compares runs."""
+    cells = json.loads((NOTEBOOKS / "8_compare.ipynb").read_text())["cells"]
+    (source,) = ("".join(cell["source"]) for cell in cells if "def mcnemar" in "".join(cell["source"]))
+    exec(source.partition("\ncheck_parameters")[0], names := {})
+    return names
+
+
+def test_mcnemar_is_the_exact_binomial_test(comparing):
+    mcnemar = comparing["mcnemar"]
     assert mcnemar(0, 0) == mcnemar(3, 3) == 1
     assert mcnemar(1, 5) == mcnemar(5, 1) == 2 * (1 + 6) / 64  # by hand: no or one head in six throws, on both sides
     assert 0 < mcnemar(5400, 4600) < 1e-14
-    heads = [sum(throws) for throws in itertools.product((0, 1), repeat=12)]
-    for one in range(7):
-        assert mcnemar(one, 12 - one) == np.mean([abs(count - 6) >= 6 - one for count in heads])
+    heads = np.array([sum(throws) for throws in itertools.product((0, 1), repeat=10)])
+    for one in range(6):
+        assert mcnemar(one, 10 - one) == np.mean(abs(heads - 5) >= 5 - one)
 
 
-def test_two_runs_are_compared_image_by_image(reports):
+def test_two_runs_are_compared_image_by_image(reports, comparing):
     def predictions(run, guesses):
-        rows = [
-            f"{image},{wnid},{guess},0.5\n" for image, (wnid, guess) in enumerate(zip("ab" * 6, guesses, strict=True))
-        ]
-        text = "image,wnid,predicted,probability\n" + "".join(rows)
+        rows = zip(range(12), "ab" * 6, guesses, strict=True)
+        text = "image,wnid,predicted,probability\n" + "".join(f"{','.join(map(str, row))},0.5\n" for row in rows)
         (reports / run / "predictions.csv.gz").write_bytes(gzip.compress(text.encode()))
 
     one, two = (leave(name, Settings(epochs=2)) for name in ("one", "two"))
-    assert paired_test(one, two) == "", "older runs kept none"
+    assert comparing["paired_test"](one, two) == "", "older runs kept none"
     predictions("one", "abababababab")
-    predictions("two", "ababbbbbaaaa")
-    assert paired_test(one, two).startswith("Of 12 images, 4 are right only in one and 0 only in two: no difference")
-    predictions("two", "babababababa")
-    assert "12 are right only in one and 0 only in two: a difference beyond chance (p = 0.00049" in paired_test(
-        one, two
-    )
+    for guesses, expected in {
+        "ababbbbbaaaa": "Of 12 images, 4 are right only in one and 0 only in two: no difference beyond chance",
+        "babababababa": "12 are right only in one and 0 only in two: a difference beyond chance (p = 0.00049",
+    }.items():
+        predictions("two", guesses)
+        assert expected in comparing["paired_test"](one, two)
 
 
 def test_a_commit_is_linked_to_the_origin_where_it_is_public_without_secrets(tmp_path, monkeypatch):

@@ -1,15 +1,15 @@
-"""What a run's model does on the validation images: classes, confusions, mistakes, calibration, and against another."""
+"""What a run's model does on the validation images: classes, confusions, mistakes, calibration."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from IPython.display import HTML
+from matplotlib import colors
 
-from tinyclf.experiments.record import Record, read_table, table_path
-from tinyclf.report.figures import COLOURS, Described, first_word, percent_label, styled
+from tinyclf.experiments.record import Record, read_table
+from tinyclf.report.figures import COLOURS, Described, percent_label, styled
 from tinyclf.report.format import Column, percent
 from tinyclf.report.html import Table, gallery, table
 from tinyclf.utils.lazy import pd, plt
@@ -18,7 +18,6 @@ from tinyclf.utils.lazy import pd, plt
 SHADES = ("#d55e0000", "#d55e00ff")
 FULL = 0.25  # a share that has the full colour
 NAMED = 25  # class names that fit beside the heat map
-PREDICTIONS = "predictions.csv.gz"
 
 
 def confusion_shares(record: Record) -> pd.DataFrame:
@@ -26,9 +25,8 @@ def confusion_shares(record: Record) -> pd.DataFrame:
     classes = read_table(record, "classes.csv").set_index("wnid")
     counts = read_table(record, "confusion.csv").pivot(index="wnid", columns="predicted", values="images")
     counts = counts.reindex(index=classes.index, columns=classes.index).fillna(0.0)
-    values = counts.to_numpy(float, copy=True)
-    np.fill_diagonal(values, classes["correct"])
-    return pd.DataFrame(values, classes.index, classes.index).div(classes["images"], axis=0).fillna(0.0)
+    counts += np.diag(classes["correct"])
+    return counts.div(classes["images"], axis=0).fillna(0.0)
 
 
 def block_order(shares: np.ndarray) -> list[int]:
@@ -62,33 +60,30 @@ def heat_map(record: Record) -> Described:
     order = shares.index[block_order(shares.to_numpy())]
     shares = shares.loc[order, order]
     figure, axes = plt.subplots(figsize=(5.9, 5))
-    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
-
-    shades = LinearSegmentedColormap.from_list("shades", SHADES, N=24)
-    norm = PowerNorm(0.5, 0, FULL, clip=True)  # by the square root, or only the diagonal would show
+    shades = colors.LinearSegmentedColormap.from_list("shades", SHADES, N=24)
+    norm = colors.PowerNorm(0.5, 0, FULL, clip=True)  # by the square root, or only the diagonal would show
     image = axes.imshow(shares, cmap=shades, norm=norm, interpolation="none")
     bar = figure.colorbar(image, shrink=0.5, label="share of the class's images", ticks=[0, 0.02, 0.1, FULL])
     bar.ax.set_yticklabels(["0%", "2%", "10%", f"{percent(FULL, 0)} or more"])
     places = range(0, len(order), -(-len(order) // NAMED))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(list(places), [words[order[place]] for place in places], fontsize=6.5)
+        axis.set_ticks(places, [words[order[place]] for place in places], fontsize=6.5)
     axes.tick_params(axis="x", rotation=90)
     axes.grid(visible=False)
     axes.set(xlabel="predicted", ylabel="class")
     plt.close(figure)
     cells = shares.rename_axis(index="wnid", columns="predicted").stack().rename("share").reset_index()
     worst = cells[cells["wnid"] != cells["predicted"]].sort_values("share", ascending=False, kind="stable")[:3]
-    most = "; ".join(
-        f"{words[row['wnid']]} as {words[row['predicted']]}, {percent(row['share'], 0)}" for _, row in worst.iterrows()
-    )
-    text = f"Confusion matrix of {len(order)} classes, those that are confused side by side. The most: {most}."
-    return Described(figure, text, cells[cells["share"] > 0])
+    most = [f"{words[true]} as {words[guess]}, {percent(share, 0)}" for true, guess, share in worst.to_numpy()]
+    text = f"Confusion matrix of {len(order)} classes, those that are confused side by side. The most: "
+    return Described(figure, f"{text}{'; '.join(most)}.", cells[cells["share"] > 0])
 
 
 def class_words(record: Record) -> dict[str, str]:
-    """The first of the words of each class, by wnid."""
+    """The first of the words of each class by wnid, cut to what fits next to a figure."""
     classes = read_table(record, "classes.csv")
-    return {wnid: first_word(words) for wnid, words in zip(classes["wnid"], classes["words"], strict=True)}
+    first = [words.split(",")[0] for words in classes["words"]]
+    return dict(zip(classes["wnid"], [word if len(word) <= 24 else word[:23] + "…" for word in first], strict=True))
 
 
 def commonest(record: Record, count: int = 10) -> Table:
@@ -140,38 +135,14 @@ def reliability(record: Record) -> Described:
         axis.set_major_formatter(percent_label)
     figure.legend(loc="outside lower center", ncols=2)
     plt.close(figure)
-    pairs = ", ".join(f"{percent(row['confidence'], 0)} to {percent(row['accuracy'], 0)}" for _, row in bins.iterrows())
-    return Described(figure, f"Reliability diagram, {error}: confidence to accuracy by bin: {pairs}.", bins)
+    pairs = zip(bins["confidence"], bins["accuracy"], strict=True)
+    told = ", ".join(f"{percent(confidence, 0)} to {percent(accuracy, 0)}" for confidence, accuracy in pairs)
+    return Described(figure, f"Reliability diagram, {error}: confidence to accuracy by bin: {told}.", bins)
 
 
 def mistakes(record: Record, images: np.ndarray, count: int = 12) -> HTML:
     """The most confident mistakes among the validation images: true and predicted words, and the confidence."""
     words, rows = class_words(record), read_table(record, "mistakes.csv")[:count]
-    texts = [
-        f"{words[row['wnid']]} → {words[row['predicted']]}, {percent(row['confidence'], 0)}"
-        for _, row in rows.iterrows()
-    ]
+    columns = (rows["wnid"], rows["predicted"], rows["confidence"])
+    texts = [f"{words[true]} → {words[guess]}, {percent(sure, 0)}" for true, guess, sure in zip(*columns, strict=True)]
     return gallery([images[image] for image in rows["image"]], texts)
-
-
-def mcnemar(one: int, other: int) -> float:
-    """The two-sided p of McNemar's exact test, of the images that one model alone and the other alone gets right."""
-    tail = sum(math.comb(one + other, k) for k in range(min(one, other) + 1))
-    return min(1.0, 2 * tail / (1 << (one + other)))
-
-
-def paired_test(first: Record, second: Record) -> str:
-    """Whether two models differ, image by image, in one sentence; empty where not both have predictions of the same."""
-    if not all(table_path(record, PREDICTIONS).is_file() for record in (first, second)):
-        return ""
-    one, other = (read_table(record, PREDICTIONS).set_index("image") for record in (first, second))
-    if not one["wnid"].equals(other["wnid"]):
-        return ""
-    right, also_right = one["predicted"] == one["wnid"], other["predicted"] == other["wnid"]
-    alone = int((right & ~also_right).sum()), int((also_right & ~right).sum())
-    p = mcnemar(*alone)
-    return (
-        f"Of {len(one):,} images, {alone[0]:,} are right only in {first['run']} and {alone[1]:,} only in "
-        f"{second['run']}: {'a difference' if p < 0.05 else 'no difference'} beyond chance (p = {p:.2g}, two-sided, "
-        "McNemar's exact test)."
-    )

@@ -98,19 +98,6 @@ def line_style(number: int) -> dict[str, Any]:
     return {"color": COLOURS[number], "marker": MARKS[number], "linestyle": LINES[turn % len(LINES)]}
 
 
-def experiment_curves(name: str, histories: pd.DataFrame) -> list[Described]:
-    """Log loss and accuracy of an experiment's runs by epoch, training and validation: a figure of each.
-
-    With several seeds, a line is their mean, in a band of one standard deviation on either side. Published curves are
-    dotted.
-    """
-    seeds = histories["run"].nunique()
-    title = f"{name} on {histories['dataset'].iloc[0]}" + (f", {seeds} seeds" if seeds > 1 else "")
-    return [
-        curves([Line(SPLITS[split], name, histories, split) for split in SPLITS], metric, title) for metric in METRICS
-    ]
-
-
 @styled
 def curves(lines: list[Line], metric: str, title: str) -> Described:
     """`loss` or `accuracy` by epoch."""
@@ -124,9 +111,6 @@ def curves(lines: list[Line], metric: str, title: str) -> Described:
         texts.append(f"{line.label} from {first} to {last}")
         tables.append(table.assign(run=line.experiment, split=line.split))
     axes.set(xlabel="epoch", ylabel=METRICS[metric], title=title)
-    axes.locator_params("x", integer=True)
-    if metric == "accuracy":
-        axes.yaxis.set_major_formatter(percent_label)
     labels = axes.get_legend_handles_labels()[1]
     columns = 1 if max(map(len, labels)) > 26 else 2  # as many as the figure is wide enough for
     figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(labels) // columns))  # inches, a line of the legend
@@ -147,13 +131,16 @@ def curve_table(line: Line, metric: str) -> pd.DataFrame:
 
 
 def draw(axes: Axes, table: pd.DataFrame, style: dict[str, Any], label: str) -> None:
-    """One line, its band and its published one, from what `curve_table` gives."""
+    """One line, its band and its published one, from what `curve_table` gives; whole epochs, accuracies in per cent."""
     metric = table.columns[1]
     known, published = table.dropna(subset=metric), table.dropna(subset="published")
     axes.plot(known["epoch"], known[metric], label=label, **style)
     if known["deviation"].notna().any():
         ends = (known[metric] - known["deviation"], known[metric] + known["deviation"])
         axes.fill_between(known["epoch"], *ends, color=style["color"], alpha=0.25, linewidth=0)
+    axes.locator_params("x", integer=True, min_n_ticks=1)
+    if metric == "accuracy":
+        axes.yaxis.set_major_formatter(percent_label)
     if len(published):
         label = f"{label}, published"
         axes.plot(published["epoch"], published["published"], ":", color=style["color"], label=label)
@@ -168,20 +155,10 @@ def small_multiple(title: str, name: str, histories: pd.DataFrame) -> Described:
     table = curve_table(Line(title, name, histories, "val"), "accuracy")
     figure, axes = plt.subplots(figsize=(3.1, 2.3))
     draw(axes, table, line_style(1) | {"markersize": 3}, title)
-    last = [table[key].dropna().tail(1).map(percent).tolist() for key in ("accuracy", "published")]
-    ends = ", ".join(
-        f"{who} {value}" for who, values in zip(("ours", "published"), last, strict=True) for value in values
-    )
+    last = {"ours": table["accuracy"].dropna(), "published": table["published"].dropna()}
+    ends = ", ".join(f"{who} {percent(curve.iloc[-1])}" for who, curve in last.items() if len(curve))
     axes.set_title(f"{textwrap.fill(title, 46)}\n{ends}", fontsize=8.5)
-    axes.locator_params("x", integer=True)
-    axes.yaxis.set_major_formatter(percent_label)
     axes.set_xlabel("epoch", fontsize=8.5)
     axes.tick_params(labelsize=8.5)
     plt.close(figure)
     return Described(figure, f"Validation accuracy by epoch, {title}: at the end {ends}.", table)
-
-
-def first_word(words: str) -> str:
-    """The first of a class's words, cut to what fits next to a figure."""
-    word = words.split(",")[0]
-    return word if len(word) <= 24 else word[:23] + "…"

@@ -102,7 +102,7 @@ def publish(notebook: NotebookNode, experiment: Experiment, names: tuple[str, st
     with locked(dataset_folder / ".pages.lock"):  # as the pages of neighbours are written too
         atomic_write(folder / names[0], text)  # first: a page without its notebook is nobody's
         atomic_write(folder / names[1], page)
-        connect(dataset_folder, experiment.name)
+        connect(dataset_folder)
 
 
 def clean(notebook: NotebookNode, experiment: Experiment) -> None:
@@ -161,24 +161,18 @@ def arrange(notebook: NotebookNode) -> None:
         notebook.cells += section
 
 
-def connect(dataset_folder: Path, run: str) -> None:
-    """Link the page of a run to the one before it and after it, and theirs to it, in the order of the experiments.
+def connect(dataset_folder: Path) -> None:
+    """Link the page of each run to the one before it and after it, in the order of the experiments.
 
     The caller holds a lock on the pages.
     """
     experiments = catalog.read_experiments(dataset_folder.name)
     order = {name: number for number, name in enumerate(experiments)}
     pages = [page for page in dataset_folder.glob("*/index.html") if page.with_name("record.json").is_file()]
-    runs = sorted((page.parent.name for page in pages), key=lambda name: (order.get(family(name), len(order)), name))
-    if run not in runs:
-        return
-
-    def anchor(number: int) -> str:
-        there = 0 <= number < len(runs)
-        return link(run_title(runs[number], experiments), f"../{runs[number]}/index.html") if there else ""
-
-    place = runs.index(run)
-    for number in range(max(0, place - 1), min(len(runs), place + 2)):
-        page = dataset_folder / runs[number] / "index.html"
-        nav = PIECES.nav(DATASETS[dataset_folder.name].title, anchor(number - 1), anchor(number + 1))
-        atomic_write(page, NAV.sub(nav.replace("\\", r"\\"), page.read_text(encoding="utf-8"), count=1))
+    pages.sort(key=lambda page: (order.get(family(page.parent.name), len(order)), page.parent.name))
+    names = [page.parent.name for page in pages]
+    links = ["", *(link(run_title(name, experiments), f"../{name}/index.html") for name in names), ""]
+    for page, before, after in zip(pages, links, links[2:], strict=False):
+        nav, text = PIECES.nav(DATASETS[dataset_folder.name].title, before, after), page.read_text(encoding="utf-8")
+        if nav not in text:
+            atomic_write(page, NAV.sub(nav.replace("\\", r"\\"), text, count=1))

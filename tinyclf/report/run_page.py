@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from IPython.display import HTML, Markdown, display
 from markupsafe import Markup
@@ -12,16 +12,16 @@ from markupsafe import Markup
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments import catalog
 from tinyclf.experiments.catalog import Experiment
-from tinyclf.experiments.names import family
+from tinyclf.experiments.names import family, seed_of
 from tinyclf.experiments.record import RECIPE, Record, read_records, table_path
 from tinyclf.experiments.run import default_name
 from tinyclf.experiments.settings import Settings
 from tinyclf.report import evaluation
 from tinyclf.report.accuracy import data_notes
-from tinyclf.report.figures import experiment_curves, show
+from tinyclf.report.figures import SPLITS, Line, curves, show
 from tinyclf.report.format import Column, assignments, duration, format_metric, hardware, percent, percent_range, pixels
 from tinyclf.report.html import Table, details, link, small_lines, table, verdict_mark
-from tinyclf.report.runs import history_frame, published, published_curve, start_of
+from tinyclf.report.runs import history_frame, published, published_by_epoch, start_of
 from tinyclf.report.verdict import interval, verdict
 from tinyclf.utils.environment import public_origin
 from tinyclf.utils.errors import TinyclfError, one_of
@@ -40,8 +40,9 @@ EVALUATION = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "loss": "loss"
 
 def run_pages(names: list[str], dataset: str) -> list[Experiment]:
     """The pages of runs, to be made from their records. Raises TinyclfError for a run that has none."""
-    check_runs(names, dataset)
-    titles, notebook = catalog.read_experiments(dataset), NOTEBOOKS / "7_run.ipynb"
+    records, titles, notebook = read_records(dataset), catalog.read_experiments(dataset), NOTEBOOKS / "7_run.ipynb"
+    for name in names:
+        one_of(f"run on {dataset}", name, records)
     return [
         Experiment(name, run_title(name, titles), notebook, {"dataset": dataset, "run_name": name}) for name in names
     ]
@@ -49,31 +50,21 @@ def run_pages(names: list[str], dataset: str) -> list[Experiment]:
 
 def comparison(names: list[str], dataset: str) -> Experiment:
     """The page that compares runs, each once. Raises TinyclfError for one without a record, and for fewer than two."""
-    names = list(dict.fromkeys(names))
+    names, records = list(dict.fromkeys(names)), read_records(dataset)
     if len(names) < 2:
-        known = ", ".join(read_records(dataset)) or "none"
+        known = ", ".join(records) or "none"
         raise TinyclfError(f"nothing to compare: name two runs on {dataset} or more of {known}")
-    check_runs(names, dataset)
+    for name in names:
+        one_of(f"run on {dataset}", name, records)
     title = f"Comparison of {', '.join(names[:-1])} and {names[-1]}"
     parameters = {"dataset": dataset, "runs": " ".join(names)}
     return Experiment(f"compare-{'-'.join(names)}"[:100], title, NOTEBOOKS / "8_compare.ipynb", parameters)
 
 
-def check_runs(names: list[str], dataset: str) -> None:
-    """Raise TinyclfError where one of `names` has no record on `dataset`."""
-    one_of("dataset", dataset, DATASETS)
-    records = read_records(dataset)
-    for name in names:
-        one_of(f"run on {dataset}", name, records)
-
-
 def run_title(run: str, experiments: Mapping[str, Experiment]) -> str:
     """The title of a run in words: that of its experiment, with its seed, or its own name where it is of none."""
-    name = family(run)
-    if name not in experiments:
-        return run
-    seed = run.removeprefix(name).removeprefix("-seed-")
-    return experiments[name].title + (f", seed {seed}" if seed else "")
+    experiment, seed = experiments.get(family(run)), seed_of(run)
+    return run if experiment is None else experiment.title + ("" if seed is None else f", seed {seed}")
 
 
 def heading(run: str, dataset: str) -> Markdown:
@@ -92,21 +83,23 @@ def show_headline(record: Record, *, update: bool = False) -> None:
     """Display which run it is, its result in one line, and its curves; `update`: where `show_title` made room."""
     title = heading(record["run"], record["settings"]["dataset"]).data
     display(Markdown(f"{title}\n\n{headline(record)}"), display_id=HEADLINE if update else None, update=update)
-    loss, accuracy = experiment_curves(record["run"], history_frame(record))
-    for name, curve in zip(CURVES, (accuracy, loss), strict=True):
-        show(curve, display_id=name if update else None)
+    run, history = record["run"], history_frame(record)
+    for name, metric in zip(CURVES, ("accuracy", "loss"), strict=True):
+        lines = [Line(SPLITS[split], run, history, split) for split in SPLITS]
+        described = curves(lines, metric, f"{run} on {record['settings']['dataset']}")
+        show(described, display_id=name if update else None)
 
 
 def headline(record: Record) -> str:
     """The result of a run in one line, with the interval that so many images allow; then what its data set is."""
-    settings, result, dataset = record["settings"], record["evaluation"]["top1"], record["settings"]["dataset"]
-    images, epochs = record["data"]["val"], len(record["history"])
-    row, note = published(record["run"], dataset), DATASETS[dataset].note
-    judged = verdict(record["run"], dataset, result, epochs, settings["epochs"])
+    settings, result, epochs = record["settings"], record["evaluation"]["top1"], len(record["history"])
+    run, dataset = record["run"], settings["dataset"]
+    row, note = published(run, dataset), DATASETS[dataset].note
+    extent = percent_range(*interval(result, record["data"]["val"]))
+    held_out = " on held-out images" * settings["hold_out"]
+    judged = verdict(run, dataset, result, epochs, settings["epochs"])
     facts = [
-        Markup("<strong>{} top-1</strong>{} (95% interval {})").format(
-            percent(result), " on held-out images" * settings["hold_out"], percent_range(*interval(result, images))
-        ),
+        Markup("<strong>{} top-1</strong>{} (95% interval {})").format(percent(result), held_out, extent),
         f"published {percent(row['last'])}" if row else "",
         Markup("<strong>{}</strong>").format(verdict_mark(*judged)) if judged.text else "",
         "" if "epochs" in judged.text else f"{epochs} epoch{'s' * (epochs != 1)}",
@@ -161,7 +154,7 @@ def evaluation_table(record: Record) -> Table:
 
 def show_history(record: Record) -> None:
     """Display the epochs of a run, and which was the best."""
-    display(history_table(record["run"], history_frame(record)))
+    display(history_table(record))
     best = record["result"]["best"]
     if best["epoch"] != len(record["history"]):
         accuracy = format_metric("val_accuracy", best["val_accuracy"])
@@ -169,20 +162,16 @@ def show_history(record: Record) -> None:
         display(Markdown(f"{text}reported on, so it flatters."))
 
 
-def history_table(name: str, histories: pd.DataFrame) -> Table:
-    """The epochs of an experiment's runs over the published ones; of several seeds, mean and standard deviation."""
-    epochs, dataset = histories.groupby("epoch")[list(METRICS)], histories["dataset"].iloc[0]
-    rows = epochs.mean().join(epochs.std().add_suffix("_std"))
+def history_table(record: Record) -> Table:
+    """The epochs of a run, with the published numbers below its own."""
 
     def column(key: str) -> Column:
-        rows[f"{key}_published"] = published_curve(name, dataset, key)
-        return Column(key.replace("_", " "), lambda row: cell(key, row))
+        then = published_by_epoch(record["run"], record["settings"]["dataset"], key)
+        notes = {epoch: f"published {format_metric(key, value)}" for epoch, value in then.items()}
+        title = key.replace("_", " ")
+        return Column(title, lambda row: small_lines(format_metric(key, row[key]), notes.get(row["epoch"], "")))
 
-    def cell(key: str, row: Any) -> str:
-        then = format_metric(key, row[f"{key}_published"])
-        return small_lines(format_metric(key, row[key], row[f"{key}_std"]), f"published {then}" if then else "")
-
-    return table(rows, [Column("epoch", lambda row: f"{row['epoch']:.0f}"), *map(column, METRICS)])
+    return table(history_frame(record), [Column("epoch", lambda row: str(row["epoch"])), *map(column, METRICS)])
 
 
 def settings_table(settings: Settings) -> HTML:
@@ -205,21 +194,23 @@ def show_provenance(record: Record) -> None:
 
 def provenance(record: Record, runs: str) -> Table:
     """Where a record's numbers come from. runs: leads from the page to the folder of runs, to link a parent."""
-    weights, compute, recipe = record["weights"], record["compute"], record.get("recipe") or {}
+    weights, compute, recipe, data = record["weights"], record["compute"], record.get("recipe") or {}, record["data"]
     facts = {"command": record["command"], "settings that differ": assignments(record["overrides"])}
-    facts |= {key: recipe.get(key) or "" for key in RECIPE}
-    facts |= {"data": f"{record['data']['name']}, sha256 {record['data']['sha256']}", "starts from": weights["label"]}
+    facts |= {key: recipe.get(key) for key in RECIPE}
+    facts |= {"data": f"{data['name']}, sha256 {data['sha256']}", "starts from": weights["label"]}
     if weights["file"]:
         facts["weights file"] = f"{weights['file']}, sha256 {weights['sha256']}"
     if parent := weights.get("parent"):
         whose = run_link(parent["run"], record["settings"]["dataset"], runs)
         facts["weights of"] = Markup("{} after epoch {}, sha256 {}").format(whose, parent["epochs"], weights["sha256"])
-    facts |= {"seed": str(record["settings"]["seed"]), "images a second": f"{record['images_per_second']:.0f}"}
-    facts["training compute"] = (
-        f"{compute['total']:.3e} multiply-adds, ancestors included; the published baseline takes "
-        f"{compute['published_baseline']:.3e}"
-    )
-    facts |= {"time": duration(record["seconds"]), "finished": record["finished"]}
+    facts |= {
+        "seed": str(record["settings"]["seed"]),
+        "images a second": f"{record['images_per_second']:.0f}",
+        "training compute": f"{compute['total']:.3e} multiply-adds, ancestors included; the published baseline takes "
+        f"{compute['published_baseline']:.3e}",
+        "time": duration(record["seconds"]),
+        "finished": record["finished"],
+    }
     for number, environment in enumerate(record["environments"]):  # several, if it was continued elsewhere
         suffix, machine = ", continued" * (number > 0), environment["hardware"]
         facts[f"commit{suffix}"] = commit_link(environment["commit"])
