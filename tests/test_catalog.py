@@ -44,7 +44,10 @@ def test_every_experiment_resolves_on_every_data_set():
 PUBLISHED = {
     "baseline-scratch": {},
     "baseline-imagenet": {"weights": "imagenet"},
-    "preprocessing": {"weights": "imagenet", "input_size": 224, "eval_size": 64, "epochs": 7, "flip": False},
+    "preprocessing": {
+        **{"weights": "imagenet", "input_size": 224, "eval_size": 64, "epochs": 7, "flip": False},
+        "kernel": "opencv",
+    },
     "finetuning": {"weights": "run:preprocessing", "adapt": "input_size", "epochs": 7, "flip": False},
     "finetuning-small-stem": {
         **{"weights": "run:preprocessing", "adapt": "input_size,stem", "epochs": 7, "flip": False},
@@ -99,8 +102,9 @@ def test_a_committed_record_differs_from_its_experiment_in_its_overrides_alone()
         record = json.loads(path.read_text())
         name, settings = record["run"], Settings(**BEFORE | record["settings"])
         experiment = read_experiments(settings.dataset)[family(name)].settings
-        since = {key: value for key, value in BEFORE.items() if key not in record["settings"]}  # settings made since
-        since = {key: value for key, value in since.items() if getattr(experiment, key) != value}
+        values = dataclasses.asdict(settings)
+        newer = values.keys() - record["settings"].keys()  # settings that are newer than the run
+        since = {key: values[key] for key in newer if getattr(experiment, key) != values[key]}
         assert catalog.overrides(name, settings) == record["overrides"] | since
         kept = {"seed": settings.seed, "weights": settings.weights}
         assert dataclasses.replace(experiment, **record["overrides"], **since, **kept) == settings

@@ -16,7 +16,7 @@ def test_the_defaults_are_the_published_recipe():
     published = {"epochs": 15, "batch_size": 100, "learning_rate": 0.001, "momentum": 0.9, "step_size": 7, "gamma": 0.1}
     recipe = Settings(dataset="tiny-imagenet")
     assert {name: getattr(recipe, name) for name in published} == published
-    assert recipe.flip and (recipe.stem, recipe.kernel, recipe.ghost_batches) == ("imagenet", "opencv", 2)
+    assert recipe.flip and (recipe.stem, recipe.kernel, recipe.ghost_batches) == ("imagenet", "pil", 2)
     on_mini = {"dataset": "mini", "batch_size": 10, "input_size": 24}
     assert dataclasses.asdict(Settings()) == dataclasses.asdict(recipe) | on_mini
 
