@@ -13,7 +13,6 @@ from itertools import pairwise
 import clean_notebooks
 import nbformat
 import pytest
-from nbconvert import ScriptExporter
 from papermill import inspect_notebook
 from typer.testing import CliRunner
 
@@ -200,6 +199,8 @@ def test_recipes_that_plan_their_epochs_are_left_out_where_all_are_run_for_so_ma
     names = {each.name for each in select([], "mini")}
     left_out = names - {each.name for each in select([], "mini", {"epochs": 1})}
     assert left_out >= {"fast-scratch", "modern-scratch", "modern-imagenet"} and "baseline-scratch" not in left_out
+    by_name = {each.name: each.parameters for each in select([], "mini", {"epochs": 2})}
+    assert by_name["baseline-scratch"]["epochs"] == 2 and "epochs" not in by_name["data"]
     (named,) = select(["fast-scratch"], "mini", {"epochs": 2})
     assert named.parameters["epochs"] == 2
 
@@ -233,12 +234,6 @@ def test_a_stand_in_reaches_what_an_experiment_starts_from(tmp_path):
     assert (scratch.parameters["weights"], imagenet.parameters["weights"]) == ("none", str(path))
 
 
-def test_an_experiment_is_run_only_on_the_data_sets_that_it_is_for():
-    assert "data" not in [each.name for each in select([], "tiny-imagenet-20")]
-    with pytest.raises(TinyclfError, match="experiment = 'data': "):
-        select(["data"], "tiny-imagenet-20")
-
-
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize("command", ["run", "train"])
 def test_what_is_only_started_from_is_run_unless_it_has_finished(finished, command, monkeypatch):
@@ -251,26 +246,8 @@ def test_what_is_only_started_from_is_run_unless_it_has_finished(finished, comma
     assert done.exit_code == 0, done.output
     assert ran == ["preprocessing"] * (not finished) + ["finetuning", *front]
     ran.clear()
-    several = type("Process", (), {"num_processes": 2, "destroy_process_group": lambda self: None})
-    monkeypatch.setattr("tinyclf.training.device.this_process", several)
-    CliRunner().invoke(cli.app, ["train", "finetuning"])  # as torchrun has it
-    assert ran == ["preprocessing"] * (not finished) + ["finetuning"]
-    ran.clear()
-    monkeypatch.undo()
-    monkeypatch.setattr("tinyclf.report.notebook.run", lambda experiment: ran.append(experiment.name))
-    monkeypatch.setattr("tinyclf.experiments.train.train_experiment", lambda name, parameters: ran.append(name))
     CliRunner().invoke(cli.app, [command, "preprocessing"])
     assert ran == ["preprocessing", *front]  # asked for by name, a finished one is shown again
-
-
-def test_committed_notebooks_are_clean_and_become_python_scripts():
-    """As `jupyter nbconvert --to script` makes them, by what the metadata say of the language."""
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
-        assert clean_notebooks.fault(path) == ""
-        assert sum("parameters" in cell.metadata.get("tags", []) for cell in nbformat.read(path, 4).cells) == 1
-        script, resources = ScriptExporter().from_filename(str(path))
-        assert resources["output_extension"] == ".py"
-        assert compile(script, path.name, "exec").co_consts
 
 
 def test_a_notebook_that_ran_is_not_clean_and_cleaning_it_gives_it_back(tmp_path):
@@ -287,35 +264,24 @@ def test_a_notebook_that_ran_is_not_clean_and_cleaning_it_gives_it_back(tmp_path
     assert "metadata of its own" in clean_notebooks.fault(path)
 
 
-def test_an_override_reaches_the_notebooks_that_take_it():
-    by_name = {each.name: each.parameters for each in select([], "mini", {"epochs": 2})}
-    assert by_name["baseline-scratch"]["epochs"] == by_name["baseline-imagenet"]["epochs"] == 2
-    assert "epochs" not in by_name["data"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((["baseline"], "mini"), "experiment = 'baseline'"),
+        ((["fast-scratch.emma"], "mini"), "did you mean fast-scratch.ema? Expected one of data, base"),
         ((["baseline-scratch"], "nope"), "dataset = 'nope'"),
         ((["baseline-scratch"], "mini", {"epoch": 9}), "did you mean epochs?"),
         ((["baseline-scratch"], "mini", {"epochs": "many"}), "epochs = 'many': expected int"),
         ((["baseline-scratch"], "mini", {"batch_size": -1}), "batch_size = -1"),
         ((["baseline-scratch"], "mini", {"weights": "nothing-here.pth"}), "no file nothing-here.pth"),
         ((["data"], "mini", {"epochs": 2}), "parameter = 'epochs'"),
-        (([], "mini", {"dataset": "tiny-imagenet"}), "parameter dataset"),
+        ((["data"], "tiny-imagenet-20"), "experiment = 'data'"),
+        (([], "mini", {"dataset": "tiny-imagenet"}), "parameter = 'dataset'"),
     ],
 )
 def test_what_is_unknown_or_of_the_wrong_type_is_refused_by_name(arguments, said):
     with pytest.raises(TinyclfError) as error:
         select(*arguments)
     assert said in str(error.value)
-
-
-def test_an_unknown_experiment_is_refused_with_the_nearest_before_the_list_that_is_without_ablations():
-    with pytest.raises(TinyclfError, match=r"did you mean fast-scratch.ema\? expected one of data, base") as error:
-        select(["fast-scratch.emma"], "mini")
-    assert str(error.value).count("fast-scratch.") == 2  # what was given, and the hint
 
 
 def test_each_seed_is_a_run_of_its_own_with_a_name_of_its_own():
