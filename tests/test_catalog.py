@@ -62,17 +62,15 @@ def test_the_published_experiments_are_run_with_the_published_recipe(dataset):
         assert Settings.from_notebook(runs[name]) == Settings(dataset=dataset, **recipe)
 
 
-@pytest.mark.parametrize(
-    ("notebook", "name"),
-    [
-        ("1_baseline", "baseline-scratch"),
-        ("2_preprocessing", "preprocessing"),
-        ("3_finetuning", "finetuning"),
-        ("4_recipes", "fast-scratch"),
-    ],
-)
-def test_a_notebooks_parameters_are_the_settings_with_their_help_and_run_on_mini_by_default(notebook, name):
-    path = NOTEBOOKS / f"{notebook}.ipynb"
+STEPS = {
+    **{"1_baseline": "baseline-scratch", "2_preprocessing": "preprocessing"},
+    **{"3_finetuning": "finetuning", "4_recipes": "fast-scratch"},
+}
+
+
+@pytest.mark.parametrize("notebook", STEPS)
+def test_a_notebooks_parameters_are_the_settings_with_their_help_and_run_on_mini_by_default(notebook):
+    path, name = NOTEBOOKS / f"{notebook}.ipynb", STEPS[notebook]
     parameters = {key: value for key, value in notebook_parameters(path).items() if key in Settings.names()}
     (experiment,) = [each for each in select([name], "mini") if each.name == name]
     assert list(parameters) == [name for name in Settings.names() if name in parameters]
@@ -152,10 +150,10 @@ def test_published_results_have_the_names_of_their_experiments():
             assert len(section[key]) == len(section["curve_epochs"])
 
 
-@pytest.mark.parametrize("dataset", ["tiny-imagenet", "tiny-imagenet-20"])
-def test_a_recipe_is_what_the_search_by_its_ablations_ended_with(dataset):
-    assert catalog.chosen("fast-scratch", dataset) == "shallow-whitened"
-    assert catalog.chosen("modern-imagenet", dataset) == "sub-pixel"
+def test_a_recipe_is_what_the_search_by_its_ablations_ended_with():
+    for dataset in ("tiny-imagenet", "tiny-imagenet-20"):
+        assert catalog.chosen("fast-scratch", dataset) == "shallow-whitened"
+        assert catalog.chosen("modern-imagenet", dataset) == "sub-pixel"
 
 
 def test_the_catalog_is_read_without_torch_and_in_time():
@@ -297,18 +295,12 @@ def test_each_seed_is_a_run_of_its_own_with_a_name_of_its_own():
         select(["baseline-scratch"], "mini", seeds=[-1])
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--seeds", "0", "1", "2", "baseline-scratch"],
-        ["baseline-scratch", "--seeds", "0", "1", "2", "--dataset", "mini"],
-        ["--seeds", "0", "--seeds", "1", "baseline-scratch", "--seeds", "2"],
-    ],
-)
-def test_the_command_line_takes_seeds_one_after_another(arguments, monkeypatch):
+def test_the_command_line_takes_seeds_one_after_another(monkeypatch):
     ran = []
     monkeypatch.setattr("tinyclf.report.notebook.run", ran.append)
-    done = CliRunner().invoke(cli.app, ["run", *arguments])
-    assert done.exit_code == 0, done.output
-    assert ran.pop().name == "summary" and [run.parameters["seed"] for run in ran] == [0, 1, 2]
+    for arguments in ("--seeds 0 1 2 baseline-scratch", "--seeds 0 --seeds 1 baseline-scratch --seeds 2"):
+        done = CliRunner().invoke(cli.app, ["run", *arguments.split()])
+        assert done.exit_code == 0, done.output
+        assert ran.pop().name == "summary" and [run.parameters["seed"] for run in ran] == [0, 1, 2]
+        ran.clear()
     assert CliRunner().invoke(cli.app, ["run", "baseline-scratch", "--seeds"]).exit_code == 2  # of none
