@@ -22,7 +22,7 @@ JSON = st.recursive(
     max_leaves=6,
 )
 LENGTHS = st.sampled_from([0, 1, 2, 8, 40, 2**31, 2**40, 2**63, 2**64 - 1])
-GOOD = '[x]\ntitle = "t"\nnotebook = "1_baseline.ipynb"\n'
+GOOD = f'[x]\ntitle = "t"\nnotebook = "{NOTEBOOKS}/1_baseline.ipynb"\n'
 
 
 @bounded
@@ -51,9 +51,12 @@ KEYS = st.sampled_from(
 
 @bounded
 @given(text=TOML | st.tuples(KEYS, VALUES).map(lambda pair: f"{GOOD}{' = '.join(pair)}\n"), of_ablation=st.booleans())
-def test_any_toml_is_experiments_or_one_message(text, of_ablation):
+def test_any_toml_is_experiments_or_one_message(text, of_ablation, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp()
+    for file, content in (("experiments", GOOD if of_ablation else text), ("ablations", text if of_ablation else "")):
+        (folder / f"{file}.toml").write_text(content)
     with contextlib.suppress(TinyclfError):
-        parse_experiments(NOTEBOOKS, *((GOOD, text) if of_ablation else (text, "")))
+        parse_experiments.__wrapped__(folder)
 
 
 @bounded

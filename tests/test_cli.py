@@ -139,7 +139,7 @@ def test_epochs_is_short_for_the_parameter(ran):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["train", "baseline-scrath"], "did you mean baseline-scratch? expected one of data, "),
+        (["train", "baseline-scrath"], "did you mean baseline-scratch? Expected one of data, "),
         (["train", "baseline-scratch", "-p", "epoch=3"], "did you mean epochs? Expected one of "),
         (["train", "baseline-scratch", "-p", "epochs=many"], "epochs = 'many': expected int"),
         (["train", "baseline-scratch", "-p", "epochs"], "parameter 'epochs': expected NAME=VALUE"),

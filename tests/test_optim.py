@@ -102,7 +102,7 @@ def test_the_average_is_that_of_plain_arithmetic_and_keeps_the_counters():
     ("changed", "said"),
     [
         ({"schedule": "cosin"}, "did you mean cosine?"),
-        ({"warmup": 0.6}, r"warmup = 0\.6: expected a number from 0 to 0\.5"),
+        ({"warmup": 0.6}, r"warmup = 0\.6: expected less than or equal to 0\.5"),
         ({"nesterov": True, "momentum": 0.0}, "momentum of nesterov"),
         ({"start_size": 128, "input_size": 64}, "start_size = 128: expected a number from 16 to 64"),
         ({"start_size": 20, "epochs": 1}, "epochs of a run that grows = 1"),

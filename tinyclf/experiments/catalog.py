@@ -9,7 +9,7 @@ from typing import Any
 
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments.names import check_name, family, seed_of, with_seed
-from tinyclf.experiments.parameters import RUN_NAME, accepted_parameters, notebook_parameters
+from tinyclf.experiments.parameters import RUN_NAME, accepted_parameters, checked, notebook_parameters
 from tinyclf.experiments.settings import Settings, parent_of
 from tinyclf.experiments.toml_files import (
     RECIPES_NOTEBOOK,
@@ -20,34 +20,22 @@ from tinyclf.experiments.toml_files import (
     parse_experiments,
 )
 from tinyclf.models.choices import RUN, existing_file, is_file
-from tinyclf.utils.errors import TinyclfError, one_of, typed
+from tinyclf.utils.errors import TinyclfError, one_of
 from tinyclf.utils.paths import NOTEBOOKS
 
 __all__ = ["Ablation", "Experiment", "Goal", "ablation", "command", "overrides", "select"]
 LAST = {"ablations": 1, "summary": 2}  # made from the records of all others, in this order
 
 
-def read_all() -> dict[str, dict[str, Experiment]]:
-    """All experiments, by data set and name. Raises TinyclfError for a slip, naming file, entry and key."""
-    texts = []
-    for path in (NOTEBOOKS / "experiments.toml", NOTEBOOKS / "ablations.toml"):
-        try:
-            texts.append(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise TinyclfError(f"{path}: cannot be read: {reason}") from error
-    return parse_experiments(NOTEBOOKS, *texts)
-
-
 def read_experiments(dataset: str) -> dict[str, Experiment]:
     """The experiments on `dataset` by name, in order, each followed by its ablations. Raises TinyclfError."""
     one_of("dataset", dataset, DATASETS)
-    return dict(read_all()[dataset])
+    return parse_experiments(NOTEBOOKS)[dataset]
 
 
 def find_experiment(name: str) -> Experiment | None:
     """The experiment or ablation of a name, on the first data set that has it; None if none does."""
-    return next((experiments[name] for experiments in read_all().values() if name in experiments), None)
+    return next((known[name] for known in parse_experiments(NOTEBOOKS).values() if name in known), None)
 
 
 def ablation(run: str) -> Ablation | None:
@@ -85,7 +73,9 @@ def select(
     Raises TinyclfError for an unknown experiment, a parameter that none of them takes, and a value of the wrong type.
     """
     known, overrides = read_experiments(dataset), overrides or {}
-    named = [find(name, known) for name in names] or default_selection(known, overrides)
+    for name in names:
+        check_experiment(name, known)
+    named = [known[name] for name in names] or default_selection(known, overrides)
     check_overrides(overrides, named, seeds)
     named = [with_overrides(experiment, overrides, imagenet) for experiment in named]
     runs = {run.name: run for each in named for run in ([seeded(each, seed) for seed in seeds or []] or [each])}
@@ -96,56 +86,50 @@ def select(
     return list(ordered.values())
 
 
-def find(name: str, known: dict[str, Experiment]) -> Experiment:
-    """The experiment of a name. Raises TinyclfError with the nearest name, and a list that leaves out ablations."""
+def check_experiment(name: str, known: dict[str, Experiment]) -> None:
+    """Raise TinyclfError for an unknown experiment, with the nearest, and a list that leaves out other ablations."""
     if name not in known:
-        near = "".join(f"did you mean {close}? " for close in difflib.get_close_matches(name, known, 1))
-        recipes = ", ".join(each for each, experiment in known.items() if not experiment.ablation)
-        raise TinyclfError(f"experiment = {name!r}: {near}expected one of {recipes}, or an ablation of one")
-    return known[name]
+        nearest = difflib.get_close_matches(name, known, 1)
+        listed = [each for each, experiment in known.items() if each in nearest or not experiment.ablation]
+        one_of("experiment", name, listed, "or an ablation of one")
 
 
 def default_selection(known: dict[str, Experiment], overrides: Mapping[str, Any]) -> list[Experiment]:
     """All experiments but ablations, without those that plan their epochs where `epochs` is given; LAST at the end."""
-    experiments = [
+    chosen = [
         each for each in known.values() if not (each.ablation or ("epochs" in overrides and each.settings.planned))
     ]
-    return sorted(experiments, key=lambda experiment: LAST.get(experiment.name, 0))
+    return sorted(chosen, key=lambda experiment: LAST.get(experiment.name, 0))
 
 
 def check_overrides(overrides: Mapping[str, Any], experiments: list[Experiment], seeds: list[int] | None) -> None:
     """Raise TinyclfError for a parameter that none of the experiments takes, or that is not given this way."""
     if seeds and "seed" in overrides:
         raise TinyclfError("parameter seed: given twice, as a parameter and among the seeds")
-    if "dataset" in overrides:
-        raise TinyclfError("parameter dataset: it is the experiment's own; choose the data set with --dataset")
     if RUN_NAME in overrides and sum(each.trains for each in experiments) != 1:
         raise TinyclfError(f"parameter {RUN_NAME}: it is for one experiment that trains; name that one alone")
-    accepted = [key for each in experiments for key in accepted_parameters(notebook_parameters(each.notebook))]
+    accepted = dict.fromkeys(key for each in experiments for key in accepted_parameters(each.notebook))
     for key in overrides:
-        one_of("parameter", key, [name for name in dict.fromkeys(accepted) if name != "dataset"])
+        one_of("parameter", key, [name for name in accepted if name != "dataset"], "(the data set is --dataset)")
 
 
 def with_overrides(experiment: Experiment, overrides: Mapping[str, Any], imagenet: str) -> Experiment:
     """`experiment` with those overrides that it takes, and all that its notebook must be given. Raises TinyclfError."""
     notebook = notebook_for(experiment.notebook, overrides)
-    own = notebook_parameters(notebook)
-    accepted = accepted_parameters(own)
-    taken = {key: typed(key, value, accepted[key]) for key, value in overrides.items() if key in accepted}
-    values = experiment.parameters | taken
-    if RUN_NAME in own:
-        if imagenet and values.get("weights") in ("imagenet", "mini"):
-            values["weights"] = imagenet
-        settings = Settings.from_notebook(values)
-        if is_file(settings.weights):
-            existing_file(settings.weights)  # refuse it before the first run, not after it
-        # The defaults in the notebook's cell are those of its own experiment, on mini, and not of the settings
-        given = {key: value for key, value in dataclasses.asdict(settings).items() if own.get(key, value) != value}
-        values = {RUN_NAME: experiment.name} | given | values
-    name = values.get(RUN_NAME, experiment.name)
-    if RUN_NAME in values:
-        check_name(name)
-    return dataclasses.replace(experiment, name=name, notebook=notebook, parameters=values)
+    own, accepted = notebook_parameters(notebook), accepted_parameters(notebook)
+    values = experiment.parameters | checked({key: overrides[key] for key in overrides if key in accepted}, notebook)
+    if RUN_NAME not in own:
+        return dataclasses.replace(experiment, notebook=notebook, parameters=values)
+    if imagenet and values.get("weights") in ("imagenet", "mini"):
+        values["weights"] = imagenet
+    settings = Settings.from_notebook(values)
+    if is_file(settings.weights):
+        existing_file(settings.weights)  # refuse it before the first run, not after it
+    # The defaults in the notebook's cell are those of its own experiment, on mini, and not of the settings
+    given = {key: value for key, value in dataclasses.asdict(settings).items() if own.get(key, value) != value}
+    values = {RUN_NAME: experiment.name} | given | values
+    check_name(values[RUN_NAME])
+    return dataclasses.replace(experiment, name=values[RUN_NAME], notebook=notebook, parameters=values)
 
 
 def seeded(experiment: Experiment, seed: int | None) -> Experiment:
@@ -229,7 +213,7 @@ def how_to_run(run: str, dataset: str) -> str:
 
 def notebook_command(run: str, settings: Settings) -> str:
     """The line for a shell that repeats a run of no experiment: the notebook of recipes, given all that it lacks."""
-    defaults = notebook_parameters(NOTEBOOKS / RECIPES_NOTEBOOK) | {"dataset": settings.dataset}
+    defaults = {**notebook_parameters(NOTEBOOKS / RECIPES_NOTEBOOK), "dataset": settings.dataset}
     own = {RUN_NAME: run, "seed": settings.seed, "dataset": settings.dataset}
     given = own | changed_settings(settings, Settings.from_notebook(defaults))
     words = [word for key, value in given.items() for word in ("-p", key, str(value))]

@@ -17,10 +17,9 @@ RESERVED = re.compile(r"data|ablations|summary|.*\.(html|md|svg|csv|json|ipynb|p
 
 def check_name(name: Any, what: str = "run") -> None:
     """Raise TinyclfError unless `name` can be a run's folder, next to the pages and tables of the data set."""
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise TinyclfError(f"{what} = {name!r}: expected the name of a folder, up to 100 letters, digits and -_.=+")
-    if RESERVED.fullmatch(name):
-        raise TinyclfError(f"{what} = {name!r}: a page or a table has a name like this, give another")
+    if not isinstance(name, str) or not NAME.fullmatch(name) or RESERVED.fullmatch(name):
+        expected = "expected the name of a folder, up to 100 letters, digits and -_.=+, not that of a page or table"
+        raise TinyclfError(f"{what} = {name!r}: {expected}")
 
 
 def run_folder(run: str, dataset: str) -> Path:

@@ -1,11 +1,9 @@
 """The parameters of notebooks: what their `parameters` cell lists, and what papermill or the command line gives."""
 
 import ast
-import contextlib
-import dataclasses
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,72 +12,55 @@ from tinyclf.utils.errors import TinyclfError, one_of, typed
 from tinyclf.utils.paths import NOTEBOOKS
 
 RUN_NAME = "run_name"  # the parameter that only notebooks have that train
-DEFAULTS = {field.name: field.default for field in dataclasses.fields(Settings)}
+INJECTED = "# Parameters\n"  # the first line of the cell that papermill adds
 
 
-def notebook_parameters(notebook: Path) -> dict[str, Any]:
+@functools.cache
+def notebook_parameters(notebook: Path) -> Mapping[str, Any]:
     """The names and defaults in a notebook's cell that is tagged `parameters`. Raises TinyclfError without one."""
     try:
-        return dict(read_cell(notebook, notebook.stat().st_mtime_ns))
-    except OSError as error:
-        raise TinyclfError(f"{notebook}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TinyclfError(f"{notebook}: expected a notebook with one cell tagged `parameters`") from error
+        cells = json.loads(notebook.read_text("utf-8"))["cells"]
+        (cell,) = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+        return assigned("".join(cell["source"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TinyclfError(f"{notebook}: expected a notebook with one cell tagged `parameters` ({error})") from error
 
 
-@functools.lru_cache
-def read_cell(notebook: Path, changed: int) -> dict[str, Any]:
-    """As `notebook_parameters`, read once for each time that the notebook changed."""
-    cells = json.loads(notebook.read_text("utf-8"))["cells"]
-    (cell,) = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    return assigned("".join(cell["source"]))
+def assigned(source: str) -> dict[str, Any]:
+    """The names to which a cell of parameters assigns, and their values."""
+    assignments = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    return {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in assignments}
 
 
-def accepted_parameters(own: Mapping[str, Any]) -> dict[str, Any]:
+def accepted_parameters(notebook: Path) -> dict[str, Any]:
     """All that a notebook takes, with a value of the right type: its own parameters, and any setting if it trains."""
-    return (DEFAULTS if RUN_NAME in own else {}) | dict(own)
+    own = notebook_parameters(notebook)
+    settings = {name: getattr(Settings, name) for name in Settings.names()} if RUN_NAME in own else {}
+    return settings | dict(own)
+
+
+def checked(parameters: Mapping[str, Any], notebook: Path, refused: Collection[str] = ()) -> dict[str, Any]:
+    """`parameters`, each as its type. Raises TinyclfError for one that the notebook does not take, or that is refused.
+
+    Whether a setting is in its range is for `Settings` to say.
+    """
+    accepted = accepted_parameters(notebook)
+    for name in parameters:
+        one_of("parameter", name, [name for name in accepted if name not in refused])
+    return {name: typed(name, value, accepted[name]) for name, value in parameters.items()}
 
 
 def check_parameters(namespace: Mapping[str, Any], notebook: str) -> None:
     """Raise TinyclfError for a parameter from papermill that the notebook does not take, or has as another type.
 
-    namespace: the notebook's `globals()`, where IPython keeps the source of each cell that ran.
+    namespace: the notebook's `globals()`, where IPython keeps the source of each cell that ran; the last one counts.
     notebook: its file under notebooks/, whose parameters cell is what counts; a copy elsewhere gives its whole path.
 
     papermill only warns of an unknown one and runs the default, hours of the wrong run for `-p epoch 3`; and its
     `-p force false` is a text, which is as good as True.
     """
-    own = notebook_parameters(NOTEBOOKS / notebook)
-    accepted = accepted_parameters(own)
-    for name, value in latest_injected(namespace.get("In", []), own).items():
-        one_of("parameter", name, tuple(accepted))
-        typed(name, value, accepted[name])
-
-
-def latest_injected(cells: Iterable[str], own: Iterable[str]) -> dict[str, Any]:
-    """What papermill's last cell of parameters assigned; nothing where the notebook's own one ran after it."""
-    for cell in reversed(list(cells)):
-        values = assigned(cell)
-        if cell.startswith("# Parameters\n"):
-            return values
-        if values.keys() >= set(own):
-            break
-    return {}
-
-
-def assigned(source: str) -> dict[str, Any]:
-    """The names to which a cell assigns a literal, and its value; none for a cell that is not plain Python."""
-    try:
-        body = ast.parse(source).body
-    except SyntaxError:  # a %magic
-        return {}
-    values = {}
-    for node in body:
-        match node:
-            case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, ast.expr() as value):
-                with contextlib.suppress(ValueError, TypeError):
-                    values[name] = ast.literal_eval(value)
-    return values
+    for cell in [cell for cell in namespace.get("In", []) if cell.startswith(INJECTED)][-1:]:
+        checked(assigned(cell), NOTEBOOKS / notebook)
 
 
 def parse_assignment(assignment: str) -> tuple[str, Any]:
