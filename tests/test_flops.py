@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tinyclf.models.flops import multiply_adds, training_multiply_adds
+from tinyclf.models.flops import multiply_adds
 from tinyclf.models.resnet import build_model
 from tinyclf.utils.errors import TinyclfError
 
@@ -21,7 +21,7 @@ def by_hand(side, stem, classes):
     return stem + first + later + 512 * classes
 
 
-def test_the_counts_of_resnet18_are_those_by_hand_and_training_is_their_sum():
+def test_the_counts_of_resnet18_are_those_by_hand():
     for stem, size, side, products, classes in (
         ("imagenet", 224, 56, 112**2 * 64 * 3 * 49, 1000),
         ("imagenet", 64, 16, 32**2 * 64 * 3 * 49, 200),
@@ -31,9 +31,6 @@ def test_the_counts_of_resnet18_are_those_by_hand_and_training_is_their_sum():
         model = build_model("resnet18", classes, stem=stem)
         forward = by_hand(side, products, classes)
         assert multiply_adds(model, size) == 3 * forward - products  # no gradient of the image itself
-    costs = {size: multiply_adds(model, size) for size in (48, 56, 64)}
-    assert training_multiply_adds(model, {64: 1_500_000}) == 15 * 100_000 * costs[64]
-    assert training_multiply_adds(model, dict.fromkeys(costs, 7)) == 7 * sum(costs.values())
 
 
 @pytest.mark.parametrize(

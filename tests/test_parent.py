@@ -7,11 +7,9 @@ import os
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from tinyclf.data.cache import Packed, PackedSplit
 from tinyclf.experiments.parent import is_finished, trained
-from tinyclf.experiments.predict import Predictor
 from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
@@ -72,30 +70,16 @@ def test_everything_is_taken_over_but_what_is_adapted():
     for name, value in other.items():
         starts_afresh = name in ("conv1.weight", "conv1.bias", "fc.weight", "fc.bias")
         assert torch.equal(value, fresh[name] if starts_afresh else before[name]), name
-
-
-def test_a_small_stem_can_take_over_the_shrunk_filters_of_the_run_that_it_starts_from():
-    before = trained("first", "mini").weights
-    settings = dataclasses.replace(CHILD, stem="small", adapt="input_size,stem", stem_init="shrunk")
-    after = initial_model(settings)
-    assert torch.equal(after.conv1.weight, shrink_filters(before["conv1.weight"]))
+    shrunk = initial_model(dataclasses.replace(CHILD, stem="small", adapt="input_size,stem", stem_init="shrunk"))
+    assert torch.equal(shrunk.conv1.weight, shrink_filters(before["conv1.weight"]))
 
 
 MISFITS = [
-    (
-        {},
-        "abcd",
-        r"for input_size = 48, and this run is for input_size = 24\. .* -p input_size=48, .*=input_size$",
-    ),
-    ({"input_size": 48, "stem": "small"}, "abcd", r"made for stem = imagenet, .* for stem = small\. .* -p stem=im"),
+    ({}, "abcd", r"for input_size = 48, and this run is for input_size = 24: .* -p adapt=input_size$"),
     ({"input_size": 48, "normalization": "imagenet"}, "abcd", r"normalization = none, .* normalization = imagenet"),
     ({"stem": "small", "adapt": "stem"}, "abcd", r"made for input_size = 48, and .*-p adapt=stem,input_size$"),
-    (
-        {"input_size": 48},
-        "abcde",
-        r"classes = 4, .* classes = 5\. .*`tinyclf run first --dataset mini --force`.*=cl",
-    ),
-    ({"input_size": 48}, "abce", r"made for classes = d, .* for classes = e\. "),
+    ({"input_size": 48, "stem": "small"}, "abcde", r"stem = imagenet, classes = 4, .* stem = small, classes = 5:"),
+    ({"input_size": 48}, "abce", r"made for classes = d, .* for classes = e: "),
 ]
 
 
@@ -112,13 +96,13 @@ def test_a_model_made_for_something_else_is_refused_with_what_would_make_it_righ
 
 def test_a_parent_that_is_not_there_or_unfinished_is_refused_with_the_command(reports):
     for parent, said in {
-        "none-such": r"run 'none-such' has no checkpoint .*`tinyclf run none-such --dataset mini`",
+        "none-such-seed-4": "has no checkpoint .*`tinyclf run none-such --dataset mini --seeds 4`",
         "half": "run 'half' is unfinished, at epoch 1 of 2: let the command that started it go on, for an experiment `",
     }.items():
         with pytest.raises(TinyclfError, match=said):
             Run(dataclasses.replace(CHILD, weights=f"run:{parent}", input_size=48), data(), "child")
         assert not is_finished(parent, "mini")
-    assert not (reports / "child").exists() and not (reports / "none-such").exists()
+    assert not (reports / "child").exists() and not (reports / "none-such-seed-4").exists()
     assert is_finished("first", "mini")
 
 
@@ -140,17 +124,15 @@ def test_the_record_names_the_parent_whose_checkpoint_is_read_once(reports, monk
     assert json.loads((reports / "child/record.json").read_text()) == record
 
 
-def test_a_run_goes_on_only_from_the_parent_that_it_started_from(reports):
-    child = dataclasses.replace(CHILD, adapt="input_size")
-    finish(child, "orphan")
+def test_a_run_goes_on_only_from_the_parent_that_it_started_from():
+    child = dataclasses.replace(CHILD, adapt="input_size", weights="run:second")
     finish(dataclasses.replace(PARENT, seed=1), "second")
-    with pytest.raises(TinyclfError, match=r"orphan holds another run \(weights: first after epoch 1, .* second after"):
-        Run(dataclasses.replace(child, weights="run:second"), data(), "orphan")
+    finish(child, "orphan")
+    with pytest.raises(TinyclfError, match=r"orphan holds another run \(weights: second after epoch 1, .* first after"):
+        Run(dataclasses.replace(child, weights="run:first"), data(), "orphan")
     finish(dataclasses.replace(PARENT, epochs=2, seed=1), "second")
-    finish(dataclasses.replace(child, weights="run:second"), "other")
-    finish(dataclasses.replace(PARENT, epochs=3, seed=1), "second")
-    with pytest.raises(TinyclfError, match=r"weights: second after epoch 2, .* second after epoch 3, .*--force"):
-        Run(dataclasses.replace(child, weights="run:second"), data(), "other")
+    with pytest.raises(TinyclfError, match=r"weights: second after epoch 1, .* second after epoch 2, .*--force"):
+        Run(child, data(), "orphan")
 
 
 def test_a_run_never_starts_from_itself_nor_from_another_data_set(reports):
@@ -161,22 +143,9 @@ def test_a_run_never_starts_from_itself_nor_from_another_data_set(reports):
         dataclasses.replace(CHILD, weights="run:../mini/first")
 
 
-def test_the_command_for_a_run_of_another_seed_is_one_that_works(reports):
-    with pytest.raises(TinyclfError, match="`tinyclf run preprocessing --dataset mini --seeds 4`"):
-        trained("preprocessing-seed-4", "mini")
-
-
 def test_a_model_is_evaluated_at_another_size_only_when_asked_to(reports):
     record = json.loads((reports / "first/record.json").read_text())
     run = Run(PARENT, data(), "first")
     run.fit(**vars(build_recipe(PARENT, data())))
     assert run.evaluate().summary() == record["evaluation"]
     assert run.evaluate(64).summary() == record["other_sizes"]["64"] != record["evaluation"]
-
-
-def test_predictions_show_images_at_the_size_that_the_model_was_trained_for():
-    images, predictor = data().val.images[:2], Predictor("first", "mini")
-    small = [Image.fromarray(each).resize((48, 48), Image.Resampling.BICUBIC) for each in images]
-    with torch.no_grad():
-        expected = predictor.model.eval()(torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2) / 255).softmax(1)
-    torch.testing.assert_close(predictor.predict_proba(images), expected, rtol=1e-3, atol=1e-5)

@@ -1,9 +1,7 @@
 """Predictions of a run: those of its model, in words and in the challenge's format; what is no image is named."""
 
 import os
-import shutil
 from pathlib import PurePosixPath
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,8 +18,6 @@ from tinyclf.experiments.predict import Predictor, read_image
 from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
-from tinyclf.training import checkpoint
-from tinyclf.training.checkpoint import TrainingState
 from tinyclf.utils.errors import TinyclfError
 
 
@@ -115,22 +111,10 @@ def test_what_is_no_run_with_a_checkpoint_is_refused_and_never_read_as_a_path(tm
     with pytest.raises(TinyclfError, match=r"train it .*`tinyclf run baseline-scratch --dataset mini`"):
         Predictor("baseline-scratch", "mini")
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "in" / "reports"))
-    for run in ("../../outside", "..", "/tmp", "a/b", "javascript:x", "index.html", ""):
+    for run in ("../../outside", "..", "/tmp", ""):
         with pytest.raises(TinyclfError, match="run = "):
             Predictor(run, "mini")
     assert not (tmp_path / "in").exists()
-
-
-def test_a_model_that_is_broken_is_named_not_used(reports, tmp_path, monkeypatch):
-    shutil.copytree(reports, tmp_path / "reports")
-    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
-    path = tmp_path / "reports/mini/short/checkpoint.pt"
-    saved = checkpoint.read(path)
-    weights = dict(saved.weights)
-    weights["fc.bias"][3] = float("nan")
-    checkpoint.save(path, TrainingState(SimpleNamespace(state_dict=lambda: weights), None), saved.about)
-    with pytest.raises(TinyclfError, match=r"checkpoint\.pt.*fc\.bias has values that are NaN"):
-        Predictor("short", "mini")
 
 
 def test_the_test_split_is_written_in_the_challenges_format(monkeypatch, reports):

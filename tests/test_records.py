@@ -4,8 +4,6 @@ import copy
 import json
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from records import leave, planned, started_from
 
 from tinyclf.experiments.record import read_record, read_records, read_table
@@ -15,11 +13,6 @@ from tinyclf.utils.errors import NewerVersionError, TinyclfError
 from tinyclf.utils.paths import PROJECT
 
 MISSING, NAN, INFINITE = object(), float("nan"), float("inf")
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
 EDITS = {
     "run": (MISSING, 3, "", "../x", "javascript:alert(1)//", "index.html", "a" * 200),
     "settings": (MISSING, [], None, {"epochs": "3"}, {"epochs": 0}, {"newer": 1}, {}),
@@ -78,7 +71,7 @@ def test_an_edited_record_is_refused_by_its_path_and_left_out_of_the_others_tabl
     path = folder / "record.json"
     contents = [json.dumps(changed(record, place, value)) for place, values in EDITS.items() for value in values]
     whole = json.dumps(record)
-    for content in (*contents, "", whole[:300], "[]", "null", "3", "[" * 100_000, "9" * 9999):
+    for content in (*contents, "", whole[:300], "[]", "null", "3", "[" * 100_000, "9" * 9999, "no JSON"):
         path.write_text(content)
         with pytest.raises(TinyclfError) as error:
             read_record(path)
@@ -96,13 +89,6 @@ def test_a_record_of_a_newer_version_is_not_to_be_deleted(record, folder):
         read_record(folder / "record.json")
 
 
-def test_a_run_that_calls_itself_a_script_is_no_run_whatever_its_folder(record, folder):
-    path = folder.with_name("javascript:alert(1)") / "record.json"
-    path.parent.mkdir()
-    path.write_text(json.dumps(record))  # of a run of a sound name
-    assert load_runs("mini")["run"].tolist() == ["preprocessing", "finetuning"]
-
-
 def test_every_committed_record_is_read_as_it_is_with_the_settings_that_are_newer():
     paths = list((PROJECT / "reports").glob("*/*/record.json"))
     assert len(paths) > 20
@@ -112,15 +98,6 @@ def test_every_committed_record_is_read_as_it_is_with_the_settings_that_are_newe
             before["settings"] = BEFORE | before["settings"]
             before = before["weights"].get("parent") if before is record else before["parent"]
         assert read_record(path) == record and record["run"] == path.parent.name
-
-
-@settings(max_examples=100, derandomize=True, deadline=None, database=None)
-@given(content=st.binary(max_size=40) | JSON.map(lambda value: json.dumps(value).encode()))
-def test_any_bytes_are_a_record_or_one_message(content, tmp_path_factory):
-    path = tmp_path_factory.getbasetemp() / "any.json"
-    path.write_bytes(content)
-    with pytest.raises(TinyclfError, match=r"any\.json: "):
-        read_record(path)
 
 
 def test_a_damaged_table_is_refused_by_its_path(record, folder):

@@ -48,26 +48,6 @@ def test_a_model_used_for_inference_first_can_be_trained_after():
     assert model[0].weight.grad.any()
 
 
-def test_each_map_goes_the_way_that_is_fastest_and_larger_ones_and_other_devices_torchs_own(monkeypatch):
-    taken = []
-    for name in ("product", "columns"):
-        monkeypatch.setattr(SmallMapConv2d, name, lambda self, maps, name=name: taken.append(name))
-    for channels, side, stride, count, *way in (
-        (4, 1, 1, 1, "product"),
-        (4, 2, 2, 31, "columns"),
-        (4, 2, 1, 32, "product"),
-        (512, 4, 1, 32, "columns"),
-        (512, 8, 2, 1, "columns"),
-        (511, 4, 1, 1),
-        (512, 5, 1, 1),
-    ):
-        layer = changed(nn.Sequential(nn.Conv2d(1, channels, stride=stride, **PLAIN)))
-        layer(torch.rand(count, 1, side, side))
-        assert taken == way
-        taken.clear()
-    assert layer.to("meta")(torch.empty(3, 1, 1, 1, device="meta")).shape == (3, 512, 1, 1) and not taken
-
-
 def test_a_model_is_exported_for_any_number_of_images():
     model = changed(nn.Sequential(nn.Conv2d(3, 512, **PLAIN))).eval()
     batch = torch.export.Dim("batch", min=1)

@@ -90,8 +90,7 @@ def find_parent(settings: Settings, classes: list[str]) -> Parent | None:
     if parent.settings.hold_out != settings.hold_out:
         raise TinyclfError(
             f"run {parent.run!r} has hold_out = {parent.settings.hold_out}, and this one hold_out = "
-            f"{settings.hold_out}: a run and the one that it starts from must hold out the same images, or be trained "
-            "on all"
+            f"{settings.hold_out}: give both the same, as what one holds out the other must not train on"
         )
     refuse_misfit(parent, settings, classes)
     return parent
@@ -115,20 +114,15 @@ def read_parent(path: Path, dataset: str, changed: int) -> Parent:
 def refuse_misfit(parent: Parent, settings: Settings, classes: list[str]) -> None:
     """Raise TinyclfError where a parent's model does not fit `settings`; it says what would make it fit."""
     pairs = {name: (getattr(parent.settings, name), getattr(settings, name)) for name in MODEL}
-    if parent.classes != classes:
-        others = (pair for pair in zip(parent.classes, classes, strict=False) if pair[0] != pair[1])
-        pairs["classes"] = next(others, (len(parent.classes), len(classes)))  # the first that differs tells
+    others = (pair for pair in zip(parent.classes, classes, strict=False) if pair[0] != pair[1])
+    pairs["classes"] = next(others, (len(parent.classes), len(classes)))  # the first that differs tells
     different = {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and name not in settings.adapts}
-    if not different:
-        return
-    made, wanted = (", ".join(f"{name} = {pair[side]}" for name, pair in different.items()) for side in (0, 1))
-    remedy = " ".join(f"-p {name}={pair[0]}" for name, pair in different.items())
-    if "classes" in different:
-        remedy = f"`{catalog.how_to_run(parent.run, settings.dataset)} --force`, which trains that one on these classes"
-    raise TinyclfError(
-        f"the model of run {parent.run!r} is made for {made}, and this run is for {wanted}. Make them the same by "
-        f"{remedy}, or if the difference is meant, allow it by -p adapt={','.join([*settings.adapts, *different])}"
-    )
+    if different:
+        made, wanted = (", ".join(f"{name} = {pair[side]}" for name, pair in different.items()) for side in (0, 1))
+        raise TinyclfError(
+            f"the model of run {parent.run!r} is made for {made}, and this run is for {wanted}: make them the same, or "
+            f"if the difference is meant, allow it by -p adapt={','.join([*settings.adapts, *different])}"
+        )
 
 
 def load_initial_weights(model: nn.Module, settings: Settings, classes: list[str]) -> None:
@@ -153,29 +147,19 @@ def describe_initial_weights(settings: Settings, parent: Parent | None) -> dict[
     if parent is None:
         file = weights_file(settings.weights, settings.model)
         named = {"none": "scratch", "imagenet": "ImageNet", "mini": "ImageNet (stand-in: other synthetic classes)"}
-        return {
-            "label": named.get(settings.weights) or f"ImageNet (stand-in: {Path(settings.weights).name})",
-            "file": file.name if file else None,
-            "sha256": fingerprint(file) if file else None,
-        }
-    weights, epochs = parent.about["weights"], len(parent.about["history"])
-    before = {
-        "run": parent.run,
-        "epochs": epochs,
-        "settings": parent.about["settings"],
-        "parent": weights.get("parent"),
-    }
+        label = named.get(settings.weights) or f"ImageNet (stand-in: {Path(settings.weights).name})"
+        return {"label": label, "file": file and file.name, "sha256": file and fingerprint(file)}
+    about, weights = parent.about, parent.about["weights"]
+    before = {"run": parent.run, "epochs": len(about["history"]), "settings": about["settings"]}
+    before["parent"] = weights.get("parent")
     label = f"{parent.run}, from {weights['label']}"
     return {"label": label, "file": None, "sha256": parent.sha256, "parent": before}
 
 
-def start_of(name: str, settings: Settings, data: Packed, weights: dict[str, Any]) -> dict[str, Any]:
-    """What a run is when it starts, as its checkpoint and its record keep it; `Run.fit` adds recipe and compute.
-
-    weights: as `describe_initial_weights` gives them.
-    """
+def start_of(name: str, settings: Settings, data: Packed, parent: Parent | None) -> dict[str, Any]:
+    """What a run is when it starts, as its checkpoint and its record keep it; `Run.fit` adds recipe and compute."""
+    weights = first = describe_initial_weights(settings, parent)
     recorded = dataclasses.replace(settings, weights=Path(settings.weights).name)  # without folders of this machine
-    first = weights
     while before := first.get("parent"):  # the first of those that it comes from may have had a file as ImageNet's
         first = before
     stand_in = first["settings"]["weights"] if first is not weights else ""

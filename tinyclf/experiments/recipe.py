@@ -21,7 +21,7 @@ from tinyclf.data.cache import Packed, PackedSplit
 from tinyclf.data.loader import ImageLoader
 from tinyclf.experiments.parent import Parent, load_initial_weights
 from tinyclf.experiments.settings import Settings
-from tinyclf.models.flops import training_multiply_adds
+from tinyclf.models.flops import multiply_adds
 from tinyclf.models.ghost_batch_norm import use_ghost_batch_norm
 from tinyclf.models.resnet import WHITENING_PIXELS, GrowingDepth, build_model, set_depth, whiten_filters
 from tinyclf.training.describe import describe
@@ -45,8 +45,7 @@ class Recipe:
 
     def describe(self) -> dict[str, str | None]:
         """The recipe in words, as a record has it."""
-        parts = self.model, self.criterion, self.optimizer, self.scheduler
-        return describe(*parts, self.scheduler_interval, self.ema, self.before_step)
+        return describe(*vars(self).values())
 
 
 def build_recipe(settings: Settings, data: Packed) -> Recipe:
@@ -92,14 +91,8 @@ def expected_recipe(settings: Settings, classes: int, images: int) -> Recipe:
 def recipe_for(model: nn.Module, settings: Settings, images: int) -> Recipe:
     """The recipe of `settings` for a model that has its weights. images: how many an epoch trains on."""
     before_step = GrowingDepth(model, settings.shallow_steps(images)) if settings.shallow else None
-    optimizer = make_optimizer(
-        model,
-        settings.learning_rate,
-        settings.momentum,
-        nesterov=settings.nesterov,
-        weight_decay=settings.weight_decay,
-        layer_decay=settings.layer_decay,
-    )
+    decays = {"weight_decay": settings.weight_decay, "layer_decay": settings.layer_decay}
+    optimizer = make_optimizer(model, settings.learning_rate, settings.momentum, nesterov=settings.nesterov, **decays)
     steps = settings.steps(images)
     rates = RateSchedule(settings.schedule, settings.epochs, steps, settings.warmup, settings.step_size, settings.gamma)
     scheduler, interval = make_scheduler(optimizer, rates)
@@ -116,19 +109,10 @@ def loader(split: PackedSplit, settings: Settings, batch_size: int, **options: A
 
 def train_loader(data: Packed, settings: Settings, process: PartialState) -> ImageLoader:
     """The training batches of a run for `process`: its part of each of them."""
-    return loader(
-        data.train,
-        settings,
-        settings.batch_size,
-        device=process.device,
-        shuffle=True,
-        augmentation=Augmentation(settings.flip, settings.crop_padding, settings.mixup, settings.cutmix),
-        input_size=settings.size_in,
-        seed=settings.seed,
-        classes=len(data.classes),
-        part=process.process_index,
-        parts=process.num_processes,
-    )
+    augmentation = Augmentation(settings.flip, settings.crop_padding, settings.mixup, settings.cutmix)
+    options = {"shuffle": True, "augmentation": augmentation, "input_size": settings.size_in, "seed": settings.seed}
+    share = {"device": process.device, "part": process.process_index, "parts": process.num_processes}
+    return loader(data.train, settings, settings.batch_size, classes=len(data.classes), **options, **share)
 
 
 def val_loader(
@@ -141,16 +125,9 @@ def val_loader(
     """
     size = input_size or settings.input_size
     at_once = 0 if process.device.type == "cpu" else min(1000, EVALUATED // size**2)
-    return loader(
-        data.val,
-        settings,
-        max(settings.batch_size, at_once),
-        device=process.device,
-        input_size=size,
-        classes=len(data.classes),
-        part=0 if alone else process.process_index,
-        parts=1 if alone else process.num_processes,
-    )
+    share = {} if alone else {"part": process.process_index, "parts": process.num_processes}
+    options = {"device": process.device, "input_size": size, "classes": len(data.classes)} | share
+    return loader(data.val, settings, max(settings.batch_size, at_once), **options)
 
 
 def refuse_single_image(settings: Settings, images: int) -> None:
@@ -167,32 +144,24 @@ def refuse_single_image(settings: Settings, images: int) -> None:
 
 
 def compute(model: nn.Module, settings: Settings, data: Packed, parent: Parent | None) -> dict[str, int]:
-    """The multiply-adds of training, forward and backward: this run's, all its ancestors' too, the baseline's."""
-    images = len(data.train.labels)
-    shallow, whole = images_by_size(settings, images)
-    blank = copy.deepcopy(model).to("meta")  # of which further copies cost nothing
-    set_depth(blank, None)
-    own = training_multiply_adds(blank, whole)
-    set_depth(blank, 1)
-    own += training_multiply_adds(blank, shallow)
+    """The multiply-adds of training, forward and backward: this run's, all its ancestors' too, the baseline's.
+
+    Those of evaluation, augmentation and the steps of the optimizer are not counted.
+    """
+    images, steps = len(data.train.labels), settings.steps(len(data.train.labels))
+    counts: Counter[tuple[int, int]] = Counter()  # images by their size and the blocks of a stage that run, 0 for all
+    for epoch in range(settings.epochs):
+        shallow_steps = max(0, settings.shallow_steps(images) - epoch * steps)
+        shallow = min(shallow_steps * settings.batch_size, images)
+        size = settings.size_in(epoch + 1)
+        counts += Counter({(size, 1): shallow, (size, 0): images - shallow})
+    own, blank = 0, copy.deepcopy(model).to("meta")  # of which further copies cost nothing
+    for (size, blocks), count in counts.items():
+        set_depth(blank, blocks or None)
+        own += count * multiply_adds(blank, size)
     before = parent.about["compute"]["total"] if parent else 0
     baseline = images * baseline_multiply_adds(settings.dataset, len(data.classes))
     return {"own": own, "total": own + before, "published_baseline": baseline}
-
-
-def images_by_size(settings: Settings, images: int) -> tuple[Counter[int], Counter[int]]:
-    """How many images of each input size are trained on with the first block of each stage alone, and with all blocks.
-
-    images: in an epoch.
-    """
-    shallow: Counter[int] = Counter()
-    whole: Counter[int] = Counter()
-    epochs, more_steps = divmod(settings.shallow_steps(images), settings.steps(images))
-    for epoch in range(settings.epochs):
-        alone = images if epoch < epochs else more_steps * settings.batch_size if epoch == epochs else 0
-        shallow[settings.size_in(epoch + 1)] += alone
-        whole[settings.size_in(epoch + 1)] += images - alone
-    return +shallow, +whole  # without those of which there are none
 
 
 @functools.cache  # half a second
@@ -201,4 +170,4 @@ def baseline_multiply_adds(dataset: str, classes: int) -> int:
     baseline = Settings(dataset=dataset)
     with torch.device("meta"):  # only counted: no weights are drawn
         published = build_model(baseline.model, classes)
-    return training_multiply_adds(published, {baseline.input_size: baseline.epochs})
+    return baseline.epochs * multiply_adds(published, baseline.input_size)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import cast
 from weakref import WeakSet
@@ -16,14 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from tinyclf.data.cache import Packed
 from tinyclf.experiments import catalog
 from tinyclf.experiments.names import family
-from tinyclf.experiments.parent import (
-    changes,
-    checkpoint_of,
-    describe_initial_weights,
-    find_parent,
-    is_finished,
-    start_of,
-)
+from tinyclf.experiments.parent import changes, checkpoint_of, find_parent, is_finished, start_of
 from tinyclf.experiments.recipe import compute, expected_recipe, refuse_single_image, train_loader, val_loader
 from tinyclf.experiments.record import RECORD, Record, read_record, write_record
 from tinyclf.experiments.settings import Precision, Settings
@@ -38,7 +31,6 @@ from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import locked, writable
 
 TRAINED: WeakSet[nn.Module] = WeakSet()  # every model that a run of this process has trained
-LOCKS: dict[Path, ExitStack] = {}  # of the folders of runs that this process has fitted and not recorded
 
 
 class Run:
@@ -49,8 +41,8 @@ class Run:
     one that differs is never mixed in. Raises TinyclfError when the folder cannot be written or holds another run,
     naming the differences.
 
-    From `fit` to `finish`, no other process can train in the folder. Another `Run` of this process can, as after a cell
-    that was run again, and the first one can then no longer be recorded.
+    During `fit` and `finish`, no other process can train in the folder. Where another `Run` trained there between the
+    two, as after a cell that was run again, the first one can no longer be recorded.
     """
 
     def __init__(self, settings: Settings, data: Packed, name: str = "", *, force: bool = False) -> None:
@@ -66,11 +58,10 @@ class Run:
         self.checkpoint = checkpoint_of(self.name, settings.dataset)
         if settings.parent == self.name:
             raise TinyclfError(f"run {self.name!r} cannot start from itself: give it another name, or other weights")
-        with self.process.main_process_first():  # which downloads them
+        with self.process.main_process_first():  # which downloads weights
             self.parent = find_parent(settings, data.classes)
-            weights = describe_initial_weights(settings, self.parent)
+            self.about = start_of(self.name, settings, data, self.parent)
         self.folder = writable(self.checkpoint.parent)
-        self.about = start_of(self.name, settings, data, weights)
         self._continue_from_checkpoint()
 
     def _continue_from_checkpoint(self) -> None:
@@ -112,23 +103,12 @@ class Run:
         """
         self._set_recipe(describe(model, criterion, optimizer, scheduler, scheduler_interval, ema, before_step), model)
         self.state = TrainingState(model, optimizer, scheduler, ema)
-        with self._locked() as lock:
+        with self._locked():
             self._start(model)
-            self.about["history"] = fit(
-                self.state,
-                criterion,
-                train_loader(self.data, self.settings, self.process),
-                val_loader(self.data, self.settings, self.process),
-                Plan(
-                    self.settings.epochs,
-                    scheduler_interval,
-                    before_step,
-                    self.settings.precision,
-                    save_to=self.checkpoint,
-                    about=self.about,
-                ),
-            )
-            LOCKS[self.folder] = lock.pop_all()  # until it is recorded
+            training, validation = (make(self.data, self.settings, self.process) for make in (train_loader, val_loader))
+            epochs, precision = self.settings.epochs, self.settings.precision
+            plan = Plan(epochs, scheduler_interval, before_step, precision, self.checkpoint, self.about)
+            self.about["history"] = fit(self.state, criterion, training, validation, plan)
         return list(self.about["history"])
 
     def _set_recipe(self, recipe: dict[str, str | None], model: nn.Module) -> None:
@@ -141,25 +121,19 @@ class Run:
             swapped.setdefault("model", f"{recipe['model']}, of other layers")
         if swapped and not self.has_own_name:
             text = "; ".join(f"{name}: {expected[name]} by its settings, {swapped[name]} here" for name in swapped)
-            raise TinyclfError(
-                f"run {self.name!r} would be recorded as what it is not ({text}): give it another name "
-                "(in a notebook: run_name), or have `tinyclf train` build it from the settings"
-            )
+            raise TinyclfError(f"run {self.name!r} would be recorded as what it is not ({text}): give it another name")
         if swapped:  # no command builds these
             self.about["overrides"] |= swapped
             self.about["command"] = ""
         cost = compute(model, self.settings, self.data, self.parent)
         self.about |= {"recipe": recipe, "layers": layers, "compute": cost}
 
-    def _locked(self) -> ExitStack:
-        """The folder held against other processes; taken over from a run of this process that is not recorded."""
-        if lock := LOCKS.pop(self.folder, None):
-            return lock
-        lock, busy = ExitStack(), f"run {self.name} on {self.data.name} is under way already"
-        if self.process.is_main_process:
-            busy += "; wait for it, or give this one another name"
-            lock.enter_context(locked(self.folder / ".lock", busy))
-        return lock
+    def _locked(self) -> AbstractContextManager[None]:
+        """The folder, held against other processes than those of this run."""
+        if not self.process.is_main_process:
+            return nullcontext()
+        busy = f"run {self.name} on {self.data.name} is under way already; wait for it, or give this one another name"
+        return locked(self.folder / ".lock", busy)
 
     def _start(self, model: nn.Module) -> None:
         """Refuse what cannot train, then drop the checkpoint of a run that starts over."""
@@ -170,8 +144,7 @@ class Run:
                 print(device_line(self.device))
         if self.fresh and model in TRAINED:
             raise TinyclfError(
-                f"run {self.name!r} would start with a model that is trained already: make model, optimizer and "
-                "scheduler again (in a notebook: run their cells again)"
+                f"run {self.name!r} would start with a model that is trained already: make it and its optimizer again"
             )
         TRAINED.add(model)
         if self.fresh and self.process.is_main_process:
@@ -196,11 +169,11 @@ class Run:
         """
         if not self.started:
             raise TinyclfError(f"run {self.name!r} has no trained model: call `fit` first")
-        with enough_memory(self.settings.batch_size):
-            loader = val_loader(self.data, self.settings, self.process, input_size=input_size, alone=True)
-            precision = supported_precision(self.settings.precision, self.device)
+        settings, precision = self.settings, supported_precision(self.settings.precision, self.device)
+        with enough_memory(settings.batch_size):
+            loader = val_loader(self.data, settings, self.process, input_size=input_size, alone=True)
             model = self.state.trained_model
-            return evaluate(model, loader, self.settings.epochs, precision=precision, flip_tta=flip_tta)
+            return evaluate(model, loader, settings.epochs, precision=precision, flip_tta=flip_tta)
 
     def finish(self) -> Record:
         """Evaluate the trained model, write the record and its tables into the folder; returns the record.

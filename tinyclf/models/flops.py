@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,11 +42,3 @@ def convolution_backward(gradient: Sequence[int], maps: Any, weight: Sequence[in
 
 # torch's own count takes the gradient of the weights for one over all pairs of channels, whatever the groups
 GROUPED = {torch.ops.aten.convolution_backward: convolution_backward}
-
-
-def training_multiply_adds(model: nn.Module, images: Mapping[int, int]) -> int:
-    """Multiply-adds of training; images: how many of each input size, in all epochs.
-
-    Evaluation, augmentation and the steps of the optimizer are not counted.
-    """
-    return sum(count * multiply_adds(model, size) for size, count in images.items())
