@@ -7,7 +7,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from tinyclf.data.cache import load_data
-from tinyclf.data.resize import KERNELS, resize, resize_in_int32
+from tinyclf.data.resize import resize
 
 RNG = np.random.default_rng(0)
 IMAGES = {
@@ -60,14 +60,6 @@ def test_opencvs_pixels_are_those_of_a_plain_loop():
         expected[y, x] = min(max((total + (1 << 21)) >> 22, 0), 255)
     found = resize(torch.from_numpy(IMAGES["black and white"][:1, :16, :16]), size, "opencv")
     np.testing.assert_array_equal(found[0, :, :, 0].numpy(), expected)
-
-
-@pytest.mark.parametrize("size", [1, 7, 31, 32, 63, 65, 224, 513])
-def test_whole_numbers_of_32_bits_give_the_same_pixels(size):
-    for images in IMAGES.values():
-        pixels = torch.from_numpy(images)
-        for kernel in KERNELS:
-            assert torch.equal(resize_in_int32(pixels, size, kernel), resize(pixels, size, kernel))
 
 
 def test_images_of_the_right_size_are_left_alone():

@@ -1,8 +1,8 @@
 """TinyImageNet against torchvision's ImageFolder and PIL, from folder and zip, whole and damaged."""
 
-import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -16,13 +16,9 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from tinyclf.data.archive import fingerprint, open_source
+from tinyclf.data.archive import fingerprint
 from tinyclf.data.tiny_imagenet import TinyImageNet, decode
 from tinyclf.utils.errors import TinyclfError
-
-
-def to_tensor() -> v2.PILToTensor:
-    return v2.PILToTensor()
 
 
 def roots(small) -> list[Path]:
@@ -64,43 +60,14 @@ def test_boxes_and_val_labels_are_those_of_the_files(small):
     assert train.boxes[17].tolist() == [int(field) for field in line.split("\t")[1:]]
 
 
-def test_test_split_has_no_labels(small):
-    test = TinyImageNet(small.folder, "test", layout=small.layout)
-    assert test.boxes is None and test.targets == [-1] * 8 and test[0][1] == -1
-    assert [name for name, _ in test.samples][:2] == ["test/images/test_0.JPEG", "test/images/test_1.JPEG"]
-
-
-def test_class_names_follow_the_sorted_wnids(small):
-    data = TinyImageNet(small.folder, "val", layout=small.layout)
-    assert data.classes == ["n01", "n02", "n03", "n04"]
-    assert data.class_names[2] == "word n03, other word"
-
-
-def test_transforms_and_repr(small):
-    data = TinyImageNet(small.zip, "val", to_tensor(), lambda target: target + 100, layout=small.layout)
-    image, target = data[4]
-    assert image.shape == (3, 64, 64) and target == data.targets[4] + 100
-    assert "Number of datapoints: 12" in repr(data) and "Split: val" in repr(data) and str(small.zip) in repr(data)
-
-
-@pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_forked_workers_read_what_one_process_reads(small, kind):
-    data = TinyImageNet(getattr(small, kind), "train", to_tensor(), layout=small.layout)
+def test_workers_read_from_a_zip_what_one_process_reads(small):
+    data = TinyImageNet(small.zip, "train", v2.PILToTensor(), layout=small.layout)
     expected = torch.stack([data[index][0] for index in range(len(data))])  # opens the zip before the fork
     for _ in range(2):
         loader = DataLoader(data, batch_size=5, num_workers=2, multiprocessing_context="fork")
         images, targets = (torch.cat(part) for part in zip(*loader, strict=True))
         assert torch.equal(images, expected) and targets.tolist() == data.targets
-
-
-def test_spawned_workers_can_read_the_zip(small):
-    source = open_source(small.zip)
-    names = source.names("train")
-    expected = [source.read(name) for name in names]
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        assert pool.map(source.read, names) == expected
-    data = TinyImageNet(small.zip, "val", layout=small.layout)
-    assert np.array_equal(pickle.loads(pickle.dumps(data))[3][0], data[3][0])
+    assert torch.equal(pickle.loads(pickle.dumps(data))[3][0], expected[3])  # as for workers that are spawned
 
 
 def test_hidden_files_do_not_count(small):
@@ -147,77 +114,33 @@ def copy(name: str, other: str) -> Callable[[Path], None]:
 
 
 ANNOTATIONS = "val/val_annotations.txt"
-DAMAGES = {
-    "an image too few": (
-        "train",
-        remove("train/n02/images/n02_7.JPEG"),
-        ["n02_boxes.txt lists images that are not there: n02_7.JPEG"],
-    ),
-    "an image too many": (
+BOXES = "train/n02/n02_boxes.txt"
+DAMAGES = [
+    ("train", remove("train/n02/images/n02_7.JPEG"), "n02_boxes.txt lists images that are not there: n02_7.JPEG"),
+    (
         "train",
         copy("train/n02/images/n02_7.JPEG", "train/n02/images/n02_99.JPEG"),
-        ["no line for: train/n02/images/n02_99.JPEG"],
+        "no line for: train/n02/images/n02_9",
     ),
-    "an image too few and its line": (
-        "train",
-        lambda folder: (
-            (folder / "train/n02/images/n02_0.JPEG").unlink(),
-            edit("train/n02/n02_boxes.txt", lambda lines: lines[1:])(folder),
-        ),
-        ["train/n02/images has 11 images instead of 12"],
-    ),
-    "a class too many": (
-        "train",
-        lambda folder: shutil.copytree(folder / "train/n02", folder / "train/n77"),
-        ["not a class of wnids.txt: train/n77"],
-    ),
-    "no boxes": ("train", remove("train/n02/n02_boxes.txt"), ["n02_boxes.txt", "Put the official file there"]),
-    "a box without a corner": (
-        "train",
-        edit("train/n02/n02_boxes.txt", lambda lines: [lines[0], lines[1].rpartition("\t")[0], *lines[2:]]),
-        ["n02_boxes.txt has lines that cannot be read: line 2"],
-    ),
-    "a line missing": ("val", edit(ANNOTATIONS, lambda lines: lines[1:]), ["has no line for: val/images/val_0"]),
-    "a line twice": (
-        "val",
-        edit(ANNOTATIONS, lambda lines: [*lines, lines[0]]),
-        ["lists twice: val_0.JPEG"],
-    ),
-    "an image not there": (
-        "val",
-        remove("val/images/val_3.JPEG"),
-        ["not there: val_3.JPEG"],
-    ),
-    "an unknown class": (
-        "val",
-        edit(ANNOTATIONS, lambda lines: [lines[0].replace("n03", "n55"), *lines[1:]]),
-        ["val_0.JPEG (n55)"],
-    ),
-    "a class with another's image": (
-        "val",
-        edit(ANNOTATIONS, lambda lines: [lines[0].replace("n03", "n01"), *lines[1:]]),
-        ["does not have 3 images of each class: n01 (4), n03 (2)"],
-    ),
-    "a test image too few": ("test", remove("test/images/test_1.JPEG"), ["test/images has 7 images instead of 8"]),
-    "a class without words": ("test", edit("words.txt", lambda lines: lines[2:]), ["words.txt has no words for: n01"]),
-    "a class too few": ("test", edit("wnids.txt", lambda lines: lines[1:]), ["wnids.txt has 3 classes instead of 4"]),
-}
+    ("train", lambda folder: shutil.copytree(folder / "train/n02", folder / "train/n77"), "and no others: n77 (12)"),
+    ("train", remove(BOXES), "n02_boxes.txt in "),
+    ("train", edit(BOXES, lambda lines: [lines[0], lines[1][:-3], *lines[2:]]), "lines that cannot be read: line 2"),
+    ("train", edit(BOXES, lambda lines: [*lines, lines[0]]), "lists twice: n02_0.JPEG"),
+    ("val", edit(ANNOTATIONS, lambda lines: [lines[0].replace("n03", "n55"), *lines[1:]]), "n03 (2), n55 (1)"),
+    ("val", lambda folder: shutil.rmtree(folder / "val/images"), "val_0.JPEG, val_1.JPEG, val_10.JPEG and 9 more"),
+    ("test", remove("test/images/test_1.JPEG"), "test/images has 7 images instead of 8"),
+    ("test", edit("words.txt", lambda lines: lines[2:]), "words.txt has no words for: n01"),
+    ("test", edit("wnids.txt", lambda lines: lines[1:]), "wnids.txt has 3 classes instead of 4"),
+    ("test", remove("wnids.txt"), "small holds neither the folder small nor small.zip"),
+]
 
 
-@pytest.mark.parametrize("split, damage, expected", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("split, damage, expected", DAMAGES)
 def test_what_is_wrong_is_named(small, split, damage, expected):
     damage(small.folder)
-    with pytest.raises(TinyclfError) as error:
+    with pytest.raises(TinyclfError, match=re.escape(expected)) as error:
         TinyImageNet(small.folder, split, layout=small.layout)
-    for part in [str(small.folder), *expected]:
-        assert part in str(error.value)
-
-
-def test_many_faults_are_counted_not_listed(small):
-    for image in (small.folder / "val/images").iterdir():
-        image.unlink()
-    with pytest.raises(TinyclfError, match=r"val_0\.JPEG, val_1\.JPEG, val_10\.JPEG and 9 more"):
-        TinyImageNet(small.folder, "val", layout=small.layout)
+    assert str(small.folder) in str(error.value)
 
 
 def test_a_missing_set_says_what_to_put_where(tmp_path):
@@ -248,11 +171,7 @@ def test_a_truncated_zip_is_refused(small, kept):
         TinyImageNet(small.zip, layout=small.layout)
 
 
-@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_damaged_member_is_named(small, compression):
-    with zipfile.ZipFile(small.zip, "w", compression) as opened:
-        for file in small.folder.rglob("*.*"):
-            opened.write(file, file.relative_to(small.folder.parent))
+def test_a_damaged_member_is_named(small):
     data = TinyImageNet(small.zip, "train", layout=small.layout)
     name = data.samples[20][0]
     with zipfile.ZipFile(small.zip) as opened:
@@ -263,13 +182,6 @@ def test_a_damaged_member_is_named(small, compression):
     with pytest.raises(TinyclfError, match=rf"{name} in .*small\.zip cannot be read"):
         data[20]
     data[19]
-
-
-def test_a_zip_of_something_else_is_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "tiny-imagenet-200.zip", "w") as opened:
-        opened.writestr("readme.txt", "hello")
-    with pytest.raises(TinyclfError, match=r"no wnids\.txt"):
-        TinyImageNet(tmp_path)
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

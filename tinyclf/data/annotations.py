@@ -26,7 +26,6 @@ from tinyclf.utils.errors import TinyclfError
 
 VAL_TABLE = "val/val_annotations.txt"
 SPLITS = ("train", "val", "test")
-WNID = re.compile(r"[A-Za-z0-9_-]{1,40}")
 CORNER = re.compile(r"[0-9]{1,4}")
 NO_LABEL = -1  # target of every test image, as in torchvision's STL10 for its unlabelled images
 
@@ -51,8 +50,6 @@ def read_classes(source: Source, layout: Layout) -> tuple[list[str], list[str]]:
     """
     classes = sorted(set(_lines(source, "wnids.txt")))
     words = dict(line.split("\t", 1) for line in _lines(source, "words.txt") if "\t" in line)
-    strange = [repr(wnid) for wnid in classes if not WNID.fullmatch(wnid)]
-    _refuse(source, "wnids.txt has lines that name no class", strange)
     _expect(source, "wnids.txt", "classes", len(classes), layout.classes)
     _refuse(source, "words.txt has no words for", [wnid for wnid in classes if wnid not in words])
     return classes, [words[wnid] for wnid in classes]
@@ -68,46 +65,24 @@ def read_split(source: Source, layout: Layout, split: str, classes: list[str]) -
 
 
 def _read_train(source: Source, layout: Layout, classes: list[str]) -> Split:
-    names, targets, corners = [], [], []
-    for target, (wnid, images) in enumerate(_by_class(source, _images(source, "train"), classes).items()):
-        rows = _table(source, f"train/{wnid}/{wnid}_boxes.txt", images, 5)
-        _expect(source, f"train/{wnid}/images", "images", len(images), layout.train)
-        names += images
-        targets += [target] * len(images)
-        corners += [row[-4:] for row in rows]
-    return Split(names, targets, np.array(corners, np.int64))
+    by_class: dict[str, list[str]] = {wnid: [] for wnid in classes}
+    for name in _images(source, "train"):
+        by_class.setdefault(_folder(name), []).append(name)
+    rows = [row for wnid in classes for row in _table(source, f"train/{wnid}/{wnid}_boxes.txt", by_class[wnid], 5)]
+    names = [name for members in by_class.values() for name in members]
+    return Split(names, _targets(source, "train", layout.train, classes, list(map(_folder, names))), _corners(rows))
 
 
 def _read_val(source: Source, layout: Layout, classes: list[str]) -> Split:
+    """Classes and boxes are those of val_annotations.txt; where a sorted copy lacks it, classes are the folders."""
     images = _images(source, "val")
-    names = [name for name in images if name.startswith("val/images/")]
-    wnids: dict[str, str] = {}  # of the images, by their folders, if val is sorted as train is
-    if images and not names:
-        by_class = _by_class(source, images, classes)
-        wnids = {name: wnid for wnid, members in by_class.items() for name in members}
-        names = sorted(wnids, key=_file_name)
-    boxes = None
-    if not wnids or VAL_TABLE in source.names("val"):
+    official = [name for name in images if _folder(name) == "images"]
+    names, boxes = official or images, None
+    wnids = list(map(_folder, names))
+    if official or not images or VAL_TABLE in source.names("val"):
         rows = _table(source, VAL_TABLE, names, 6)
-        listed = {name: row[1] for name, row in zip(names, rows, strict=True)}
-        _check_classes(source, listed, wnids, classes)
-        wnids = listed
-        boxes = np.array([row[-4:] for row in rows], np.int64)
-    _expect(source, "val", "images", len(names), layout.classes * layout.val)
-    counts = Counter(wnids.values())
-    uneven = [f"{wnid} ({counts[wnid]})" for wnid in classes if counts[wnid] != layout.val]
-    _refuse(source, f"val does not have {layout.val} images of each class", uneven)
-    index = {wnid: target for target, wnid in enumerate(classes)}
-    return Split(names, [index[wnids[name]] for name in names], boxes)
-
-
-def _check_classes(source: Source, listed: dict[str, str], folders: dict[str, str], classes: list[str]) -> None:
-    """Every class of val_annotations.txt is one of wnids.txt, and that of the image's folder, if val is sorted."""
-    known = set(classes)
-    unknown = [f"{name} ({wnid})" for name, wnid in listed.items() if wnid not in known]
-    _refuse(source, f"{VAL_TABLE} gives a class that is not in wnids.txt to", unknown)
-    moved = [f"{name} ({listed[name]})" for name, wnid in folders.items() if listed[name] != wnid]
-    _refuse(source, f"{VAL_TABLE} gives another class than the folder to", moved)
+        wnids, boxes = [row[1] for row in rows], _corners(rows)
+    return Split(names, _targets(source, "val", layout.val, classes, wnids), boxes)
 
 
 def _read_test(source: Source, layout: Layout, classes: list[str]) -> Split:
@@ -116,18 +91,13 @@ def _read_test(source: Source, layout: Layout, classes: list[str]) -> Split:
     return Split(names, [NO_LABEL] * len(names), None)
 
 
-def _by_class(source: Source, images: list[str], classes: list[str]) -> dict[str, list[str]]:
-    """Names `<split>/<wnid>/<file>` or `<split>/<wnid>/images/<file>` by wnid, in the order of `classes`."""
-    by_class: dict[str, list[str]] = {wnid: [] for wnid in classes}
-    unknown = set()
-    for name in images:
-        split, wnid, *rest = name.split("/")
-        if wnid not in by_class:
-            unknown.add(f"{split}/{wnid}")
-        elif len(rest) == 1 or (len(rest) == 2 and rest[0] == "images"):
-            by_class[wnid].append(name)
-    _refuse(source, "not a class of wnids.txt", unknown)
-    return by_class
+def _targets(source: Source, split: str, count: int, classes: list[str], wnids: list[str]) -> list[int]:
+    """The place in `classes` of each of `wnids`, the images' classes: all of them, `count` times each."""
+    counts, index = Counter(wnids), {wnid: target for target, wnid in enumerate(classes)}
+    uneven = [wnid for wnid in {*classes, *counts} if counts[wnid] != (count if wnid in index else 0)]
+    fault = f"{split} does not have {count} images of each class of wnids.txt, and no others"
+    _refuse(source, fault, [f"{wnid} ({counts[wnid]})" for wnid in uneven])
+    return [index[wnid] for wnid in wnids]
 
 
 def _table(source: Source, table: str, names: list[str], columns: int) -> list[list[str]]:
@@ -136,18 +106,23 @@ def _table(source: Source, table: str, names: list[str], columns: int) -> list[l
     A copy may have given its files other endings than the annotations: names are compared without.
     """
     rows = [line.split("\t") for line in _lines(source, table)]
-    broken = [
-        f"line {number}"
-        for number, row in enumerate(rows, 1)
-        if len(row) != columns or not all(map(CORNER.fullmatch, row[-4:]))
-    ]
+    whole = [len(row) == columns and all(map(CORNER.fullmatch, row[-4:])) for row in rows]
+    broken = [f"line {number}" for number, good in enumerate(whole, 1) if not good]
     _refuse(source, f"{table} has lines that cannot be read", broken)
-    listed, stems = Counter(_stem(row[0]) for row in rows), set(map(_stem, names))
-    _refuse(source, f"{table} lists twice", [row[0] for row in rows if listed[_stem(row[0])] > 1])
-    _refuse(source, f"{table} has no line for", [name for name in names if _stem(name) not in listed])
-    _refuse(source, f"{table} lists images that are not there", [row[0] for row in rows if _stem(row[0]) not in stems])
-    by_stem = {_stem(row[0]): row for row in rows}
+    by_stem, stems = {_stem(row[0]): row for row in rows}, set(map(_stem, names))
+    _refuse(source, f"{table} lists twice", [row[0] for row in rows if by_stem[_stem(row[0])] is not row])
+    _refuse(source, f"{table} has no line for", [name for name in names if _stem(name) not in by_stem])
+    _refuse(source, f"{table} lists images that are not there", [by_stem[stem][0] for stem in by_stem.keys() - stems])
     return [by_stem[_stem(name)] for name in names]
+
+
+def _corners(rows: list[list[str]]) -> np.ndarray:
+    return np.array([row[-4:] for row in rows], np.int64)
+
+
+def _folder(name: str) -> str:
+    """The folder in that of the split: in train, and in a sorted val, the class."""
+    return name.split("/")[1]
 
 
 def _file_name(name: str) -> str:

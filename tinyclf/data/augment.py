@@ -1,6 +1,5 @@
 """Augmentation of a batch on its device: crop and mirror with random numbers for each image; mixup, CutMix by batch."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -63,24 +62,19 @@ class Augmentation:
             images = torch.cat([images, images.flip(2)]).index_select(0, chosen)
         return images
 
-    def mixer(self) -> Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]:
-        """A function that mixes each image of a batch with the one before it: torchvision's MixUp or CutMix.
+    def mix(self, images: Tensor, targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Each image of a batch mixed with the one before it, and its target, by torchvision's MixUp or CutMix.
 
-        It takes float32 images (B, 3, H, W), float32 class probabilities (B, classes) and a seed, and returns both
-        mixed. They draw once a batch: whether MixUp or CutMix, one share or box for all of its images.
+        images: float32 (B, 3, H, W); targets: float32 class probabilities (B, classes). What the seed decides holds for
+        the whole batch: whether MixUp or CutMix, one share or box for all of its images.
         Sources: mixup, Zhang et al. 2018, arXiv:1710.09412; CutMix, Yun et al. 2019, arXiv:1905.04899.
         """
         ways: list[Any] = [v2.MixUp(alpha=self.mixup)] if self.mixup else []  # type: ignore[attr-defined]
         ways += [v2.CutMix(alpha=self.cutmix)] if self.cutmix else []  # type: ignore[attr-defined]
-        choice = v2.RandomChoice(ways)  # type: ignore[attr-defined]
-
-        def mix(images: Tensor, targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(seed)  # that of the CPU alone: a GPU's goes on as it was
-                mixed, shares = choice(images, targets)
-            return mixed.contiguous(memory_format=torch.channels_last), shares
-
-        return mix
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # that of the CPU alone: a GPU's goes on as it was
+            images, targets = v2.RandomChoice(ways)(images, targets)  # type: ignore[attr-defined]
+        return images.contiguous(memory_format=torch.channels_last), targets
 
 
 def random_crop(images: Tensor, corner: Tensor, padding: int) -> Tensor:

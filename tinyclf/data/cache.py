@@ -11,20 +11,19 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from PIL import Image
 
 from tinyclf.data.archive import fingerprint
 from tinyclf.data.locate import locate_dataset
 from tinyclf.data.registry import SIDE, Layout, dataset_info
-from tinyclf.data.tiny_imagenet import TinyImageNet, refuse_images
+from tinyclf.data.tiny_imagenet import TinyImageNet
 from tinyclf.utils import paths
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import locked
+from tinyclf.utils.files import locked, new_folder
 
 FORMAT = 2  # raise it when the content of a cache changes
 SPLITS = ("train", "val")  # those that are packed
@@ -95,13 +94,10 @@ def pack(path: Path, layout: Layout, name: str) -> Packed:
     once: one packs, the others wait. Raises TinyclfError for a damaged set or cache, and when the disk is full.
     """
     key = hashlib.sha256(f"{FORMAT} {fingerprint(path)}".encode()).hexdigest()[:16]
-    places = [parent / f"{layout.folder}.packed" / key for parent in (path.parent, *paths.data_dirs())]
-    folder = next((place for place in places if place.is_dir()), None)
+    below = Path(f"{layout.folder}.packed", key)
+    folder = next((place / below for place in (path.parent, *paths.data_dirs()) if (place / below).is_dir()), None)
     if folder is None:
-        folder = next((place for place in places if paths.can_be_written(place.parent)), None)
-        if folder is None:
-            listed = ", ".join(str(place.parent.parent) for place in places)
-            raise TinyclfError(f"No packed cache can be written to {listed}: make one writable, or set XDG_CACHE_HOME.")
+        folder = paths.data_dir(path.parent) / below
         with locked(folder.with_suffix(".lock")):
             if not folder.is_dir():  # else another process wrote it meanwhile
                 _write(path, layout, folder)
@@ -130,22 +126,16 @@ def _open(folder: Path, name: str) -> Packed:
 
 def _write(path: Path, layout: Layout, target: Path) -> None:
     """Decodes all images into `target`, whole or not at all. Raises TinyclfError naming images that are damaged."""
-    sets = {split: TinyImageNet(path, split, layout=layout) for split in (*SPLITS, "test")}  # test is only checked
-    size = sum(len(sets[split]) for split in SPLITS) * SIDE * SIDE * 3
+    train, val, _ = (TinyImageNet(path, split, layout=layout) for split in ("train", "val", "test"))
+    size = (len(train) + len(val)) * SIDE * SIDE * 3
     print(f"packing {path} into {target.parent} ({size:,} bytes)", file=sys.stderr, flush=True)
-    classes, class_names = sets["train"].classes, sets["train"].class_names
-    digest = hashlib.sha256(json.dumps(classes).encode())
-    faults: list[str] = []
     try:
-        with tempfile.TemporaryDirectory(prefix=f"{target.name}.", suffix=".partial", dir=target.parent) as temporary:
-            folder = Path(temporary) / "new"
-            folder.mkdir()  # with the rights of a new folder, which the temporary one has not
-            for split in SPLITS:
-                _write_split(sets[split], folder / split, digest, faults)
-            refuse_images(faults)
-            meta = {"classes": classes, "class_names": class_names, "fingerprint": digest.hexdigest()}
+        with new_folder(target) as folder:
+            digest = hashlib.sha256(json.dumps(train.classes).encode())
+            for split in (train, val):
+                _write_split(split, folder, digest)
+            meta = {"classes": train.classes, "class_names": train.class_names, "fingerprint": digest.hexdigest()}
             (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-            os.rename(folder, target)
     except OSError as error:
         raise TinyclfError(
             f"The packed cache cannot be written to {target.parent}: {error.strerror}. It needs {size:,} bytes. Free "
@@ -153,21 +143,20 @@ def _write(path: Path, layout: Layout, target: Path) -> None:
         ) from error
 
 
-def _write_split(split: TinyImageNet, stem: Path, digest: "hashlib._Hash", faults: list[str]) -> None:
-    """Writes `<stem>_images.npy` and `<stem>_labels.npy` and adds both to `digest`; unusable images go to `faults`."""
-    with open(f"{stem}_images.npy", "wb") as file:
+def _write_split(split: TinyImageNet, folder: Path, digest: "hashlib._Hash") -> None:
+    """Writes a split's images and labels and adds both to `digest`. Raises TinyclfError naming damaged images."""
+    with (folder / f"{split.split}_images.npy").open("wb") as file:
         about = {"descr": "|u1", "fortran_order": False, "shape": (len(split), SIDE, SIDE, 3)}
         np.lib.format.write_array_header_1_0(file, about)
-        for index in tqdm(range(len(split)), f"packing {split.split}", unit=" images", disable=None):
-            try:
-                pixels = split.load(index).tobytes()
-            except TinyclfError as error:
-                faults.append(str(error))
-                continue
+
+        def write(image: Image.Image) -> None:
+            pixels = image.tobytes()
             file.write(pixels)
             digest.update(pixels)
+
+        split.check("packing", write)
         file.flush()
         os.fsync(file.fileno())  # so that not even a power cut leaves a renamed cache with holes
     labels = np.array(split.targets, "<i8")
-    np.save(f"{stem}_labels.npy", labels)
+    np.save(folder / f"{split.split}_labels.npy", labels)
     digest.update(labels.data)

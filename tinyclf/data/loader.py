@@ -80,14 +80,15 @@ class ImageLoader:
         rows = random(self.seed, epoch, ORDER).permutation(count) if self.shuffle else np.arange(count)
         order = torch.from_numpy(rows).to(self.device)
         params = self.augmentation.sample_params(self.seed, epoch, count).to(self.device)
-        mixing = self._mixing(epoch)
+        seeds = random(self.seed, epoch, MIX).integers(2**63, size=len(self)).tolist()
         positions, slices = torch.arange(count, device=self.device), list(self.slices())
         at_once = 1 if self.device.type == "cpu" else max(1, AHEAD // (self.batch_size * size**2))
         for start in range(0, len(slices), at_once):
             wanted = [self._positions(positions, part) for part in slices[start : start + at_once]]
             batches = self._batches(order, params, torch.cat(wanted), size)
             images, labels, targets = (values.split([len(each) for each in wanted]) for values in batches)
-            yield from map(mixing, map(Batch, images, labels, targets))
+            for batch, seed in zip(map(Batch, images, labels, targets), seeds[start:], strict=False):
+                yield self._mixed(batch, seed) if self.augmentation.mixes else batch
 
     def _positions(self, positions: Tensor, part: slice) -> Tensor:
         """Those of a part of a batch. Where images are mixed, the one before them, in a circle, is in front."""
@@ -97,18 +98,9 @@ class ImageLoader:
         before = part.start - 1 if part.start > first else min(first + self.batch_size, len(positions)) - 1
         return torch.cat([positions[before : before + 1], positions[part]])
 
-    def _mixing(self, epoch: int) -> Callable[[Batch], Batch]:
-        """What mixes the images of each batch of the epoch, in turn; nothing, where the augmentation does not."""
-        if not self.augmentation.mixes:
-            return lambda batch: batch
-        mix = self.augmentation.mixer()
-        seeds = iter(random(self.seed, epoch, MIX).integers(2**63, size=len(self)).tolist())
-
-        def mixed(batch: Batch) -> Batch:
-            images, targets = mix(batch.images, batch.targets, next(seeds))
-            return Batch(images[1:], batch.labels[1:], targets[1:])
-
-        return mixed
+    def _mixed(self, batch: Batch, seed: int) -> Batch:
+        images, targets = self.augmentation.mix(batch.images, batch.targets, seed)
+        return Batch(images[1:], batch.labels[1:], targets[1:])
 
     def slices(self) -> Iterator[slice]:
         """For every batch, the part of this process, as positions in the epoch's order."""

@@ -5,16 +5,14 @@ import http.client
 import os
 import sys
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from os.path import isfile  # which is False, and not an error, where nothing may be read
 from pathlib import Path
+from typing import BinaryIO
 
 from tqdm import tqdm
 
 from tinyclf.data.annotations import SPLITS
-from tinyclf.data.archive import looks_like
 from tinyclf.data.registry import TINY_IMAGENET, URL, Layout, dataset_info
 from tinyclf.data.synthetic import find_dataset, make_dataset
 from tinyclf.utils import paths
@@ -24,6 +22,7 @@ from tinyclf.utils.files import locked, writable
 SIZE = 248_100_043  # bytes, of the official archive
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 CHUNK = 1 << 18  # bytes read at a time
+GONE = (401, 403, 404, 410)  # HTTP statuses for which another try does not help
 
 
 def locate_dataset(name: str) -> tuple[Path, Layout]:
@@ -40,10 +39,7 @@ def locate_dataset(name: str) -> tuple[Path, Layout]:
     if found:
         return found[0], layout
     if root := os.environ.get("TINYCLF_DATA"):
-        raise TinyclfError(
-            f"TINYCLF_DATA points to {root}, where there is neither {layout.folder} nor {layout.folder}.zip. "
-            f"{looks_like(paths.user_path(root))}Correct it, or unset it to have the set downloaded."
-        )
+        raise _missing(paths.user_path(root), layout, "correct TINYCLF_DATA, or unset it to have the set downloaded")
     return locate_or_download(paths.data_dir(), layout, fetch=True), layout
 
 
@@ -54,12 +50,15 @@ def locate_or_download(root: Path, layout: Layout = TINY_IMAGENET, fetch: bool =
     if path is None and fetch and layout == TINY_IMAGENET:
         path = download(root)
     if path is None:
-        remedy = " or pass download=True" if layout == TINY_IMAGENET else ""
-        raise TinyclfError(
-            f"{root} holds neither the folder {layout.folder} nor {layout.folder}.zip. {looks_like(root)}"
-            f"Put one of them there{remedy}. The official zip is {URL}."
-        )
+        raise _missing(root, layout, "pass download=True" if layout == TINY_IMAGENET else "choose another folder")
     return path
+
+
+def _missing(root: Path, layout: Layout, remedy: str) -> TinyclfError:
+    return TinyclfError(
+        f"{root} holds neither the folder {layout.folder} nor {layout.folder}.zip. Put one of them there, or "
+        f"{remedy}. The official zip is {URL}."
+    )
 
 
 def locate(root: Path, layout: Layout) -> Path | None:
@@ -69,21 +68,13 @@ def locate(root: Path, layout: Layout) -> Path | None:
     """
     if root.is_file():
         return root
-    if root.name in SPLITS and isfile(root.parent / "wnids.txt"):
-        return root.parent
-    try:
-        inside = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError:
-        inside = []
-    folders = [root, root / layout.folder, *(path / layout.folder for path in inside)]
-    found = [folder for folder in folders if isfile(folder / "wnids.txt")]
-    found += [path for parent in (root, *inside) if isfile(path := parent / f"{layout.folder}.zip")]
-    found += [folder for folder in folders[1:] if folder.is_dir()]  # and what is wrong with it is said when it is read
+    parents = [root, *sorted(root.glob("[!.]*/"))]
+    folders = [parent / layout.folder for parent in parents]
+    whole = [root.parent] if root.name in SPLITS else []
+    found = [folder for folder in (*whole, root, *folders) if isfile(folder / "wnids.txt")]
+    found += [path for parent in parents if isfile(path := parent / f"{layout.folder}.zip")]
+    found += [folder for folder in folders if folder.is_dir()]  # and what is wrong with it is said when it is read
     return found[0] if found else None
-
-
-class _BrokenError(Exception):
-    """The connection failed or broke; another try may help."""
 
 
 def download(
@@ -111,61 +102,52 @@ def download(
         try:
             if not target.exists():  # else another process finished just now
                 print(f"downloading {url} ({size:,} bytes) to {target}", file=sys.stderr, flush=True)
-                _fetch(part, url, size, tries, pause, timeout)
-                _verify(part, size, md5)
+                with part.open("ab") as file:
+                    _fetch(file, url, size, tries, pause, timeout)
+                _verify(part, md5)
                 os.replace(part, target)
-        except (_BrokenError, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise TinyclfError(f"{url} cannot be fetched: {error}. Start again to go on. {by_hand}") from error
-        except OSError as error:
-            raise TinyclfError(f"{part} cannot be written ({error.strerror}): free some space. {by_hand}") from error
     return target
 
 
-def _fetch(part: Path, url: str, size: int, tries: int, pause: float, timeout: float) -> None:
-    """Appends to `part` until it has `size` bytes. Raises _BrokenError, or ValueError where no other try helps."""
+def _fetch(file: BinaryIO, url: str, size: int, tries: int, pause: float, timeout: float) -> None:
+    """Appends to `file` until it has `size` bytes, over as many connections as that takes. Raises the last's error."""
     failures = 0
     # disable=None: no bar where stderr is not a terminal.
-    with part.open("ab") as file, tqdm(total=size, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar:
+    with tqdm(total=size, unit="B", unit_scale=True, desc=file.name, disable=None) as bar:
         while (start := file.tell()) < size:
-            bar.update(start - bar.n)
             try:
-                for chunk in _chunks(url, start, size, timeout):
-                    file.write(chunk)
-                    bar.update(len(chunk))
-            except _BrokenError as error:
-                failures = failures + 1 if file.tell() == start else 0
-                if failures == tries:
+                _append(file, url, size, timeout, bar)
+                if file.tell() < size:
+                    raise ConnectionError("the server ended it")
+            except (OSError, http.client.HTTPException) as error:
+                failures = failures + 1 if file.tell() <= start else 0
+                if failures == tries or getattr(error, "code", None) in GONE:
                     raise
                 tqdm.write(f"connection lost at byte {file.tell():,} ({error}); going on from there", file=sys.stderr)
                 time.sleep(pause * 2 ** max(failures - 1, 0))
 
 
-def _chunks(url: str, start: int, size: int, timeout: float) -> Iterator[bytes]:
-    """The bytes of `url` from `start` on, from one connection. Raises as `_fetch` does."""
+def _append(file: BinaryIO, url: str, size: int, timeout: float, bar: "tqdm[None]") -> None:
+    """Appends what one connection gives. Raises ValueError where the server has another file."""
+    start = file.tell()
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:
-            position = start if response.status == 206 else 0  # a server that ignores Range begins at 0 again
-            length = int(response.headers.get("Content-Length", size - position))
-            if position + length != size:  # such as the page of a network that wants a login first
-                raise ValueError(f"the server's file has {position + length:,} bytes instead of {size:,}")
-            while chunk := response.read(CHUNK):
-                fresh = chunk[max(start - position, 0) :]
-                position += len(chunk)
-                if position > size:
-                    raise ValueError(f"the server's file has more than {size:,} bytes")
-                if fresh:
-                    yield fresh
-            if position < size:
-                raise _BrokenError(f"it ended after {position:,} of {size:,} bytes")
-    except urllib.error.HTTPError as error:
-        passing = error.code >= 500 or error.code in (408, 429)  # an overloaded or broken server
-        raise (_BrokenError if passing else ValueError)(f"HTTP status {error.code}, {error.reason}") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _BrokenError(getattr(error, "reason", None) or error) from error
+    with urllib.request.urlopen(request, timeout=timeout) as response:
+        if response.status != 206:
+            start = 0  # a server that ignores Range begins anew
+        length = int(response.headers.get("Content-Length", size - start))
+        if start + length != size:  # such as the page of a network that wants a login first
+            raise ValueError(f"the server's file has {start + length:,} bytes instead of {size:,}")
+        file.seek(start)
+        file.truncate()
+        bar.update(start - bar.n)
+        while file.tell() < size and (chunk := response.read(CHUNK)):
+            file.write(chunk)
+            bar.update(len(chunk))
 
 
-def _verify(part: Path, size: int, md5: str) -> None:
+def _verify(part: Path, md5: str) -> None:
     """Raises ValueError for another file, which is removed, so that the next call starts anew."""
     with part.open("rb") as file:
         actual = hashlib.file_digest(file, "md5").hexdigest()

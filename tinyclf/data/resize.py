@@ -2,7 +2,7 @@
 
 Both are cubic convolutions (Keys 1981, doi:10.1109/TASSP.1981.1163711) whose weights are whole numbers of a small unit.
 All sums are whole numbers below 2**53, so that float64 is exact and every device gives the same pixels. A Mac's GPU has
-no float64 and sums int32, in which they fit too.
+no float64: its images are resized by the CPU.
 """
 
 from functools import cache
@@ -14,8 +14,7 @@ from torch import Tensor
 # The parameter a of the convolution, and the unit of its weights. PIL widens the kernel to shrink an image (antialias),
 # and rounds after the rows as after the columns; OpenCV (INTER_CUBIC) does neither, and repeats the pixels at the edge.
 KERNELS = {"pil": (-0.5, 2.0**22), "opencv": (-0.75, 2.0**11)}
-BITS = 22
-ONE = 2**BITS  # the unit of the sums: of PIL's weights once, or of OpenCV's twice
+ONE = 2**22  # the unit of the sums: of PIL's weights once, or of OpenCV's twice
 REACH = 2  # of the kernel, in pixels of whichever image is coarser; OpenCV: of the source
 
 
@@ -28,7 +27,7 @@ def resize(images: Tensor, size: int, kernel: str = "pil") -> Tensor:
     if height == width == size:
         return images
     if not has_float64(images.device):
-        return resize_in_int32(images, size, kernel)
+        return resize(images.cpu(), size, kernel).to(images.device)
     exact = images.permute(0, 3, 1, 2).to(torch.float64)
     across, down = (weights(length, size, kernel, images.device) for length in (width, height))
     rows = exact @ across.T
@@ -44,28 +43,6 @@ def to_grey_levels(sums: Tensor) -> Tensor:
 def has_float64(device: torch.device) -> bool:
     """Whether `device` computes in float64: all but a Mac's GPU do."""
     return device.type != "mps"
-
-
-def resize_in_int32(images: Tensor, size: int, kernel: str = "pil") -> Tensor:
-    """What `resize` gives, without float64. On a CPU it took 1 to 2.7 times as long, most for the smallest sizes."""
-    for axis in (2, 1):
-        pixels, factors = taps(images.shape[axis], size, kernel, images.device)
-        shape = [size if each == axis else 1 for each in range(4)]
-        is_sum = kernel == "pil" or axis == 1
-        sums = torch.full((), ONE // 2 if is_sum else 0, dtype=torch.int32, device=images.device)  # so that >> rounds
-        for rows, factor in zip(pixels, factors, strict=True):
-            sums = sums + images.index_select(axis, rows) * factor.view(shape)
-        images = (sums >> BITS).clamp(0, 255) if is_sum else sums
-    return images.to(torch.uint8)
-
-
-@cache
-def taps(source: int, size: int, kernel: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The pixels of `source` that each of `size` is a sum of, int64 (taps, size), and their weights, int32."""
-    matrix = weights(source, size, kernel, torch.device("cpu"))
-    count = int((matrix != 0).sum(1).max())
-    pixels = matrix.abs().argsort(1, descending=True)[:, :count].T.contiguous()
-    return pixels.to(device), matrix.gather(1, pixels.T).T.to(torch.int32).contiguous().to(device)
 
 
 @cache  # also by the device: copying the weights for every batch would make it wait

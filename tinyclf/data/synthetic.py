@@ -8,8 +8,6 @@ own name, so that the pixels, and with the same Pillow the JPEG bytes, are the s
 
 import colorsys
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -21,7 +19,7 @@ from PIL import Image
 
 from tinyclf.data.registry import MINI, SIDE, Layout
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import locked
+from tinyclf.utils.files import locked, new_folder
 
 Array = NDArray[np.float64]
 
@@ -35,11 +33,9 @@ SYNONYMS = dict(striped="banded", checkered="chequered", dotted="spotted", ringe
 
 def find_dataset(layout: Layout, parent: Path) -> Path | None:
     """The folder of MINI or PRETRAIN in `parent`, if it is there in this version."""
-    for folder in _places(layout, parent):
-        recipe = folder / RECIPE
-        if recipe.is_file() and recipe.read_text("utf-8", "replace") == _version(layout):
-            return folder
-    return None
+    recipes = [folder / RECIPE for folder in _places(layout, parent)]
+    whole = (path for path in recipes if path.is_file() and path.read_text("utf-8", "replace") == _version(layout))
+    return next((path.parent for path in whole), None)
 
 
 def make_dataset(layout: Layout, parent: Path) -> Path:
@@ -47,22 +43,20 @@ def make_dataset(layout: Layout, parent: Path) -> Path:
 
     It gets a longer name where its own is taken. Raises TinyclfError if it cannot be written.
     """
-    try:
-        with locked(parent / f".{layout.folder}.lock"):
-            if folder := find_dataset(layout, parent):
-                return folder
-            target = next(folder for folder in _places(layout, parent) if not os.path.lexists(folder))
-            with tempfile.TemporaryDirectory(prefix=f".{layout.folder}.", dir=parent) as temporary:
-                (Path(temporary) / "new").mkdir()  # with the rights of a new folder, which the temporary one has not
-                _write_dataset(layout, Path(temporary) / "new")
-                os.rename(Path(temporary) / "new", target)
-            return target
-    except (OSError, StopIteration) as error:
-        fault = getattr(error, "strerror", None) or "its place is taken"
-        raise TinyclfError(
-            f"The synthetic data set {layout.folder} cannot be written to {parent}: {fault}. Free some space, or work "
-            "in another folder, and run again; no part of it is left."
-        ) from error
+    with locked(parent / f".{layout.folder}.lock"):
+        if found := find_dataset(layout, parent):
+            return found
+        target, other = _places(layout, parent)
+        target = other if target.exists() else target
+        try:
+            with new_folder(target) as folder:
+                _write_dataset(layout, folder)
+        except OSError as error:
+            raise TinyclfError(
+                f"The synthetic data set cannot be written to {target}: {error.strerror}. Free some space, or work in "
+                "another folder."
+            ) from error
+        return target
 
 
 def class_table(folder: str | None = None) -> dict[str, tuple[str, str]]:
@@ -84,9 +78,9 @@ def _version(layout: Layout) -> str:
     return f"tinyclf mini, version {VERSION}, Pillow {PIL.__version__}, {layout}\n"
 
 
-def _places(layout: Layout, parent: Path) -> list[Path]:
+def _places(layout: Layout, parent: Path) -> tuple[Path, Path]:
     digest = hashlib.sha256(_version(layout).encode()).hexdigest()[:8]
-    return [parent / layout.folder, parent / f"{layout.folder}-{digest}"]
+    return parent / layout.folder, parent / f"{layout.folder}-{digest}"
 
 
 def _write_dataset(layout: Layout, root: Path) -> None:

@@ -79,15 +79,20 @@ class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26
                 f"{name} in {self.source.path} {error}. Replace that file by the official one."
             ) from error
 
-    def check(self) -> None:
-        """Decodes every image. Raises one TinyclfError that names those that are damaged or not 64x64."""
+    def check(self, verb: str = "checking", use: Callable[[Image.Image], Any] | None = None) -> None:
+        """Decodes every image, and gives it to `use`. Raises one TinyclfError naming those damaged or not 64x64."""
         faults = []
-        for index in tqdm(range(len(self)), f"checking {self.split}", unit=" images", disable=None):
+        for index in tqdm(range(len(self)), f"{verb} {self.split}", unit=" images", disable=None):
             try:
-                self.load(index)
+                image = self.load(index)
             except TinyclfError as error:
                 faults.append(str(error))
-        refuse_images(faults)
+                continue
+            if use:
+                use(image)
+        if faults:
+            listed = "\n  - ".join(faults[:5])
+            raise TinyclfError(f"{len(faults):,} of the images cannot be used:\n  - {listed}")
 
     def extra_repr(self) -> str:
         return f"Split: {self.split}\nSource: {self.source.path}"
@@ -108,9 +113,3 @@ def decode(data: bytes) -> Image.Image:
         raise ValueError(f"is not a whole JPEG ({error})") from error
     size = f"is {image.width}x{image.height} pixels instead of {SIDE}x{SIDE}"
     raise ValueError(size if image.size != (SIDE, SIDE) else "is cut short")
-
-
-def refuse_images(faults: list[str]) -> None:
-    """Raises TinyclfError with the first faults of images and the number of all, if there are any."""
-    if faults:
-        raise TinyclfError(f"{len(faults):,} of the images cannot be used:\n  - " + "\n  - ".join(faults[:5]))

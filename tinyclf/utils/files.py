@@ -49,6 +49,16 @@ def atomic_write(path: Path, data: str | bytes | Callable[[Path], None]) -> None
             partial.unlink()
 
 
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `target` when the block ends, or is removed with all in it where it fails."""
+    with tempfile.TemporaryDirectory(prefix=f"{target.name}.", suffix=".partial", dir=target.parent) as temporary:
+        folder = Path(temporary) / "new"
+        folder.mkdir()  # with the rights of a new folder, which the temporary one has not
+        yield folder
+        os.rename(folder, target)
+
+
 def free_space(folder: Path) -> str:
     """The free bytes of the disk of `folder`, to be read after a semicolon; empty where the folder is gone."""
     try:

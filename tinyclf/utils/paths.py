@@ -38,9 +38,9 @@ def data_dirs() -> list[Path]:
     return folders
 
 
-def data_dir() -> Path:
-    """The first of `data_dirs` where data can be written. Raises TinyclfError if there is none."""
-    folders = data_dirs()
+def data_dir(*first: Path) -> Path:
+    """The first of these and of `data_dirs` where data can be written. Raises TinyclfError if there is none."""
+    folders = [*first, *data_dirs()]
     if found := next((folder for folder in folders if can_be_written(folder)), None):
         return found
     listed = ", ".join(map(str, folders))
