@@ -6,16 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tinyclf.experiments import train
 from tinyclf.experiments.run import with_precision
 from tinyclf.experiments.settings import Settings
-from tinyclf.experiments.train import check_device
 from tinyclf.training import device
 from tinyclf.training.device import (
     autocast,
     best_precision,
     device_line,
     has_kernels,
+    refuse_unsupported,
     supported_precision,
     unsupported_reason,
 )
@@ -113,28 +112,19 @@ def test_kernels_run_within_a_major_version_or_are_compiled(capability, architec
     assert has_kernels(capability, architectures) == runs
 
 
-def test_the_best_precision_is_taken_and_what_a_gpu_lacks_is_refused_before_packing(machine, monkeypatch, tmp_path):
-    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
-    monkeypatch.setattr(train, "this_process", lambda: SimpleNamespace(device=CUDA, is_main_process=True))
+def test_the_best_precision_is_taken_and_what_a_gpu_lacks_is_refused(machine):
     machine(T4)
     for precision in ("bf16", "tf32"):
         said = rf"precision = '{precision}': needs a GPU of CUDA capability 8\.0 or more.*Tesla T4.* use fp16, or auto"
         with pytest.raises(TinyclfError, match=said):
-            check_device(Settings(precision=precision))
+            refuse_unsupported(precision, CUDA)
     for precision in ("fp32", "fp16", "auto"):
-        check_device(Settings(precision=precision))
+        refuse_unsupported(with_precision(Settings(precision=precision), CUDA).precision, CUDA)
     auto = Settings(precision="auto")
     assert with_precision(auto, CUDA).precision == "fp16" and with_precision(auto, MPS).precision == "fp32"
     machine((8, 0))
     assert with_precision(auto, CUDA).precision == "bf16"
-    check_device(Settings(precision="tf32"))
-
-
-def test_training_loads_no_data_that_it_cannot_train_on(monkeypatch, tmp_path):
-    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
-    monkeypatch.setattr(train, "load_data", lambda *_: pytest.fail("data were packed"))
-    with pytest.raises(TinyclfError, match="precision = 'tf32'"):
-        train.train_experiment("any", {"run_name": "any", "precision": "tf32"})
+    refuse_unsupported("tf32", CUDA)
 
 
 def test_the_record_has_the_versions_of_a_gpus_run(monkeypatch):

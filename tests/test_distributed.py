@@ -17,6 +17,7 @@ from tinyclf import cli
 from tinyclf.data.augment import Augmentation
 from tinyclf.data.cache import load_data
 from tinyclf.data.loader import ImageLoader
+from tinyclf.experiments.launch import run_processes
 from tinyclf.experiments.recipe import build_recipe, recipe_for
 from tinyclf.experiments.record import read_record
 from tinyclf.experiments.run import Run
@@ -241,7 +242,7 @@ def test_more_processes_than_cores_are_refused_before_anything_is_written(tmp_pa
     cores = os.cpu_count() or 1
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(TinyclfError, match=f"processes = {cores + 1}: expected 1 to {cores}, as many as there are"):
-        cli.train(["baseline-scratch"], processes=cores + 1)
+        run_processes(cores + 1, "auto")
     assert not (tmp_path / "reports").exists()
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from tinyclf import cli
@@ -56,7 +57,7 @@ def test_jobs_run_at_the_same_time_and_after_what_they_need(tmp_path, capfd):
 
 def test_of_those_that_may_start_the_longest_does(tmp_path, capfd):
     names = ["finetuning", "finetuning-small-stem", "baseline-scratch", "data"]
-    planned = {each.name: each for each in plan(select(names, "mini"), [])}
+    planned = {each.name: each for each in plan(select(names, "mini"))}
     todo = [replace(job(tmp_path, name), length=planned[name].length) for name in names]
     run_jobs(todo, [HERE])
     started = [line.split(":")[0] for line in capfd.readouterr().err.splitlines() if "title of" in line]
@@ -80,23 +81,22 @@ def test_a_failure_is_told_and_leaves_all_but_what_needs_it(tmp_path, capfd):
     assert "child: skipped, as it needs bad" in lines and "grandchild: skipped, as it needs child" in lines
 
 
-def test_the_plan_of_mini_has_parents_stand_in_weights_and_the_summary_in_order():
-    todo = {job.name: job for job in plan(select([], "mini"), ["run", "data"])}
+def test_the_plan_of_mini_has_parents_stand_in_weights_and_the_summary_in_order(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tinyclf", "run", "data", "--seeds", "0", "1"])
+    todo = {job.name: job for job in plan(select([], "mini"))}
     assert todo["finetuning"].needs == {"preprocessing"} and todo["preprocessing"].needs == {STAND_IN}
-    assert not todo["baseline-scratch"].needs and todo["finetuning"].command[-4:] == [
-        "run",
-        "data",
-        "--only",
-        "finetuning",
-    ]
+    words = ["run", "--only", "finetuning", "data", "--seeds", "0", "1"]
+    assert not todo["baseline-scratch"].needs and todo["finetuning"].command[-7:] == words
     assert todo["summary"].after == todo.keys() - {"summary", STAND_IN}
     assert "summary" not in todo["ablations"].after and not todo["data"].after
-    assert STAND_IN not in {job.name for job in plan(select(["fast-scratch"], "mini"), [])}
+    assert STAND_IN not in {job.name for job in plan(select(["fast-scratch"], "mini"))}
 
 
 def test_cores_and_gpus_are_shared(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     gpus = ["2", "5", "2"]
     assert shares(3, "auto") == [{"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
@@ -108,6 +108,7 @@ def test_cores_and_gpus_are_shared(monkeypatch):
 @pytest.mark.parametrize("command", [["run", "data"], ["report"], ["train", "baseline-scratch"]])
 def test_every_command_takes_the_number_of_jobs(command, monkeypatch):
     asked = []
+    monkeypatch.setattr(sys, "argv", ["tinyclf", *command])
     monkeypatch.setattr(launch, "run_jobs", lambda todo, environments: asked.append((todo, len(environments))))
     assert CliRunner().invoke(cli.app, [*command, "--jobs", "3"]).exit_code == 0
     ((todo, count),) = asked
@@ -119,14 +120,13 @@ def test_every_command_takes_the_number_of_jobs(command, monkeypatch):
 SCRIPT = """
 import sys
 from test_jobs import python
-from tinyclf.experiments.launch import Job, run_jobs
-from tinyclf.experiments.request import interruptible, typer
-todo = [Job(name, "to sleep", python(f"sleep(pathlib.Path({sys.argv[1]!r}), {name!r})")) for name in "abc"]
-try:
-    with interruptible():
-        run_jobs(todo, [{"OMP_NUM_THREADS": "1"}] * 2)
-except typer.Exit as end:
-    sys.exit(end.exit_code)
+from tinyclf import cli
+from tinyclf.experiments import launch
+names = [launch.Job(name, "to sleep", python(f"sleep(pathlib.Path({sys.argv[1]!r}), {name!r})")) for name in "abc"]
+launch.plan = lambda experiments: names
+launch.shares = lambda count, device: [{}] * count
+sys.argv[1:] = ["train", "baseline-scratch", "--jobs", "2"]
+cli.main()
 """
 
 

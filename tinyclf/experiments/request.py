@@ -1,39 +1,71 @@
-"""What a command line asks to run: which experiments, and whether one by one, at a time or in several processes."""
+"""What a command line asks to run: the options that `tinyclf run`, `report` and `train` share, and what they select."""
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from inspect import Signature, signature
+from typing import Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
+from tinyclf.data.registry import DATASETS
 from tinyclf.experiments import launch
 from tinyclf.experiments.catalog import Experiment, select
-from tinyclf.experiments.names import family
-from tinyclf.experiments.parameters import RUN_NAME, parse_assignment
+from tinyclf.experiments.parameters import parse_assignment
 from tinyclf.utils.errors import TinyclfError, UsageError
 
-WORKER = "TORCHELASTIC_RUN_ID"  # in the environment of a process that torchrun started
+DATASET_HELP = "; ".join(f"{info.name}: {info.help}" for info in DATASETS.values())
+SETTING_HELP = "a setting; repeatable"
+SEEDS_HELP = "run each experiment with each of these seeds"
+PROCESSES_HELP = "train in N processes as by torchrun, each with its own GPU or CPU cores"
+JOBS_HELP = "run N experiments at a time, each with its share of CPU cores or GPUs"
+DEVICE_HELP = "where to compute; auto: on a CUDA GPU if there is one, else on the CPU; mps: on a Mac's GPU"
+
+
+def use_device(device: str) -> str:
+    """Have this process, and those that it starts, compute on `device`. Raises UsageError for a GPU that is missing."""
+    if device in ("cuda", "mps"):
+        import torch
+
+        from tinyclf.training.device import cuda_is_usable, unused_gpu_reason
+
+        if not (cuda_is_usable() if device == "cuda" else torch.backends.mps.is_available()):
+            reason = (device == "cuda" and unused_gpu_reason()) or f"torch {torch.__version__} sees no such GPU"
+            raise UsageError(f"--device {device}: {reason}; without this option, it computes on the CPU")
+    if device != "auto":
+        os.environ["ACCELERATE_USE_CPU"] = "true" if device == "cpu" else "false"
+    if device == "mps":
+        os.environ["ACCELERATE_TORCH_DEVICE"] = device
+    return device
+
+
+DatasetName = Literal["mini", "tiny-imagenet", "tiny-imagenet-20"]  # those of DATASETS
+Dataset = Annotated[DatasetName, Option(help=DATASET_HELP)]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Option(callback=use_device, help=DEVICE_HELP)]
 
 
 @dataclass(frozen=True)
 class Request:
-    """Experiments to run, with the options that `tinyclf run`, `report` and `train` share."""
+    """Experiments to run, and how: each field is an argument or option of the commands that run them."""
 
-    names: list[str]  # none: all
-    dataset: str
-    epochs: int | None
-    parameters: list[str]  # as NAME=VALUE
-    imagenet: str
-    force: bool
-    seeds: list[int]
-    processes: int
-    jobs: int
-    device: str
-    only: str = ""
+    names: Annotated[list[str], Argument(metavar="NAME...", help="experiments or their ablations")]
+    dataset: Dataset = "mini"
+    epochs: Annotated[int | None, Option(min=1, metavar="N", help="epochs to train; short for -p epochs=N")] = None
+    parameter: Annotated[list[str] | None, Option("-p", "--parameter", metavar="NAME=VALUE", help=SETTING_HELP)] = None
+    imagenet: Annotated[str, Option(metavar="PATH", help="state dict that stands in for the ImageNet weights")] = ""
+    force: Annotated[bool, Option("--force", help="start over, dropping what a run of that name left")] = False
+    seeds: Annotated[list[int] | None, Option(metavar="N...", help=SEEDS_HELP)] = None
+    processes: Annotated[int, Option(min=1, metavar="N", help=PROCESSES_HELP)] = 1
+    jobs: Annotated[int, Option(min=1, metavar="N", help=JOBS_HELP)] = 1
+    device: Device = "auto"
+    only: Annotated[str, Option(hidden=True, help="do this run alone of all that the others give: a job")] = ""
+
+    @property
+    def is_part(self) -> bool:
+        """Whether this process does a part of what another one was asked for: a job, or one of several processes."""
+        return bool(self.only) or launch.WORKER in os.environ
 
     def experiments(self) -> list[Experiment]:
         """The experiments to run: as `select` has them, without those that others start from and that have finished.
@@ -54,24 +86,53 @@ class Request:
 
     def overrides(self) -> dict[str, Any]:
         """The parameters that replace those of the experiments. Raises TinyclfError for what is not NAME=VALUE."""
-        overrides = dict(map(parse_assignment, self.parameters)) | ({"force": True} if self.force else {})
-        if self.epochs is None:
-            return overrides
-        if "epochs" in overrides:
-            raise TinyclfError(f"--epochs {self.epochs} and -p epochs={overrides['epochs']}: give one of them")
-        return overrides | {"epochs": self.epochs}
+        given = dict(map(parse_assignment, self.parameter or [])) | ({"force": True} if self.force else {})
+        if self.epochs and "epochs" in given:
+            raise TinyclfError(f"--epochs {self.epochs} and -p epochs={given['epochs']}: give one of them")
+        return given | ({"epochs": self.epochs} if self.epochs else {})
 
-    def arguments(self, command: str, experiments: list[Experiment]) -> list[str]:
-        """The arguments of `tinyclf` for a command that selects these experiments, with the same options."""
-        families = dict.fromkeys(family(run.name) for run in experiments if not run.needed)
-        names = [name for name in self.names if name in families] or list(families)
-        if RUN_NAME in self.overrides():
-            names = self.names[:1]  # the experiment, not the name that its run is given
-        arguments = [command, *names, "--dataset", self.dataset, "--device", self.device, *["--force"] * self.force]
-        arguments += ["--epochs", str(self.epochs)] if self.epochs else []
-        arguments += [text for value in self.parameters for text in ("-p", value)]
-        arguments += ["--imagenet", self.imagenet] if self.imagenet else []
-        return arguments + [text for seed in self.seeds for text in ("--seeds", str(seed))]
+    def run(self, experiments: list[Experiment], do: Callable[[Experiment], None]) -> None:
+        """`do` the experiments of this request, in this process or in others; `do` may be `train`.
+
+        In several processes, those that train are trained first, and one process then does what else there is to do.
+        Raises TinyclfError where one fails, see `run_one_by_one` and `launch.run_jobs`.
+        """
+        trained = [experiment for experiment in experiments if experiment.trains]
+        if self.is_part:
+            launch.end_with_parent()
+            for experiment in experiments if self.only else trained:
+                do(experiment) if self.only else train(experiment)
+        elif self.jobs > 1:
+            launch.run_jobs(launch.plan(experiments), launch.shares(self.jobs, self.device))
+        elif self.processes > 1 and trained:
+            launch.run_processes(self.processes, self.device)
+            if do is not train:
+                run_one_by_one(replace(self, force=False).experiments(), do)
+        else:
+            run_one_by_one(experiments, do)
+
+
+def train(experiment: Experiment) -> None:
+    """Train an experiment to its record."""
+    from tinyclf.experiments.train import train_experiment
+
+    train_experiment(experiment.name, experiment.parameters)
+
+
+def takes_request(*left_out: str) -> Callable[[Callable[[Request], None]], Callable[..., None]]:
+    """Have a command take the fields of Request, but for some, as its arguments and options."""
+
+    def taking(command: Callable[[Request], None]) -> Callable[..., None]:
+        fields = [field for name, field in signature(Request).parameters.items() if name not in left_out]
+
+        def from_options(**options: Any) -> None:
+            command(Request(**({"names": []} | options)))
+
+        from_options.__name__, from_options.__doc__ = command.__name__, command.__doc__
+        from_options.__signature__ = Signature(fields)  # type: ignore[attr-defined]
+        return from_options
+
+    return taking
 
 
 @contextmanager
@@ -83,78 +144,15 @@ def usage() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def use_device(device: str) -> str:
-    """Have this process, and those that it starts, compute on `device`. Raises UsageError for a GPU that is missing."""
-    if device == "cpu":
-        os.environ["ACCELERATE_USE_CPU"] = "true"
-    if device in ("cuda", "mps"):
-        import torch
-
-        from tinyclf.training.device import cuda_is_usable, unused_gpu_reason
-
-        if not (cuda_is_usable() if device == "cuda" else torch.backends.mps.is_available()):
-            built = torch.version.cuda or torch.version.hip or device == "mps"
-            missing = "torch sees no GPU" if built else f"torch {torch.__version__} is built for CPUs alone"
-            reason = unused_gpu_reason() if device == "cuda" else missing
-            raise UsageError(f"--device {device}: {reason or missing}; without this option, it computes on the CPU")
-        os.environ["ACCELERATE_USE_CPU"] = "false"
-    if device == "mps":
-        os.environ["ACCELERATE_TORCH_DEVICE"] = device
-    return device
-
-
-def train_in_processes(request: Request, experiments: list[Experiment]) -> None:
-    """Train experiments in the processes that `request` wants. Raises TinyclfError for too many, or where one fails."""
-    trained = [run for run in experiments if RUN_NAME in run.parameters and not run.needed]
-    if not trained:
-        raise TinyclfError(f"there is nothing to train in {', '.join(run.name for run in experiments)}")
-    with interruptible():
-        launch.run_processes(request.processes, request.arguments("train", trained), request.device)
-
-
-def run_at_once(request: Request, experiments: list[Experiment], command: str) -> None:
-    """Run experiments by `tinyclf COMMAND`, as many at a time as `request` wants; see `run_jobs` for errors."""
-    jobs = launch.plan(experiments, request.arguments(command, experiments))
-    with interruptible():
-        launch.run_jobs(jobs, launch.shares(request.jobs, request.device))
-
-
-def run_one_by_one(experiments: list[Experiment], do: Callable[[Experiment], None], *, alone: bool = False) -> None:
-    """`do` the experiments. One that fails is named at once, and the others still run; then raises TinyclfError.
-
-    alone: do the only one as a job, whose name and title others print.
-    """
+def run_one_by_one(experiments: list[Experiment], do: Callable[[Experiment], None]) -> None:
+    """`do` the experiments. One that fails is named at once, and the others still run; then raises TinyclfError."""
     failed = []
-    if alone:
-        launch.end_with_parent()
     for experiment in experiments:
+        print(f"{experiment.name}: {experiment.title}", file=sys.stderr)
         try:
-            if not alone:
-                print(f"{experiment.name}: {experiment.title}", file=sys.stderr)
-            with interruptible():
-                do(experiment)
+            do(experiment)
         except TinyclfError as error:
-            if alone:
-                raise
             print(f"tinyclf: {experiment.name}: {error}", file=sys.stderr)
             failed.append(experiment.name)
     if failed:
         raise TinyclfError(f"failed: {', '.join(failed)}")
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """End with a word, not a traceback, when interrupted or told to end: with status 130, or 143 by SIGTERM."""
-
-    def terminate(*_: object) -> None:
-        raise launch.Terminated
-
-    worker = WORKER in os.environ  # torchrun ends these by SIGTERM when another one failed, which is no interrupt
-    before = signal.getsignal(signal.SIGTERM) if worker else signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    except KeyboardInterrupt as reason:
-        print("tinyclf: interrupted; the same command goes on after the last finished epoch", file=sys.stderr)
-        raise typer.Exit(143 if isinstance(reason, launch.Terminated) else 130) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
