@@ -226,19 +226,15 @@ def test_killed_while_a_checkpoint_is_written_a_run_goes_on_from_the_one_before(
     assert finished(processes, tmp_path) == uninterrupted[0]
 
 
-def test_after_a_damaged_checkpoint_the_good_one_is_never_pushed_out(processes, tmp_path, uninterrupted):
-    finished(processes, tmp_path)
-    (tmp_path / "mini/short" / CHECKPOINT).write_bytes(b"damaged")
-    killed(processes, tmp_path, die_in_the_next_rename)
-    assert finished(processes, tmp_path) == uninterrupted[0]
-
-
-def test_a_damaged_checkpoint_costs_one_epoch_and_no_bit(processes, tmp_path, uninterrupted):
+def test_a_damaged_checkpoint_costs_one_epoch_and_no_bit_and_the_good_one_is_never_pushed_out(
+    processes, tmp_path, uninterrupted
+):
     finished(processes, tmp_path)
     newest = tmp_path / "mini/short" / CHECKPOINT
     damaged = bytearray(newest.read_bytes())
     damaged[-5] ^= 4
     newest.write_bytes(damaged)
+    killed(processes, tmp_path, die_in_the_next_rename)
     (tmp_path / "mini/short/history.csv").unlink()
     assert finished(processes, tmp_path) == uninterrupted[0]
     assert len(checkpoint.read(newest).about["history"]) == EPOCHS
