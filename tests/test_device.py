@@ -23,6 +23,7 @@ from tinyclf.utils.errors import TinyclfError
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
 T4, P100 = (7, 5), (6, 0)
+LOW = ("tf32", "bf16", "fp16")
 BUILT = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]  # of torch for CUDA 13
 
 
@@ -30,7 +31,7 @@ BUILT = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"] 
 def machine(monkeypatch):
     """Simulates a machine with a GPU, or what looks like one."""
 
-    def make(capability=None, architectures=BUILT, smi="", cuda="13.0", error=None):
+    def make(capability=None, architectures=BUILT, driver=False, cuda="13.0", error=None):
         def init():
             if error:
                 raise RuntimeError(error)
@@ -41,20 +42,16 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: architectures)
         monkeypatch.setattr(torch.cuda, "init", init)
         monkeypatch.setattr(torch.version, "cuda", cuda)
-        monkeypatch.setattr(device, "nvidia_gpu", lambda: smi)
+        monkeypatch.setattr(device.shutil, "which", lambda name: name if driver else None)
         device.cuda_is_usable.cache_clear()
 
     yield make
     device.cuda_is_usable.cache_clear()
 
 
-def test_a_gpu_that_is_used_is_named(machine):
+def test_what_computes_is_named_and_no_gpu_is_spoken_of_where_there_is_none(machine, monkeypatch):
     machine(T4)
-    assert device_line(CUDA) == "device: cuda, Tesla T4, capability 7.5"
-    assert device.cuda_is_usable()
-
-
-def test_a_cpu_is_named_and_no_gpu_is_spoken_of_where_there_is_none(machine, monkeypatch):
+    assert device_line(CUDA) == "device: cuda, Tesla T4, capability 7.5" and device.cuda_is_usable()
     machine()
     for threads, said in ((1, "1 thread"), (2, "2 threads")):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
@@ -70,30 +67,14 @@ def test_a_gpu_without_kernels_is_told_and_not_used(machine):
 @pytest.mark.parametrize(
     ("error", "cuda", "said"),
     [
-        (
-            "The NVIDIA driver is too old (found 12020).\nmore",
-            "13.0",
-            "too old.*update the driver",
-        ),
+        ("The NVIDIA driver is too old (found 12020).\nmore", "13.0", "too old.*update the driver"),
         ("No CUDA GPUs are available", "13.0", "torch says: No CUDA GPUs are available$"),
         (None, None, "torch .* is a build without CUDA"),
     ],
 )
 def test_a_gpu_that_torch_does_not_see_is_told_with_the_reason(machine, error, cuda, said):
-    machine(smi="Tesla T4", error=error, cuda=cuda)
-    assert re.search(f"Tesla T4 cannot be used: .*{said}", device_line(CPU))
-
-
-def test_the_driver_is_asked_for_gpus(monkeypatch, tmp_path):
-    program = tmp_path / "nvidia-smi"
-    monkeypatch.setenv("PATH", str(tmp_path))
-    answers = {"echo NVIDIA H100; echo another": "NVIDIA H100", "echo No devices were found": "", "exit 9": ""}
-    for script, expected in answers.items():
-        program.write_text(f"#!/bin/sh\n{script}\n")
-        program.chmod(0o755)
-        assert device.nvidia_gpu() == expected
-    program.unlink()
-    assert device.nvidia_gpu() == ""
+    machine(driver=True, error=error, cuda=cuda)
+    assert re.search(f"an NVIDIA GPU cannot be used: .*{said}", device_line(CPU))
 
 
 @pytest.mark.parametrize(
@@ -150,16 +131,7 @@ def test_an_installed_package_knows_its_commit(noted, commit, monkeypatch, tmp_p
     assert environment.commit() == commit
 
 
-def test_low_precision_is_refused_on_a_cpu_that_has_no_instructions_for_it(monkeypatch):
-    with pytest.raises(TinyclfError, match=r"tf32.* needs a CUDA GPU"), autocast("tf32", CPU):
-        pass
-    monkeypatch.setattr(device, "cpu_flags", lambda: {"avx2", "avx512f"})
-    with pytest.raises(TinyclfError, match=r"bf16.* this CPU has no instructions"), autocast("bf16", CPU):
-        pass
-    assert supported_precision("bf16", CPU) == "fp32"
-
-
-def test_a_cpu_that_has_instructions_for_it_computes_in_bf16(monkeypatch):
+def test_a_cpu_computes_in_bf16_where_it_has_instructions_for_it(monkeypatch):
     values = torch.rand(8, 8)
     monkeypatch.setattr(device, "cpu_flags", lambda: {"avx512_bf16"})
     with autocast("bf16", CPU):
@@ -167,16 +139,16 @@ def test_a_cpu_that_has_instructions_for_it_computes_in_bf16(monkeypatch):
     with autocast("fp32", CPU):
         assert (values @ values).dtype == torch.float32
     assert supported_precision("bf16", CPU) == "bf16"
+    monkeypatch.setattr(device, "cpu_flags", lambda: {"avx2", "avx512f"})
+    assert supported_precision("bf16", CPU) == "fp32"
+    for precision, said in (("tf32", "needs a CUDA GPU"), ("bf16", "this CPU has no instructions")):
+        with pytest.raises(TinyclfError, match=rf"{precision}.* {said}"), autocast(precision, CPU):
+            pass
 
 
-def test_a_mac_computes_in_fp32_alone():
-    assert unsupported_reason("fp32", MPS) is None and best_precision(MPS) == "fp32"
-    for name in ("tf32", "bf16", "fp16"):
-        assert unsupported_reason(name, MPS) == "needs a CUDA GPU, and this run is on mps"
-
-
-def test_a_gpu_before_ampere_has_fp16_alone(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+def test_a_mac_computes_in_fp32_alone_and_a_gpu_before_ampere_in_fp16_too(machine):
+    assert best_precision(MPS) == "fp32"
+    assert {unsupported_reason(name, MPS) for name in LOW} == {"needs a CUDA GPU, and this run is on mps"}
     for capability, lacks in (((7, 5), {"tf32", "bf16"}), ((8, 0), set()), ((9, 0), set())):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
-        assert {name for name in ("fp32", "tf32", "bf16", "fp16") if unsupported_reason(name, CUDA)} == lacks
+        machine(capability)
+        assert {name for name in ("fp32", *LOW) if unsupported_reason(name, CUDA)} == lacks

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from tinyclf.data.augment import Augmentation
 from tinyclf.data.loader import ImageLoader
@@ -38,29 +39,22 @@ def test_accuracies_loss_and_confusions_are_those_counted_by_hand(made):
     assert evaluation.class_accuracy[-1].isnan()
 
 
-def test_the_calibration_error_is_that_computed_bin_by_bin(made):
-    evaluation, logits, labels = made
-    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
-    error = 0.0
-    for low in np.arange(BINS) / BINS:
-        within = (confidence > low) & (confidence <= low + 1 / BINS)
-        if within.any():
-            error += within.mean() * abs(right[within].mean() - confidence[within].mean())
-    assert evaluation.calibration_error == pytest.approx(error, abs=1e-5) and error > 0.01
-
-
 def test_the_bins_of_the_reliability_diagram_make_up_the_calibration_error(made):
     evaluation, logits, labels = made
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    confidence, right, error = probabilities.max(1), probabilities.argmax(1) == labels, 0.0
     rows = evaluation.reliability
-    confidence = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).max(1)
-    assert sum(images for _, _, images, *_ in rows) == len(labels)
-    assert all(lower <= sure <= upper for lower, upper, _, sure, _ in rows) and len(rows) > 3
-    for lower, upper, images, _, accuracy in rows:
+    for lower, upper, images, sure, accuracy in rows:
         within = (confidence >= lower) & (confidence < upper)
-        assert images == within.sum() and accuracy == (logits.argmax(1) == labels)[within].mean()
-    error = sum(images * abs(accuracy - sure) for _, _, images, sure, accuracy in rows) / len(labels)
-    assert evaluation.calibration_error == pytest.approx(error, abs=1e-5)
+        assert images == within.sum() and accuracy == right[within].mean()
+        assert sure == pytest.approx(confidence[within].mean())
+        error += within.mean() * abs(right[within].mean() - confidence[within].mean())
+    assert sum(images for _, _, images, *_ in rows) == len(labels) and len(rows) > 3
+    torchmetrics = multiclass_calibration_error(
+        torch.from_numpy(probabilities), torch.from_numpy(labels), CLASSES, BINS
+    )
+    assert evaluation.calibration_error == pytest.approx(error, abs=1e-6) and error > 0.01
+    assert evaluation.calibration_error == pytest.approx(torchmetrics.item(), abs=1e-6)
 
 
 def test_mistakes_are_the_wrong_ones_the_most_confident_first(made):
@@ -72,17 +66,8 @@ def test_mistakes_are_the_wrong_ones_the_most_confident_first(made):
         assert [row[:3] for row in rows] == [(row, labels[row], found[row]) for row in wrong[:count]]
     assert [row[3] for row in rows] == pytest.approx(confidence[wrong])
     perfect = Evaluation(torch.eye(3), torch.arange(3))
+    assert perfect.top5 == 1  # of fewer than five classes, all are among the likeliest
     assert perfect.mistakes(5) == [] and perfect.reliability[0][4] == 1
-
-
-def test_fewer_than_five_classes_are_all_among_the_five_likeliest():
-    assert Evaluation(torch.randn(9, 3), torch.arange(9) % 3).top5 == 1.0
-
-
-def test_logits_within_0_and_1_are_not_taken_for_probabilities():
-    logits = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
-    confidence = logits.softmax(1).max(1).values.mean().item()
-    assert Evaluation(logits, torch.tensor([0, 1])).calibration_error == pytest.approx(1 - confidence, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", [{"shuffle": True}, {"augmentation": Augmentation(flip=True)}])

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,13 +35,12 @@ def test_the_home_of_nobody_is_named(monkeypatch, variable):
         paths.tiny_imagenet_sources() if variable == "TINYCLF_DATA" else paths.reports_dir()
 
 
-def no_home(path: Path) -> Path:
-    if str(path).startswith("~"):
-        raise RuntimeError("Could not determine home directory.")
-    return path
-
-
 def test_without_a_home_a_checkout_works(checkout, monkeypatch):
+    def no_home(path: Path) -> Path:
+        if str(path).startswith("~"):
+            raise RuntimeError("Could not determine home directory.")
+        return path
+
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "expanduser", no_home)  # as where HOME is unset and the user has no entry
     assert paths.data_dir() == checkout / "data" and paths.data_dirs() == [checkout / "data"]
@@ -54,15 +54,8 @@ def test_data_of_a_read_only_checkout_go_to_the_users_caches(checkout, tmp_path,
     read_only(checkout, monkeypatch)
     assert paths.data_dir() == tmp_path / "cache/tinyclf/data"
     few = Layout("mini", classes=10, train=1, val=1, test=1)
-    monkeypatch.setattr("tinyclf.data.locate.dataset_info", lambda name: Synthetic(few))
+    monkeypatch.setattr("tinyclf.data.locate.dataset_info", lambda name: SimpleNamespace(layout=few, synthetic=True))
     assert locate_dataset("mini") == (tmp_path / "cache/tinyclf/data/mini", few)
-
-
-class Synthetic:
-    synthetic = True
-
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
 
 
 def test_what_a_read_only_checkout_has_is_used(checkout, tmp_path, monkeypatch):

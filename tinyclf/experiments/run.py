@@ -70,6 +70,8 @@ class Run:
         # A run that finished no epoch loses nothing by a new start. But if it started in this process, its model has
         # changed since, and the checkpoint still has the initial weights.
         self.fresh = saved is None or not (saved.about["history"] or self.started)
+        if saved is None and not self.force:
+            checkpoint.refuse_older(self.checkpoint)
         if saved is None or self.fresh:
             return
         if different := changes(saved.about, self.about, self.settings):

@@ -68,16 +68,11 @@ def previous(path: Path) -> Path:
     return path.with_suffix(".previous.pt")
 
 
-def unfinished(path: Path) -> Path:
-    """Where a new checkpoint is until it takes its final name."""
-    return path.with_suffix(".new.pt")
-
-
 def save(path: Path, state: TrainingState, about: dict[str, Any]) -> None:
     """Write `state` and `about`. At every moment `path` or the one before it is a whole checkpoint.
 
-    Raises TinyclfError when it cannot be written, with the old ones as they were, and for a state dict with more than
-    tensors, numbers, text and containers of them.
+    Raises TinyclfError when it cannot be written, with the last one kept as the one before, and for a state dict with
+    more than tensors, numbers, text and containers of them.
     """
     parts = {name: getattr(state, name).state_dict() for name in PARTS if getattr(state, name) is not None}
     buffer = io.BytesIO()
@@ -85,15 +80,11 @@ def save(path: Path, state: TrainingState, about: dict[str, Any]) -> None:
     buffer.seek(0)
     if unsafe := get_unsafe_globals_in_checkpoint(buffer):
         raise TinyclfError(f"a checkpoint cannot hold {', '.join(unsafe)}: use tensors, numbers and text")
-    content, new = buffer.getvalue(), unfinished(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(new, content + hashlib.sha256(content).digest())
-        if path.exists():
-            os.replace(path, previous(path))
-        os.replace(new, path)
-    except OSError as error:
-        raise TinyclfError(f"could not write the checkpoint {path} ({error}): is the disk full?") from error
+    content = buffer.getvalue()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        os.replace(path, previous(path))
+    atomic_write(path, content + hashlib.sha256(content).digest())
 
 
 def read(path: Path) -> Saved:
@@ -119,7 +110,7 @@ def newest(path: Path, report: Callable[[str], None] = print) -> Saved | None:
     """The checkpoint at `path`, or the one before it if that is damaged or missing; None if there is neither.
 
     report: called with a line that names a damaged one. Raises TinyclfError if there are checkpoints and none of them
-    can be used, for one of a newer version of tinyclf, and for one of the older versions in safetensors.
+    can be used, and for one of a newer version of tinyclf.
     """
     damage = []
     for candidate in filter(Path.is_file, (path, previous(path))):
@@ -135,9 +126,16 @@ def newest(path: Path, report: Callable[[str], None] = print) -> Saved | None:
         return saved
     if damage:
         raise TinyclfError(f"{'; '.join(damage)}: delete it, and the run starts again")
-    if (old := path.with_suffix(".safetensors")).is_file():
-        raise TinyclfError(f"{old} is of an older tinyclf, which alone can continue it: move it away to start again")
     return None
+
+
+def refuse_older(path: Path) -> None:
+    """Raise TinyclfError where the folder of `path` has a checkpoint of an older version, in safetensors."""
+    if (old := path.with_suffix(".safetensors")).is_file():
+        raise TinyclfError(
+            f"{old} is of an older tinyclf, which alone can continue it: start over with --force (in a notebook: "
+            "force = True), which leaves it there"
+        )
 
 
 def restore(saved: Saved, state: TrainingState) -> None:
@@ -151,7 +149,7 @@ def restore(saved: Saved, state: TrainingState) -> None:
 
 def delete(path: Path) -> None:
     """Remove the checkpoint at `path` and the one before it."""
-    for file in (path, previous(path), unfinished(path)):
+    for file in (path, previous(path)):
         file.unlink(missing_ok=True)
 
 

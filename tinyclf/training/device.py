@@ -1,8 +1,8 @@
 """The device of a run: which one, why no GPU is used, in which precision it computes, and by how many processes."""
 
 import os
+import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -10,9 +10,8 @@ from functools import cache
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed import DistError
-from torch.distributed.nn.functional import all_reduce
 
 from tinyclf.models.ghost_batch_norm import GhostBatchNorm2d
 from tinyclf.utils.environment import cpu_flags, cpu_name
@@ -22,8 +21,7 @@ BF16_CPUS = {"avx512_bf16", "amx_bf16", "bf16"}  # what Linux calls the instruct
 AMPERE = (8, 0)  # the first CUDA capability with bf16 and tf32: a T4, 7.5, emulates the one and ignores the other
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # What tells Accelerate, by torchrun or by MPI, that a process is one of several
-RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID")
-MPI = [f"{mpi}_COMM_WORLD_{name}" for mpi in ("OMPI", "MV2") for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")]
+SEVERAL = re.compile(r"((LOCAL_)?(RANK|WORLD_SIZE)|PMI_(RANK|SIZE)|MPI_LOCALN?RANK(ID|S)|(OMPI|MV2)_COMM_WORLD_.*)")
 
 
 def this_process() -> PartialState:
@@ -35,8 +33,8 @@ def this_process() -> PartialState:
     is removed from it.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        for name in (*RANKS, "MPI_LOCALNRANKS", *MPI):
-            os.environ.pop(name, None)
+        for name in filter(SEVERAL.fullmatch, list(os.environ)):
+            del os.environ[name]
     wanted = cuda_is_usable() or os.environ.get("ACCELERATE_TORCH_DEVICE") == "mps"
     process = PartialState(cpu=not wanted or parse_flag_from_env("ACCELERATE_USE_CPU"))
     if process.device.type == "cuda":
@@ -89,35 +87,21 @@ def unused_gpu_reason() -> str:
         return f"{name} cannot be used: {built}; install a build of torch that has, see pytorch.org"
     if torch.backends.mps.is_available():
         return "this Mac's GPU is not used: --device mps uses it, in fp32"
-    gpu = nvidia_gpu()
-    if gpu and torch.version.cuda is None:
-        built = f"torch {torch.__version__} is a build without CUDA"
-        return f"{gpu} cannot be used: {built}; install one with it, see pytorch.org"
-    return f"{gpu} cannot be used: {unavailable_reason()}" if gpu else ""
+    there = shutil.which("nvidia-smi")  # which comes with the driver
+    return f"an NVIDIA GPU cannot be used: {unavailable_reason()}" if there else ""
 
 
 def unavailable_reason() -> str:
-    """Why torch does not see an NVIDIA GPU that the driver sees, in torch's words."""
+    """Why torch sees no GPU where there is NVIDIA's driver."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is a build without CUDA; install one with it, see pytorch.org"
     try:
         torch.cuda.init()
-    except (RuntimeError, AssertionError) as error:
+    except RuntimeError as error:
         said = str(error).splitlines()[0]
         old = f"; update the driver to one for CUDA {torch.version.cuda}, or install an older torch"
         return f"torch says: {said}{old if 'too old' in said else ''}"
     return "CUDA_VISIBLE_DEVICES may hide it"
-
-
-def nvidia_gpu() -> str:
-    """The name of the first GPU that `nvidia-smi` knows; empty where there is none, or no such command."""
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return ""
-    query = [command, "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return "" if "No devices" in said else said.partition("\n")[0]
 
 
 def best_precision(device: torch.device) -> str:
@@ -182,56 +166,26 @@ def connected() -> Iterator[None]:
         raise
 
 
-class SyncedBatchNorm(nn.BatchNorm2d):
-    """Batch norm over the images of all processes, on a CPU too: torch's own SyncBatchNorm needs a GPU."""
-
-    def _get_name(self) -> str:
-        return "BatchNorm2d"  # so that a model prints the same in one process and in several
-
-    def forward(self, input: Tensor) -> Tensor:
-        """From (B, C, H, W) to the same shape."""
-        if not self.training:
-            return super().forward(input)
-        axes, input = (0, 2, 3), input.to(torch.promote_types(input.dtype, torch.float32))  # bf16 would round the sums
-        values = input.new_tensor([input.numel() / self.num_features])  # of each channel, in this process
-        sums: Tensor = all_reduce(torch.cat([input.sum(axes), values]))
-        count, mean = sums[-1], sums[:-1] / sums[-1]
-        centred = input - mean[:, None, None]
-        variance: Tensor = all_reduce(centred.square().sum(axes)) / count
-        # As torchvision's models have them
-        assert self.num_batches_tracked is not None and self.momentum is not None
-        assert self.running_mean is not None and self.running_var is not None
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-        scale: Tensor = self.weight * (variance + self.eps).rsqrt()
-        return centred * scale[:, None, None] + self.bias[:, None, None]
-
-
 def data_parallel(model: nn.Module, accelerator: Accelerator, *, changes: bool = False) -> nn.Module:
     """`model` for training in all processes of `accelerator`: batch norms see whole batches, gradients are averaged.
 
-    The parameters are those of `model` itself, whose batch norms are replaced in place where there are several
-    processes; those of ghost batch norm stay, as each process normalises its own parts of a batch.
+    The parameters are those of `model` itself. Ghost batch norm stays, as each process normalises its own parts of a
+    batch; any other needs GPUs, whose processes share it.
     changes: whether a step may leave out parameters, for which the others then do not wait, and those that are frozen
     now may be trained later. Raises TinyclfError for parts that the processes cannot share evenly.
     """
     if accelerator.num_processes == 1:
         return model
-    layers = list(model.modules())
-    ghosts = {layer.ghost_batches for layer in layers if isinstance(layer, GhostBatchNorm2d)}
-    if any(parts % accelerator.num_processes for parts in ghosts):
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    ghosts = {layer.ghost_batches for layer in norms if isinstance(layer, GhostBatchNorm2d)}
+    parts, together = max(ghosts, default=1), accelerator.device.type == "cuda" and not ghosts
+    if norms and not together and parts % accelerator.num_processes:
         raise TinyclfError(
-            f"ghost_batches = {max(ghosts)}: {accelerator.num_processes} processes cannot share so many parts of a "
-            "batch evenly; give another number of processes, or ghost_batches = 1"
+            f"ghost_batches = {parts}: {accelerator.num_processes} processes cannot share so many parts of a batch "
+            "evenly; give another number of processes, or a number of parts that is a multiple of it"
         )
-    if not ghosts and accelerator.device.type == "cuda":
+    if together:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    elif not ghosts:
-        for layer in layers:
-            if type(layer) is nn.BatchNorm2d:
-                layer.__class__ = SyncedBatchNorm
     accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=changes)
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad] if changes else []
     for parameter in frozen:  # torch averages the gradients of those alone that have one when it wraps the model

@@ -64,9 +64,9 @@ def fit(state: TrainingState, criterion: Loss, train: ImageLoader, val: ImageLoa
     training = Training(state, criterion, train, val, plan)
     report = plan.report if training.accelerator.is_main_process else silent
     history = training.resume(report)
-    if history and plan.before_step:
-        plan.before_step(len(history) * len(train))
     if history:
+        if plan.before_step:
+            plan.before_step(len(history) * len(train))
         what = "continuing after" if len(history) < plan.epochs else "nothing to train: this run reached"
         report(f"{what} epoch {len(history)} of {plan.epochs}, as {plan.save_to and plan.save_to.name} holds it")
     for epoch in range(len(history) + 1, plan.epochs + 1):
@@ -125,11 +125,9 @@ class Training:
                 os.replace(saved.path, path)  # a damaged one must not take the place of the good one before it
         else:
             self.save(history)
-        if self.accelerator.num_processes > 1:
-            counts = torch.tensor([len(history)], device=self.accelerator.device)
-            epochs = self.accelerator.gather(counts).tolist()
-            if len(set(epochs)) > 1:
-                raise TinyclfError(f"the processes see different checkpoints, of epochs {epochs}: let them share it")
+        epochs = self.accelerator.gather(torch.tensor([len(history)], device=self.accelerator.device)).tolist()
+        if len(set(epochs)) > 1:
+            raise TinyclfError(f"the processes see different checkpoints, of epochs {epochs}: let them share it")
         return history
 
     def one_epoch(self, epoch: int) -> Epoch:
@@ -189,9 +187,8 @@ class Training:
         correct = right.sum()
         if train.parts > 1:
             losses, correct = self.accelerator.reduce(losses), self.accelerator.reduce(correct)
-        loss_of_an_image = losses.cpu().double().sum().item() / count
-        accuracy = correct.item() / count
-        return {"learning_rate": middle_rate, "train_loss": loss_of_an_image, "train_accuracy": accuracy}
+        mean, accuracy = losses.cpu().double().sum().item() / count, correct.item() / count
+        return {"learning_rate": middle_rate, "train_loss": mean, "train_accuracy": accuracy}
 
     def update(self, loss: Tensor, factor: float) -> None:
         """Update the weights by the gradient of `loss` times `factor`, and what follows them in each step."""

@@ -63,10 +63,22 @@ def cuda_versions() -> dict[str, object]:
     return {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": driver}
 
 
-def git(*words: str) -> str:
-    """What git says of this checkout. Raises OSError where git is missing, CalledProcessError where it refuses."""
-    command = ["git", "-C", str(PROJECT), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+def git(*words: str) -> str | None:
+    """What git says of this checkout; None where it refuses or is missing, which a line on standard error tells."""
+    try:
+        done = subprocess.run(["git", "-C", str(PROJECT), *words], capture_output=True, text=True)
+    except OSError as error:
+        return warn_of_commit(f"git cannot be started: {error.strerror}")
+    if done.returncode:
+        return warn_of_commit((done.stderr.splitlines() or ["git failed"])[0])
+    return done.stdout.strip()
+
+
+@functools.lru_cache  # once for each reason
+def warn_of_commit(reason: str) -> None:
+    """Say that a record will lack the commit: of another user's checkout, git tells nothing."""
+    hint = f"; if you trust it: git config --global --add safe.directory {PROJECT}" * ("dubious ownership" in reason)
+    print(f"tinyclf: the commit of {PROJECT} is not recorded ({reason}){hint}", file=sys.stderr)
 
 
 def is_checkout() -> bool:
@@ -77,26 +89,14 @@ def is_checkout() -> bool:
 def commit(*folders: str) -> str | None:
     """The commit of this code, with `-dirty` where its files were changed since; None where nothing tells it.
 
-    It is that of the git checkout, or the one that pip installed from. Where git refuses or is missing, a line on
-    standard error says why. folders: whose files count; by default those that decide a run's numbers.
+    It is that of the git checkout, or the one that pip installed from. folders: whose files count; by default those
+    that decide a run's numbers.
     """
     if not is_checkout():
         return installed_commit()
-    changed = "status", "--porcelain", "--untracked-files=no", "--", *(folders or ("tinyclf", "notebooks"))
-    try:
-        return git("rev-parse", "HEAD") + ("-dirty" if git(*changed) else "")
-    except OSError as error:
-        warn_of_commit(f"git cannot be started: {error.strerror}")
-    except subprocess.CalledProcessError as error:
-        warn_of_commit((error.stderr.strip().splitlines() or ["git failed"])[0])
-    return None
-
-
-@functools.lru_cache  # once for each reason
-def warn_of_commit(reason: str) -> None:
-    """Say that a record will lack the commit: of another user's checkout, git tells nothing."""
-    hint = f"; if you trust it: git config --global --add safe.directory {PROJECT}" * ("dubious ownership" in reason)
-    print(f"tinyclf: the commit of {PROJECT} is not recorded ({reason}){hint}", file=sys.stderr)
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *(folders or ("tinyclf", "notebooks")))
+    head = git("rev-parse", "HEAD")
+    return None if head is None or changed is None else head + "-dirty" * bool(changed)
 
 
 def public_origin() -> str:
@@ -104,11 +104,8 @@ def public_origin() -> str:
 
     Only of those: a page is passed on, and the address of anybody's own server is not for everybody.
     """
-    try:
-        remote = git("remote", "get-url", "origin") if is_checkout() else ""
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    found = re.fullmatch(r"(?:(?:https|ssh)://)?(?:[^@/]+@)?([^:/]+)[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?", remote)
+    remote = git("config", "--default", "", "--get", "remote.origin.url") if is_checkout() else ""
+    found = re.fullmatch(r"(?:(?:https|ssh)://)?(?:[^@/]+@)?([^:/]+)[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?", remote or "")
     return f"https://{found[1]}/{found[2]}" if found and found[1] in FORGES else ""
 
 
@@ -116,7 +113,7 @@ def installed_commit() -> str | None:
     """The commit that pip installed this package from, as `pip install git+...` notes it; None of another origin."""
     try:
         noted = json.loads(distribution("tinyclf").read_text("direct_url.json") or "{}")
-    except (PackageNotFoundError, ValueError):
+    except PackageNotFoundError:
         return None
     found: str | None = noted.get("vcs_info", {}).get("commit_id")
     return found

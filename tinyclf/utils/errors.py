@@ -1,10 +1,16 @@
 """The exceptions that this package raises on purpose, and checks of a value that somebody chose."""
 
-import contextlib
 import difflib
 import math
 from collections.abc import Iterable
 from typing import Any
+
+# How papermill is given a value of the first type, where it gave one of the second
+HINTS = {
+    (bool, str): " (papermill's -p reads True and False, and takes true and false as text)",
+    (str, int): " (papermill's -p reads a number; to give text: -r NAME TEXT, or quotes in a YAML file)",
+    (float, str): " (YAML reads 1e-3 as text: write 1.0e-3)",
+}
 
 
 class TinyclfError(Exception):
@@ -46,20 +52,6 @@ def typed(name: str, value: Any, default: Any) -> Any:
     if wanted is float and type(value) is int:
         return float(value)
     if type(value) is not wanted:
-        hint = type_hint(name, value, wanted)
+        hint = HINTS.get((wanted, type(value)), "")
         raise TinyclfError(f"{name} = {value!r}: expected {wanted.__name__}, got {type(value).__name__}{hint}")
     return value
-
-
-def type_hint(name: str, value: Any, wanted: type) -> str:
-    """How papermill is given a value of the type that is wanted, in brackets; empty where there is nothing to say."""
-    if wanted is bool:
-        return " (papermill's -p reads True and False, and takes true and false as text)"
-    if wanted is str and isinstance(value, int | float):
-        return f" (papermill's -p reads a number; to give text: -r {name} TEXT, or quotes in a YAML file)"
-    if wanted is float and isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            number = repr(float(value))
-            number = number if "." in number else number.replace("e", ".0e")
-            return f" (YAML reads {value} as text: write {number})"
-    return ""

@@ -1,7 +1,6 @@
 """Files that are written whole or not at all, and locks between processes."""
 
 import os
-import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ def atomic_write(path: Path, data: str | bytes | Callable[[Path], None]) -> None
     """Write a file under a name of its own and rename it, so that `path` is whole at any time.
 
     data: its content, text as UTF-8; or a function that writes the file whose path it is given.
-    Raises TinyclfError for an OSError, with the free bytes of that disk; no part of a file is left.
+    Raises TinyclfError for an OSError; no part of a file is left.
     """
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
     try:
@@ -43,28 +42,10 @@ def atomic_write(path: Path, data: str | bytes | Callable[[Path], None]) -> None
             os.fsync(file.fileno())  # so that not even a power cut leaves a renamed file with holes
         os.replace(partial, path)
     except OSError as error:
-        raise TinyclfError(f"cannot write {path} ({error.strerror}{free_space(path.parent)})") from error
+        raise TinyclfError(f"cannot write {path} ({error.strerror})") from error
     finally:
         with suppress(OSError):
             partial.unlink()
-
-
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `target` when the block ends, or is removed with all in it where it fails."""
-    with tempfile.TemporaryDirectory(prefix=f"{target.name}.", suffix=".partial", dir=target.parent) as temporary:
-        folder = Path(temporary) / "new"
-        folder.mkdir()  # with the rights of a new folder, which the temporary one has not
-        yield folder
-        os.rename(folder, target)
-
-
-def free_space(folder: Path) -> str:
-    """The free bytes of the disk of `folder`, to be read after a semicolon; empty where the folder is gone."""
-    try:
-        return f"; {shutil.disk_usage(folder).free:,} bytes are free"
-    except OSError:
-        return ""
 
 
 @contextmanager
