@@ -106,4 +106,4 @@ def heading(dataset: str) -> str:
 
 def short_commit(commit: str | None) -> str:
     """The first ten digits of a commit."""
-    return (commit or "not a git checkout")[:10]
+    return commit[:10] if commit else "not a git checkout"

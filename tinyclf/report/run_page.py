@@ -21,7 +21,7 @@ from tinyclf.report.accuracy import data_notes
 from tinyclf.report.figures import SPLITS, Line, curves, show
 from tinyclf.report.format import Column, assignments, duration, format_metric, hardware, percent, percent_range, pixels
 from tinyclf.report.html import Table, details, link, small_lines, table, verdict_mark
-from tinyclf.report.runs import history_frame, published, published_by_epoch, start_of
+from tinyclf.report.runs import history_frame, published, published_curve, start_of
 from tinyclf.report.verdict import interval, verdict
 from tinyclf.utils.environment import public_origin
 from tinyclf.utils.errors import TinyclfError, one_of
@@ -166,7 +166,7 @@ def history_table(record: Record) -> Table:
     """The epochs of a run, with the published numbers below its own."""
 
     def column(key: str) -> Column:
-        then = published_by_epoch(record["run"], record["settings"]["dataset"], key)
+        then = published_curve(record["run"], record["settings"]["dataset"], key)
         notes = {epoch: f"published {format_metric(key, value)}" for epoch, value in then.items()}
         title = key.replace("_", " ")
         return Column(title, lambda row: small_lines(format_metric(key, row[key]), notes.get(row["epoch"], "")))

@@ -69,3 +69,13 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `target` when the block ends, or is removed with all in it where it fails."""
+    with tempfile.TemporaryDirectory(prefix=f"{target.name}.", suffix=".partial", dir=target.parent) as temporary:
+        folder = Path(temporary) / "new"
+        folder.mkdir()  # with the rights of a new folder, which the temporary one has not
+        yield folder
+        os.rename(folder, target)
