@@ -21,7 +21,7 @@ from tinyclf.report.runs import PUBLISHED, group_runs, load_histories, load_runs
 from tinyclf.utils.paths import PROJECT
 
 DATASET = "tiny-imagenet"
-END = "\n<!-- end -->"
+END = "<!-- end -->"
 LINKS = {  # of what the goals in experiments.toml name
     "giung2-jax": "https://github.com/cs-giung/giung2-jax",
     "AdAutoMix": "https://arxiv.org/abs/2312.11954",
@@ -180,7 +180,7 @@ def page(path: str) -> str:
     text = Path(PROJECT, path).read_text("utf-8")
     for name, block in PAGES[path].items():
         before, mark, rest = text.partition(f"<!-- {name} -->\n")
-        text = before + mark + block() + END + rest.partition(END)[2]
+        text = f"{before}{mark}{block()}\n{END}{rest.partition(END)[2]}"
     return text
 
 

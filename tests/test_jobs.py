@@ -55,7 +55,8 @@ def test_jobs_run_at_the_same_time_and_after_what_they_need(tmp_path, capfd):
     assert {given["OMP_NUM_THREADS"] for _, _, given in ran.values()} == {"1"}
 
 
-def test_of_those_that_may_start_the_longest_does(tmp_path, capfd):
+def test_of_those_that_may_start_the_longest_does(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tinyclf", "train"])
     names = ["finetuning", "finetuning-small-stem", "baseline-scratch", "data"]
     planned = {each.name: each for each in plan(select(names, "mini"))}
     todo = [replace(job(tmp_path, name), length=planned[name].length) for name in names]

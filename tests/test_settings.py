@@ -30,7 +30,7 @@ def test_the_defaults_are_the_published_recipe():
         ("batch_size", -1, "than or equal to 2"),
         ("batch_size", False, "expected int, got bool"),
         ("learning_rate", float("nan"), "expected a finite number"),
-        ("learning_rate", "1e-3", "expected float, got str (YAML reads 1e-3 as text: write 0.001)"),
+        ("learning_rate", "1e-3", "expected float, got str (YAML reads 1e-3 as text: write 1.0e-3)"),
         ("flip", "true", "expected bool, got str"),
         ("weights", "imagenett", "did you mean imagenet?"),
         ("weights", "run:", "or run:NAME"),

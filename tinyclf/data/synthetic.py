@@ -91,7 +91,7 @@ def _write_dataset(layout: Layout, root: Path) -> None:
         images.mkdir(parents=True)
         names = [f"{wnid}_{i}.JPEG" for i in range(layout.train)]
         boxes = [f"{name}\t{_write_image(images / name, kind, zooms)}" for name in names]
-        (images.parent / f"{wnid}_boxes.txt").write_text("\n".join(boxes) + "\n")
+        (images.parent / f"{wnid}_boxes.txt").write_text("\n".join(boxes) + "\n", "utf-8")
     for split, count in (("val", layout.val), ("test", layout.test)):
         images, lines = root / split / "images", []
         images.mkdir(parents=True)
@@ -99,11 +99,11 @@ def _write_dataset(layout: Layout, root: Path) -> None:
             name = f"{split}_{i}.JPEG"
             lines.append(f"{name}\t{wnid}\t{_write_image(images / name, table[wnid], zooms)}")
         if split == "val":
-            (root / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
-    (root / "wnids.txt").write_text("\n".join(_generator("wnids").permutation(list(table))) + "\n")
+            (root / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    (root / "wnids.txt").write_text("\n".join(_generator("wnids").permutation(list(table))) + "\n", "utf-8")
     words = [f"{wnid}\t{t} {s}, {SYNONYMS[t]} {s}" for wnid, (s, t) in class_table().items()]
-    (root / "words.txt").write_text("\n".join(words) + "\n")
-    (root / RECIPE).write_text(_version(layout))
+    (root / "words.txt").write_text("\n".join(words) + "\n", "utf-8")
+    (root / RECIPE).write_text(_version(layout), "utf-8")
 
 
 def _write_image(path: Path, kind: tuple[str, str], zooms: tuple[float, float]) -> str:
