@@ -184,7 +184,7 @@ def test_a_failed_run_ends_with_status_1_and_the_others_still_run(ran, monkeypat
     assert (done.exit_code, done.output, ran) == (1, "tinyclf: the disk is full\n", [])
 
 
-@pytest.mark.parametrize("where", ["tinyclf.experiments.train.train_experiment", "tinyclf.experiments.request.select"])
+@pytest.mark.parametrize("where", ["tinyclf.experiments.train.train_experiment", "tinyclf.experiments.catalog.select"])
 def test_an_interrupt_ends_with_status_130(where, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt

@@ -6,19 +6,21 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
 from typer.core import TyperCommand, TyperGroup
 
 import tinyclf
-from tinyclf.experiments.catalog import Experiment
 from tinyclf.experiments.launch import WORKER
 from tinyclf.experiments.request import Dataset, Device, Request, run_one_by_one, takes_request, usage, use_device
 from tinyclf.experiments.request import train as train_one
 from tinyclf.utils.errors import TinyclfError, UsageError
 from tinyclf.utils.paths import PROJECT, reports_dir
+
+if TYPE_CHECKING:  # it needs pydantic, which takes as long as all of `tinyclf --help`
+    from tinyclf.experiments.catalog import Experiment
 
 Runs = Annotated[list[str], Argument(metavar="RUN...", help="runs that have a record")]
 MeasuredDataset = Literal["mini", "tiny-imagenet"]
@@ -72,7 +74,7 @@ def list_experiments(dataset: Dataset = "mini") -> None:
     print(listing(dataset))
 
 
-def make_page(experiment: Experiment) -> None:
+def make_page(experiment: "Experiment") -> None:
     """Run the notebook of an experiment, to its page."""
     from tinyclf.report import notebook
 
@@ -110,7 +112,7 @@ def train(request: Request) -> None:
     request.run(request.experiments(), train_one)
 
 
-def make_pages(experiments: list[Experiment]) -> None:
+def make_pages(experiments: "list[Experiment]") -> None:
     """Run the notebooks of experiments, and print the paths of their pages."""
     run_one_by_one(experiments, make_page)
     for experiment in experiments:

@@ -11,10 +11,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
+from typing import TYPE_CHECKING
 
-from tinyclf.experiments.catalog import LAST, Experiment
-from tinyclf.experiments.settings import parent_of
 from tinyclf.utils.errors import TinyclfError, UsageError
+
+if TYPE_CHECKING:
+    from tinyclf.experiments.catalog import Experiment
 
 WORKER = "TORCHELASTIC_RUN_ID"  # in the environment of each of several processes, also of those of torchrun
 STAND_IN = "stand-in weights"  # the job that trains them, so that those which start from them do not wait for a lock
@@ -34,12 +36,15 @@ class Job:
     length: int = 0  # roughly how long it takes, to start the longest first
 
 
-def plan(experiments: list[Experiment]) -> list[Job]:
+def plan(experiments: "list[Experiment]") -> list[Job]:
     """A job for each experiment: the command line of this process, which selects all of them, with `--only` this one.
 
     It needs the run that it starts from, or the stand-in weights of `mini`, which are a job of their own. The pages
     that are made from all records come last.
     """
+    from tinyclf.experiments.catalog import LAST
+    from tinyclf.experiments.settings import parent_of
+
     names = frozenset(experiment.name for experiment in experiments)
     jobs = []
     for run in experiments:
@@ -58,7 +63,7 @@ def this_command(*options: str) -> list[str]:
     return [sys.executable, "-m", "tinyclf", command, *options, *arguments]
 
 
-def length(experiment: Experiment) -> int:
+def length(experiment: "Experiment") -> int:
     """Roughly how long an experiment takes: the pixels of its epochs, of which only small stems keep all."""
     settings = experiment.settings
     kept = 1 if settings.stem == "imagenet" else 16  # of 4x4 pixels

@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from inspect import Signature, signature
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments import launch
-from tinyclf.experiments.catalog import Experiment, select
-from tinyclf.experiments.parameters import parse_assignment
 from tinyclf.utils.errors import TinyclfError, UsageError
+
+if TYPE_CHECKING:
+    from tinyclf.experiments.catalog import Experiment
 
 DATASET_HELP = "; ".join(f"{info.name}: {info.help}" for info in DATASETS.values())
 SETTING_HELP = "a setting; repeatable"
@@ -67,7 +68,7 @@ class Request:
         """Whether this process does a part of what another one was asked for: a job, or one of several processes."""
         return bool(self.only) or launch.WORKER in os.environ
 
-    def experiments(self) -> list[Experiment]:
+    def experiments(self) -> "list[Experiment]":
         """The experiments to run: as `select` has them, without those that others start from and that have finished.
 
         Raises UsageError for an unknown experiment or parameter, and for a value that it cannot have.
@@ -75,6 +76,8 @@ class Request:
         if self.jobs > 1 and self.processes > 1:
             raise UsageError("--jobs and --processes: give one of them")
         with usage():
+            from tinyclf.experiments.catalog import select
+
             experiments = select(self.names, self.dataset, self.overrides(), self.imagenet, self.seeds)
         if self.only:
             return [run for run in experiments if run.name == self.only]
@@ -86,12 +89,14 @@ class Request:
 
     def overrides(self) -> dict[str, Any]:
         """The parameters that replace those of the experiments. Raises TinyclfError for what is not NAME=VALUE."""
+        from tinyclf.experiments.parameters import parse_assignment
+
         given = dict(map(parse_assignment, self.parameter or [])) | ({"force": True} if self.force else {})
         if self.epochs and "epochs" in given:
             raise TinyclfError(f"--epochs {self.epochs} and -p epochs={given['epochs']}: give one of them")
         return given | ({"epochs": self.epochs} if self.epochs else {})
 
-    def run(self, experiments: list[Experiment], do: Callable[[Experiment], None]) -> None:
+    def run(self, experiments: "list[Experiment]", do: "Callable[[Experiment], None]") -> None:
         """`do` the experiments of this request, in this process or in others; `do` may be `train`.
 
         In several processes, those that train are trained first, and one process then does what else there is to do.
@@ -112,7 +117,7 @@ class Request:
             run_one_by_one(experiments, do)
 
 
-def train(experiment: Experiment) -> None:
+def train(experiment: "Experiment") -> None:
     """Train an experiment to its record."""
     from tinyclf.experiments.train import train_experiment
 
@@ -144,7 +149,7 @@ def usage() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def run_one_by_one(experiments: list[Experiment], do: Callable[[Experiment], None]) -> None:
+def run_one_by_one(experiments: "list[Experiment]", do: "Callable[[Experiment], None]") -> None:
     """`do` the experiments. One that fails is named at once, and the others still run; then raises TinyclfError."""
     failed = []
     for experiment in experiments:
