@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ __all__ = list(EXPORTS)
 # docs/benchmarks.md. It reads this when torch is loaded, so that it has no effect on a torch that was imported before.
 if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
     os.environ["GOMP_SPINCOUNT"] = "1500"
+
+# Accelerate imports tqdm's bar for notebooks, which warns on every page where ipywidgets is not installed.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 def __getattr__(name: str) -> Any:
