@@ -7,8 +7,8 @@ from typing import get_args
 import pytest
 
 from tinyclf.experiments.names import check_name, family, seed_of, with_seed
-from tinyclf.experiments.settings import Settings, Stem, StemInit
-from tinyclf.models.choices import STEM_INITS, STEMS
+from tinyclf.experiments.settings import Settings, Stem
+from tinyclf.models.choices import STEMS
 from tinyclf.utils.errors import TinyclfError
 
 
@@ -80,7 +80,7 @@ def test_settings_are_plain_locked_values():
 
 
 def test_the_stems_are_those_of_the_models():
-    assert get_args(Stem) == STEMS and get_args(StemInit) == STEM_INITS
+    assert get_args(Stem) == STEMS
 
 
 def test_a_run_has_a_name_that_is_no_other_place_page_or_table():

@@ -5,7 +5,6 @@ from pathlib import Path
 from tinyclf.utils.errors import TinyclfError
 
 STEMS = ("imagenet", "small", "small-pool", "sub-pixel")
-STEM_INITS = ("random", "shrunk", "whitened")
 NAMED_WEIGHTS = ("none", "imagenet", "mini")
 RUN = "run:"  # starts the name of weights that are another run's
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
