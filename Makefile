@@ -56,8 +56,11 @@ docs: $(READY)  ## write the reference of the library, from its docstrings, to b
 	$(BIN)/pdoc --docformat google --output-directory build/docs tinyclf
 	@echo "$(CURDIR)/build/docs/index.html"
 
-lab: $(READY)  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab notebooks
+# Lab saves what one changes. So it opens copies, and what `tinyclf run` and the tests execute stays as it is. A copy that
+# is there is never replaced: delete it to have it anew. work/ lies where notebooks/ does, so that relative links hold.
+lab: $(READY)  ## open JupyterLab in work/, on copies of the notebooks that are yours to change
+	@mkdir -p work && for each in notebooks/*.ipynb; do test -e "work/$${each##*/}" || cp "$$each" work/ || exit; done
+	$(BIN)/jupyter lab work
 
 lock: $(READY)  ## write requirements.txt with the newest versions that pyproject.toml admits
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra dev --upgrade \
