@@ -34,9 +34,8 @@ def main(dataset: str = "", seconds: float = 45, only: list[str] | None = None) 
     """
     for measure in only or []:
         one_of("only", measure, MEASURES)
-    dataset = dataset or (
-        "tiny-imagenet" if any(locate(root, TINY_IMAGENET) for root in paths.tiny_imagenet_sources()) else "mini"
-    )
+    at_hand = any(locate(root, TINY_IMAGENET) for root in paths.tiny_imagenet_sources())
+    dataset = dataset or ("tiny-imagenet" if at_hand else "mini")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder = files.writable(paths.reports_dir() / "benchmarks" / dataset)
     with tempfile.TemporaryDirectory(prefix="tinyclf-bench-") as sample:

@@ -31,8 +31,8 @@ from tinyclf.training.loop import Plan, Training
 RECIPE = Settings(batch_size=BATCH)
 
 
-class Way:
-    """A way to load, train and evaluate, with a model of its own; here, plain PyTorch as the published project's.
+class Published:
+    """torchvision's ImageFolder, PyTorch's DataLoader and a plain loop, as the published project has them.
 
     small_map_conv: the model is tinyclf's, with convolutions that are fast at small maps on a CPU, in place of
     torchvision's.
@@ -49,7 +49,10 @@ class Way:
 
     def batches(self, split: str, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
         """The batches of one epoch: images float32 (B, 3, 64, 64) in 0..1, and labels int64 (B,)."""
-        raise NotImplementedError
+        train, cuda = split == "train", self.device.type == "cuda"
+        transform = Compose([RandomHorizontalFlip(), ToTensor()]) if train else ToTensor()
+        images = ImageFolder(self.data.folder / split, transform)
+        return DataLoader(images, BATCH, shuffle=train, num_workers=workers, pin_memory=cuda)
 
     def on_device(self, watch: Watch, split: str, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in watch.around(self.batches(split, workers)):
@@ -81,16 +84,6 @@ class Way:
             correct += (logits.argmax(1) == labels).sum().item()
 
 
-class Published(Way):
-    """torchvision's ImageFolder and PyTorch's DataLoader."""
-
-    def batches(self, split: str, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
-        train, cuda = split == "train", self.device.type == "cuda"
-        transform = Compose([RandomHorizontalFlip(), ToTensor()]) if train else ToTensor()
-        images = ImageFolder(self.data.folder / split, transform)
-        return DataLoader(images, BATCH, shuffle=train, num_workers=workers, pin_memory=cuda)
-
-
 class WatchedBatches(ImageLoader):
     """tinyclf's batches, of which an epoch ends when the watch has seen enough."""
 
@@ -100,7 +93,7 @@ class WatchedBatches(ImageLoader):
         return self.watch.around(super().epoch(epoch))
 
 
-class Tinyclf(Way):
+class Tinyclf(Published):
     """tinyclf's own loader, training epoch and evaluation, on the whole set."""
 
     def __init__(self, data: Data, device: torch.device) -> None:
@@ -134,7 +127,7 @@ class Tinyclf(Way):
         evaluate(self.model, self.watched("val", watch))
 
 
-class Limit(Way):
+class Limit(Published):
     """The bare step as tinyclf does it, on one batch that stays where it is."""
 
     def __init__(self, data: Data, device: torch.device) -> None:
@@ -161,7 +154,7 @@ class Limit(Way):
             self.model(images)
 
 
-WAYS: dict[str, type[Way]] = {"tinyclf": Tinyclf, "limit": Limit, "published": Published}
+WAYS: dict[str, type[Published]] = {"tinyclf": Tinyclf, "limit": Limit, "published": Published}
 
 
 def whole_job(name: str, dataset: str, folder: Path) -> None:

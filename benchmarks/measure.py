@@ -1,7 +1,5 @@
 """The measuring: a stopwatch between batches, rounds in which everyone takes a turn, and a process's peak memory."""
 
-from __future__ import annotations
-
 import gc
 import multiprocessing
 import os
@@ -9,18 +7,17 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from tinyclf.training.device import autocast
 from tinyclf.utils.errors import TinyclfError
 
-if TYPE_CHECKING:
-    import torch
-
 BATCH = 100  # images, as published
-MIB = 2**20
-
 Row = dict[str, Any]  # one line of the CSV
 
 
@@ -36,8 +33,6 @@ class Watch:
         """To be called where a step begins, its batch at hand. True once enough steps were timed."""
         if self.begun in (self.skip, self.skip + self.steps):
             if self.device.type == "cuda":
-                import torch
-
                 torch.cuda.synchronize(self.device)
             self.times.append(time.perf_counter())
         self.begun += 1
@@ -70,9 +65,8 @@ def rounds(
     device: torch.device,
     always: tuple[str, ...] = (),
     fill: bool = False,
-    least: int = 3,
 ) -> list[Row]:
-    """Let everyone take short turns, one after the other, for about `seconds` but at least `least` rounds.
+    """Let everyone take short turns, one after the other, for about `seconds` but at least three rounds.
 
     turns: by name, what is measured and the numbers of worker processes to choose from: each is tried in a turn of
     half the length before the rounds, and the fastest stays. Every other round goes backwards, so that none gains by
@@ -85,8 +79,6 @@ def rounds(
 
     def turn(name: str, workers: int, steps: int) -> float:
         """Seconds of so many steps."""
-        from tinyclf.training.device import autocast  # by torch, which a process that is measured may do without
-
         watch = Watch(steps, 1 + (2 * workers if fill else min(workers, 1)), device)
         with autocast("fp32", device):
             turns[name][0](watch, workers)
@@ -98,12 +90,10 @@ def rounds(
     best = {}
     for name, (_, numbers) in turns.items():
         turn(name, 0, 1)  # whatever is made on first use, a compiled model among it
-        best[name] = (
-            min(numbers, key=lambda number: turn(name, number, max(1, steps // 2))) if numbers[1:] else numbers[0]
-        )
+        best[name] = min(numbers, key=lambda number: turn(name, number, max(1, steps // 2)))
     rows: list[Row] = []
     end, number = time.perf_counter() + seconds, 0
-    while number < least or time.perf_counter() < end:
+    while number < 3 or time.perf_counter() < end:
         for name in list(turns)[:: -1 if number % 2 else 1]:
             if number % 3 == 0 or name in (always or turns):
                 others, start = others_seconds(), time.perf_counter()
@@ -124,24 +114,16 @@ def others_seconds() -> float:
 
 
 def peak_memory(job: Callable[..., None], *arguments: Any) -> float:
-    """MiB of resident memory that `job(*arguments)` takes at most, run in a fresh process.
-
-    Raises TinyclfError where the process failed.
-    """
+    """MiB of resident memory that `job(*arguments)` takes at most, run in a fresh process; raises what the job does."""
     spawn = multiprocessing.get_context("spawn")  # a fork would begin with all that this process holds
-    receiver, sender = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=measured, args=(sender, job, arguments))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise TinyclfError(f"the process whose memory is measured ended with status {process.exitcode}")
-    return receiver.recv()
+    with ProcessPoolExecutor(1, spawn) as process:
+        return process.submit(measured, job, arguments).result()
 
 
-def measured(pipe: Any, job: Callable[..., None], arguments: tuple) -> None:
-    """Runs in the process of its own: the job, then its peak resident memory in MiB into the pipe."""
+def measured(job: Callable[..., None], arguments: tuple) -> float:
+    """Runs in the process of its own: the job; returns its peak resident memory in MiB."""
     job(*arguments)
     with suppress(OSError):  # Linux: what getrusage says there began as the peak of the process that started this one
         status = Path("/proc/self/status").read_text("utf-8")
-        return pipe.send(int(status.split("VmHWM:")[1].split()[0]) / 1024)
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (MIB if sys.platform == "darwin" else 1024))
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)

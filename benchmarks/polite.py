@@ -80,7 +80,6 @@ def main(
         return train()
     pairs = {name: [start(environment), start(environment)] for name, environment in WAYS.items()}
     rates: dict[str, list[tuple[float, float, float]]] = {name: [] for name in WAYS}
-    print("load before:", *os.getloadavg(), file=sys.stderr)
     for number in range(rounds):
         for name in list(WAYS)[:: -1 if number % 2 else 1]:
             alone = measure(pairs[name][:1], seconds)

@@ -85,11 +85,6 @@ def ratios(frame: pd.DataFrame, measure: str) -> pd.DataFrame:
     ).loc[names]
 
 
-def measured_rates(frame: pd.DataFrame) -> list[str]:
-    """The measures of AGAINST that were measured."""
-    return [measure for measure in AGAINST if measure in set(frame.measure)]
-
-
 def gigabytes(frame: pd.DataFrame) -> pd.Series:
     """Peak memory of each contestant whose memory was measured, in GB (10^9 bytes)."""
     return frame[frame.measure == MEMORY].set_index("contestant").value * 2**20 / 1e9
@@ -111,7 +106,7 @@ def page(frame: pd.DataFrame, title: str, about: dict[str, str], device: str) ->
         lines.append({"target": target.text, "measured": text, "verdict": target.verdict(measured)})
     parts = [f"# {title}", *(f"- {name}: {text}" for name, text in about.items()), ""]
     parts += [markdown_table(pd.DataFrame(lines)), ""]
-    for measure in measured_rates(frame):
+    for measure in (name for name in AGAINST if name in set(frame.measure)):
         rows = [
             {
                 "contestant": name,

@@ -22,13 +22,9 @@ COMMANDS = ("--help", "list", "table --dataset tiny-imagenet")
 def imports(notebook: Path) -> str:
     """All lines of a notebook that import something, but for those of its installation."""
     cells = nbformat.read(notebook, as_version=4).cells
-    code = [cell.source for cell in cells if cell.cell_type == "code" and "%pip" not in cell.source]
-    return "\n".join(
-        ast.unparse(line)
-        for cell in code
-        for line in ast.parse(cell).body
-        if isinstance(line, ast.Import | ast.ImportFrom)
-    )
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code" and "%pip" not in cell.source)
+    lines = [line for line in ast.parse(code).body if isinstance(line, ast.Import | ast.ImportFrom)]
+    return "\n".join(map(ast.unparse, lines))
 
 
 def main(rounds: Annotated[int, typer.Option(help="of all processes")] = 7) -> None:

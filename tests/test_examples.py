@@ -1,0 +1,113 @@
+"""What README, docs and notebooks show runs as it stands, one after the other: no example takes another's run name."""
+
+import inspect
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from unittest.mock import MagicMock
+
+import nbformat
+import pytest
+import torch
+
+from tinyclf import Run
+from tinyclf.experiments.recipe import build_recipe
+from tinyclf.utils.paths import NOTEBOOKS, PROJECT
+
+README, CHANGING = PROJECT / "README.md", PROJECT / "docs" / "changing.md"
+TRAINING = ("1_baseline", "2_preprocessing", "3_finetuning", "4_recipes")
+SHORT = {"epochs": 1, "input_size": 16, "batch_size": 100}
+NEW = {"transform=", "on_epoch="} - {f"{name}=" for name in inspect.signature(Run.fit).parameters}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The folder of reports, empty. Trackers, which are not installed, take what they are given."""
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
+    for name in ("wandb", "trackio", "torch.utils.tensorboard"):
+        monkeypatch.setitem(sys.modules, name, MagicMock(spec=ModuleType(name), SummaryWriter=MagicMock()))
+        sys.modules[name].configure_mock(init=MagicMock(), log=MagicMock(), finish=MagicMock())
+    return tmp_path
+
+
+def blocks(page: Path) -> list[str]:
+    """The Python of a page, on few epochs of small images."""
+    whole, short = 'Settings(dataset="mini")', f'Settings(dataset="mini", **{SHORT})'
+    return [code.replace(whole, short) for code in re.findall(r"^```python\n(.+?)^```", page.read_text(), re.M | re.S)]
+
+
+def code_cells(stem: str, install: bool = False) -> list[str]:
+    """The code of a notebook: of the cell that installs, or of all others."""
+    cells = nbformat.read(NOTEBOOKS / f"{stem}.ipynb", 4).cells
+    return [cell.source for cell in cells if cell.cell_type == "code" and ("%pip" in cell.source) == install]
+
+
+def run_cells(stem: str, last: str, **changed: object) -> dict:
+    """The names of a notebook whose cells ran as far as the one that has the text `last`."""
+    names, (parameters, *others) = {}, code_cells(stem)
+    exec(parameters, names)
+    names |= SHORT | changed
+    until = next(number for number, source in enumerate(others, 1) if last in source)
+    for source in others[:until]:
+        exec(source, names)
+    return names
+
+
+def test_all_examples_run_in_a_row(folder):
+    first, *examples = [code for code in blocks(CHANGING) if not any(new in code for new in NEW)]
+    names: dict = {}
+    for code in blocks(README):
+        exec(code, names)
+    for code in examples:
+        exec(f"{first}\n{code}", {})
+    ran = [*blocks(README), *examples]
+    for stem, changed in zip(TRAINING, ({}, {"weights": "none"}, {}, {"epochs": 2}), strict=True):
+        names = run_cells(stem, "run.fit(", **changed)
+        (turn,) = [source for source in code_cells(stem) if "your_turn = False" in source]
+        exec(turn.replace("your_turn = False", "your_turn = True"), names)
+        ran += code_cells(stem)
+    runs = re.findall(r"""Run\(.*?name="(.+?)"|^run_name = "(.+?)\"""", "\n".join(ran), re.M)
+    left = sorted(path.name for path in (folder / "mini").iterdir() if path.is_dir())
+    assert left == sorted("".join(run) for run in runs), "each example has a run of its own"
+    assert {"baseline-scratch", "resnet34-adamw", "my-net"} <= set(left)
+
+
+def test_no_line_of_the_docs_gives_one_name_to_two_runs():
+    lines = {re.sub(r"^ +|\.venv/bin/|\s+#.*", "", line) for page in PROJECT.glob("**/*.md") for line in page.open()}
+    named = Counter(re.findall(r"run_name=([\w-]+)", "\n".join(line for line in lines if line.startswith("tinyclf"))))
+    assert named and set(named.values()) == {1}
+
+
+@pytest.mark.parametrize("stem", ["1_baseline", "2_preprocessing"])
+def test_the_cells_of_a_step_make_what_the_command_line_does(stem):
+    """The same weights to the bit, the same loss, optimizer and scheduler."""
+    names = run_cells(stem, "scheduler = ", weights="none")
+    built = build_recipe(names["settings"], names["data"])
+    mine, theirs = names["model"].state_dict(), built.model.state_dict()
+    assert mine.keys() == theirs.keys() and all(map(torch.equal, mine.values(), theirs.values()))
+    for part in ("model", "criterion", "optimizer"):
+        assert str(names[part]) == str(getattr(built, part))
+    assert names["scheduler"].state_dict() == built.scheduler.state_dict()
+
+
+def test_every_notebook_installs_a_clone_or_a_wheel_wherever_it_is_opened(monkeypatch, tmp_path):
+    (source,) = {code for path in NOTEBOOKS.glob("*.ipynb") for code in code_cells(path.stem, install=True)}
+    source, asked = source.replace('%pip install --quiet "{found[0]}"', "asked.append(found[0])"), []
+    exec(source, {"asked": asked})
+    assert asked == [], "it is installed"
+    clone = tmp_path / "some folder" / "clone"
+    (clone / "tinyclf").mkdir(parents=True)
+    (clone / "notebooks").mkdir()
+    monkeypatch.chdir(clone.parent)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: ModuleType("spec"))  # of a folder without __init__.py
+    with pytest.raises(FileNotFoundError, match=r"clone tinyclf's repository into .*some folder, or upload its wheel"):
+        exec(source, {"asked": asked})
+    (clone.parent / "tinyclf-0.1.0-py3-none-any.whl").touch()
+    exec(source, {"asked": asked})
+    (clone / "tinyclf" / "__init__.py").touch()
+    for folder in (clone.parent, clone, clone / "notebooks"):
+        monkeypatch.chdir(folder)
+        exec(source, {"asked": asked})
+    assert asked == [clone.parent / "tinyclf-0.1.0-py3-none-any.whl", clone, clone, clone]
