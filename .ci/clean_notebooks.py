@@ -33,21 +33,27 @@ def cleaned_cell(cell: dict[str, Any]) -> dict[str, Any]:
     return cell | ran | {"metadata": {key: value for key, value in cell["metadata"].items() if key == "tags"}}
 
 
+def written(notebook: dict[str, Any]) -> str:
+    """The text of a notebook in the format that Jupyter writes, so that to open and to save it changes nothing else."""
+    return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
 def fault(path: Path) -> str:
     """What is not clean in a notebook, and what to do about it; empty where all is."""
-    notebook = json.loads(path.read_text("utf-8"))
+    notebook = json.loads(text := path.read_text("utf-8"))
     cells = [str(number) for number, cell in enumerate(notebook["cells"], 1) if cell != cleaned_cell(cell)]
     found = [f"outputs, execution counts or metadata in cells {' '.join(cells)}"] if cells else []
     if notebook["metadata"] != METADATA:
         found.append("metadata of its own")
+    if text != written(notebook):
+        found.append("another format than Jupyter's")
     remedy = f"python {Path(__file__).parent.name}/{Path(__file__).name} --clean {path} && git add {path}"
     return f"{path} is not clean: {', '.join(found)}. To clean it: .venv/bin/{remedy}" if found else ""
 
 
 def clean(path: Path) -> None:
-    """Clean a notebook in place, in the format that Jupyter writes."""
-    notebook = cleaned(json.loads(path.read_text("utf-8")))
-    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
+    """Clean a notebook in place."""
+    path.write_text(written(cleaned(json.loads(path.read_text("utf-8")))), "utf-8")
 
 
 if __name__ == "__main__":

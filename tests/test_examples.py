@@ -2,6 +2,8 @@
 
 import inspect
 import re
+import shutil
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -111,3 +113,21 @@ def test_every_notebook_installs_a_clone_or_a_wheel_wherever_it_is_opened(monkey
         monkeypatch.chdir(folder)
         exec(source, {"asked": asked})
     assert asked == [clone.parent / "tinyclf-0.1.0-py3-none-any.whl", clone, clone, clone]
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_make_lab_opens_copies_and_never_replaces_one(tmp_path):
+    for name in ("Makefile", "requirements.txt", "pyproject.toml", "notebooks/0_data.ipynb", "notebooks/7_run.ipynb"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(PROJECT / name, tmp_path / name)
+    tools = tmp_path / ".venv" / "bin"
+    tools.mkdir(parents=True)
+    (tools / "python").symlink_to(sys.executable)
+    (tools / "jupyter").symlink_to(shutil.which("true"))
+    (tools.parent / ".ready").write_text(f"{tmp_path}\n")  # what an installation leaves
+    mine, original = tmp_path / "work" / "0_data.ipynb", (tmp_path / "notebooks" / "0_data.ipynb").read_bytes()
+    for text in (original, b"changed in Lab"):
+        subprocess.run(["make", "lab"], cwd=tmp_path, check=True)
+        assert mine.read_bytes() == text and (tmp_path / "notebooks" / "0_data.ipynb").read_bytes() == original
+        mine.write_bytes(b"changed in Lab")
+    assert len(list(mine.parent.iterdir())) == 2
