@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import cast
@@ -13,7 +14,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
+from tinyclf.data.augment import Transform
 from tinyclf.data.cache import Packed
+from tinyclf.data.loader import ImageLoader
 from tinyclf.experiments import catalog
 from tinyclf.experiments.names import family
 from tinyclf.experiments.parent import changes, checkpoint_of, find_parent, is_finished, start_of
@@ -21,10 +24,11 @@ from tinyclf.experiments.recipe import compute, expected_recipe, refuse_single_i
 from tinyclf.experiments.record import RECORD, Record, read_record, write_record
 from tinyclf.experiments.settings import Precision, Settings
 from tinyclf.training import checkpoint
+from tinyclf.training.check import refuse_what_cannot_train
 from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.describe import describe
-from tinyclf.training.device import best_precision, device_line, refuse_unsupported, supported_precision, this_process
-from tinyclf.training.evaluate import Evaluation, enough_memory, evaluate
+from tinyclf.training.device import best_precision, device_line, supported_precision, this_process
+from tinyclf.training.evaluate import Evaluation, enough_memory, evaluate, say
 from tinyclf.training.loop import BeforeStep, Epoch, Loss, Plan, fit, silent
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
@@ -70,8 +74,6 @@ class Run:
         # A run that finished no epoch loses nothing by a new start. But if it started in this process, its model has
         # changed since, and the checkpoint still has the initial weights.
         self.fresh = saved is None or not (saved.about["history"] or self.started)
-        if saved is None and not self.force:
-            checkpoint.refuse_older(self.checkpoint)
         if saved is None or self.fresh:
             return
         if different := changes(saved.about, self.about, self.settings):
@@ -91,6 +93,8 @@ class Run:
         scheduler_interval: str = "epoch",
         ema: AveragedModel | None = None,
         before_step: BeforeStep | None = None,
+        transform: Transform | None = None,
+        on_epoch: Callable[[Epoch], None] | None = None,
     ) -> list[Epoch]:
         """Train `model` in place, continuing from the checkpoint if there is one; returns the whole history.
 
@@ -98,18 +102,30 @@ class Run:
         batch. optimizer: of the model's parameters. scheduler: steps each `scheduler_interval`, `epoch` or `step`. ema:
         an average of the weights, updated after each step and evaluated in place of the model. before_step: is called
         before each step with the number of those before it, and may freeze parts of the model, or change which of them
-        run; at the end all must. An object is told from others by its public numbers, texts and lists, which must not
+        run; at the end all must. transform: of each batch of training images, augmented and resized, uint8 (B, 3, H,
+        W) to such, as those of `torchvision.transforms.v2`; or a `v2.MixUp`, `v2.CutMix`, or choice of these, of
+        normalised images and targets. torch's random numbers depend in it on the seed, the epoch and the step.
+        on_epoch: is called with each new row of the history, in the first process, when its checkpoint is written.
+        An object is told from others by its public numbers, texts and lists, which must not
         change. The compute on record is that of the settings.
         Raises TinyclfError when the checkpoint is of another recipe, when a name of the catalog is given to another
         recipe than its own, when this run is under way in another process, and for a model that was trained before.
         """
         self._set_recipe(describe(model, criterion, optimizer, scheduler, scheduler_interval, ema, before_step), model)
         self.state = TrainingState(model, optimizer, scheduler, ema)
+        training, validation = (make(self.data, self.settings, self.process) for make in (train_loader, val_loader))
+        plan = Plan(
+            self.settings.epochs,
+            scheduler_interval,
+            before_step,
+            transform,
+            self.settings.precision,
+            save_to=self.checkpoint,
+            about=self.about,
+            on_epoch=on_epoch,
+        )
         with self._locked():
-            self._start(model)
-            training, validation = (make(self.data, self.settings, self.process) for make in (train_loader, val_loader))
-            epochs, precision = self.settings.epochs, self.settings.precision
-            plan = Plan(epochs, scheduler_interval, before_step, precision, self.checkpoint, self.about)
+            self._start(criterion, training, plan)
             self.about["history"] = fit(self.state, criterion, training, validation, plan)
         return list(self.about["history"])
 
@@ -137,18 +153,17 @@ class Run:
         busy = f"run {self.name} on {self.data.name} is under way already; wait for it, or give this one another name"
         return locked(self.folder / ".lock", busy)
 
-    def _start(self, model: nn.Module) -> None:
+    def _start(self, criterion: Loss, train: ImageLoader, plan: Plan) -> None:
         """Refuse what cannot train, then drop the checkpoint of a run that starts over."""
         self._continue_from_checkpoint()  # again, as no other process changes it now
         if to_train := len(self.about["history"]) < self.settings.epochs:
-            refuse_unsupported(self.settings.precision, self.device)
-            if self.process.is_main_process:
-                print(device_line(self.device))
-        if self.fresh and model in TRAINED:
+            refuse_what_cannot_train(self.state, criterion, train, plan)
+            say(device_line(self.device))
+        if self.fresh and self.state.model in TRAINED:
             raise TinyclfError(
                 f"run {self.name!r} would start with a model that is trained already: make it and its optimizer again"
             )
-        TRAINED.add(model)
+        TRAINED.add(self.state.model)
         if self.fresh and self.process.is_main_process:
             checkpoint.delete(self.checkpoint)
         self.process.wait_for_everyone()
