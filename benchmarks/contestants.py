@@ -7,6 +7,7 @@ has seen enough.
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from measure import BATCH, Watch
@@ -96,8 +97,8 @@ class WatchedBatches(ImageLoader):
 
     watch: Watch
 
-    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
-        return self.watch.around(super().epoch(epoch))
+    def epoch(self, *arguments: Any) -> Iterator[Batch]:
+        return self.watch.around(super().epoch(*arguments))
 
 
 class Tinyclf(Way):

@@ -1,5 +1,6 @@
 """Augmentation of a batch on its device: crop and mirror with random numbers for each image; mixup, CutMix by batch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,11 +11,32 @@ from torch.nn.functional import pad
 from torchvision.transforms import v2
 
 ORDER, FLIP, CROP, MIX, MODEL = range(5)  # the purposes of random numbers, each with a stream of its own
+TRANSFORM = 2**20  # the same; of it and of MODEL each process has one, which follow one another
+# One's own, after the augmentation: of uint8 images (B, 3, H, W), giving such. Or one that mixes, as `v2.MixUp`: of
+# float32 images (B, 3, H, W) and targets (B, classes), giving both.
+Transform = Callable[..., Any]
 
 
 def random(seed: int, epoch: int, purpose: int) -> np.random.Generator:
     """Random numbers that depend on (seed, epoch, purpose) only, so that any epoch can be repeated alone."""
     return np.random.default_rng([seed, epoch, purpose])
+
+
+def seeded(transform: Transform, draw: np.random.Generator, device: torch.device) -> Transform:
+    """`transform` with a seed of `draw` for each call; torch's own random numbers go on as if it drew none."""
+
+    def call(*values: Tensor) -> Any:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(int(draw.integers(2**63)))
+            return transform(*values)
+
+    return call
+
+
+def mixes(transform: Transform | None) -> bool:
+    """Whether a transform is torchvision's MixUp or CutMix, or a choice or sequence of these."""
+    parts = getattr(transform, "transforms", ())
+    return all(map(mixes, parts)) if parts else isinstance(transform, v2.MixUp | v2.CutMix)  # type: ignore[attr-defined]
 
 
 class SampleParams(NamedTuple):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from tinyclf.data.augment import MIX, ORDER, Augmentation, SampleParams, random
+from tinyclf.data.augment import MIX, ORDER, TRANSFORM, Augmentation, SampleParams, Transform, mixes, random, seeded
 from tinyclf.data.registry import NORMALIZATIONS
 from tinyclf.data.resize import KERNELS, resize
 from tinyclf.utils.errors import TinyclfError, one_of
@@ -71,10 +71,11 @@ class ImageLoader:
         """Batches an epoch."""
         return -(-len(self.labels) // self.batch_size)
 
-    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int = 0, transform: Transform | None = None) -> Iterator[Batch]:
         """The batches of one epoch; the same number gives the same batches, whatever was loaded before.
 
-        All random numbers go to the device at the start, so that no step waits for the host.
+        All random numbers go to the device at the start, so that no step waits for the host; but for those of
+        `transform`, which is called for each batch, in every process with draws of its own.
         """
         count, size = len(self.labels), self.input_size(epoch) if callable(self.input_size) else self.input_size
         rows = random(self.seed, epoch, ORDER).permutation(count) if self.shuffle else np.arange(count)
@@ -82,13 +83,15 @@ class ImageLoader:
         params = self.augmentation.sample_params(self.seed, epoch, count).to(self.device)
         seeds = random(self.seed, epoch, MIX).integers(2**63, size=len(self)).tolist()
         positions, slices = torch.arange(count, device=self.device), list(self.slices())
-        at_once = 1 if self.device.type == "cpu" else max(1, AHEAD // (self.batch_size * size**2))
+        at_once = 1 if self.device.type == "cpu" or transform else max(1, AHEAD // (self.batch_size * size**2))
+        own = transform and seeded(transform, random(self.seed, epoch, TRANSFORM + self.part), self.device)
         for start in range(0, len(slices), at_once):
             wanted = [self._positions(positions, part) for part in slices[start : start + at_once]]
-            batches = self._batches(order, params, torch.cat(wanted), size)
+            batches = self._batches(order, params, torch.cat(wanted), size, None if mixes(transform) else own)
             images, labels, targets = (values.split([len(each) for each in wanted]) for values in batches)
             for batch, seed in zip(map(Batch, images, labels, targets), seeds[start:], strict=False):
-                yield self._mixed(batch, seed) if self.augmentation.mixes else batch
+                mixed = self._mixed(batch, seed) if self.augmentation.mixes else batch
+                yield self._mixed_by(own, mixed) if own and mixes(transform) else mixed
 
     def _positions(self, positions: Tensor, part: slice) -> Tensor:
         """Those of a part of a batch. Where images are mixed, the one before them, in a circle, is in front."""
@@ -102,6 +105,11 @@ class ImageLoader:
         images, targets = self.augmentation.mix(batch.images, batch.targets, seed)
         return Batch(images[1:], batch.labels[1:], targets[1:])
 
+    def _mixed_by(self, mix: Transform, batch: Batch) -> Batch:
+        shares = batch.targets if self.augmentation.mixes else one_hot(batch.targets, self.classes).float()
+        images, targets = mix(batch.images, shares) if len(shares) else (batch.images, shares)
+        return Batch(images.contiguous(memory_format=torch.channels_last), batch.labels, targets)
+
     def slices(self) -> Iterator[slice]:
         """For every batch, the part of this process, as positions in the epoch's order."""
         for start in range(0, len(self.labels), self.batch_size):
@@ -110,12 +118,17 @@ class ImageLoader:
             first, last = (min(part * each, count) for part in (self.part, self.part + 1))
             yield slice(start + first, start + last)
 
-    def _batches(self, order: Tensor, params: SampleParams, indices: Tensor, size: int) -> Batch:
+    def _batches(
+        self, order: Tensor, params: SampleParams, indices: Tensor, size: int, transform: Transform | None
+    ) -> Batch:
         """The images at `indices` of the epoch, int64 (B,), of one batch or of several, not yet mixed."""
         rows = order[indices]
         images, labels = self.augmentation.crop_and_flip(self.read_rows(rows), params, indices), self.labels[rows]
+        images = resize(images, size, self.kernel)
+        if transform and len(images):
+            images = transformed(images, transform)
         targets = one_hot(labels, self.classes).float() if self.augmentation.mixes else labels
-        return Batch(self._normalized(resize(images, size, self.kernel)), labels, targets)
+        return Batch(self._normalized(images), labels, targets)
 
     def _normalized(self, images: Tensor) -> Tensor:
         """uint8 images (B, H, W, 3) as float32 (B, 3, H, W), scaled to 0..1 and normalised."""
@@ -125,6 +138,15 @@ class ImageLoader:
             mean, deviation = self.statistics
             scaled.sub_(mean).div_(deviation)
         return scaled
+
+
+def transformed(images: Tensor, transform: Transform) -> Tensor:
+    """uint8 images (B, H, W, 3) after a transform of (B, 3, H, W). Raises TinyclfError unless it gives such."""
+    changed = transform(images.permute(0, 3, 1, 2))
+    if not isinstance(changed, Tensor) or changed.dtype != torch.uint8 or changed.shape[:2] != (len(images), 3):
+        what = f"{changed.dtype} {tuple(changed.shape)}" if isinstance(changed, Tensor) else type(changed).__name__
+        raise TinyclfError(f"transform: expected uint8 images ({len(images)}, 3, H, W) from it, got {what}")
+    return changed.permute(0, 2, 3, 1).contiguous()
 
 
 def row_reader(images: np.ndarray) -> Callable[[Tensor], Tensor]:

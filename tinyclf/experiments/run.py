@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import cast
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
+from tinyclf.data.augment import Transform
 from tinyclf.data.cache import Packed
 from tinyclf.experiments import catalog
 from tinyclf.experiments.names import family
@@ -91,6 +93,8 @@ class Run:
         scheduler_interval: str = "epoch",
         ema: AveragedModel | None = None,
         before_step: BeforeStep | None = None,
+        transform: Transform | None = None,
+        on_epoch: Callable[[Epoch], None] | None = None,
     ) -> list[Epoch]:
         """Train `model` in place, continuing from the checkpoint if there is one; returns the whole history.
 
@@ -98,7 +102,11 @@ class Run:
         batch. optimizer: of the model's parameters. scheduler: steps each `scheduler_interval`, `epoch` or `step`. ema:
         an average of the weights, updated after each step and evaluated in place of the model. before_step: is called
         before each step with the number of those before it, and may freeze parts of the model, or change which of them
-        run; at the end all must. An object is told from others by its public numbers, texts and lists, which must not
+        run; at the end all must. transform: of each batch of training images, augmented and resized, uint8 (B, 3, H,
+        W) to such, as those of `torchvision.transforms.v2`; or a `v2.MixUp`, `v2.CutMix`, or choice of these, of
+        normalised images and targets. torch's random numbers depend in it on the seed, the epoch and the step.
+        on_epoch: is called with each new row of the history, in the first process, when its checkpoint is written.
+        An object is told from others by its public numbers, texts and lists, which must not
         change. The compute on record is that of the settings.
         Raises TinyclfError when the checkpoint is of another recipe, when a name of the catalog is given to another
         recipe than its own, when this run is under way in another process, and for a model that was trained before.
@@ -108,8 +116,16 @@ class Run:
         with self._locked():
             self._start(model)
             training, validation = (make(self.data, self.settings, self.process) for make in (train_loader, val_loader))
-            epochs, precision = self.settings.epochs, self.settings.precision
-            plan = Plan(epochs, scheduler_interval, before_step, precision, self.checkpoint, self.about)
+            plan = Plan(
+                self.settings.epochs,
+                scheduler_interval,
+                before_step,
+                transform,
+                self.settings.precision,
+                save_to=self.checkpoint,
+                about=self.about,
+                on_epoch=on_epoch,
+            )
             self.about["history"] = fit(self.state, criterion, training, validation, plan)
         return list(self.about["history"])
 

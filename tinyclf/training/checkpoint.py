@@ -25,7 +25,7 @@ from tinyclf.utils.errors import NewerVersionError, TinyclfError
 from tinyclf.utils.files import atomic_write
 
 VERSION = 2  # raise it when an older tinyclf could not go on from a checkpoint; 1 was in safetensors
-PARTS = ("model", "optimizer", "scheduler", "ema", "scaler")
+PARTS = ("model", "optimizer", "scheduler", "ema", "scaler", "criterion")
 SHA256 = hashlib.sha256().digest_size  # bytes
 
 
@@ -38,6 +38,7 @@ class TrainingState:
     scheduler: LRScheduler | None = None
     ema: AveragedModel | None = None
     scaler: torch.amp.GradScaler | None = None  # of fp16
+    criterion: nn.Module | None = None  # a loss with weights or buffers
 
     @property
     def trained_model(self) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed import broadcast
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from tinyclf.data.augment import MODEL, random
+from tinyclf.data.augment import MODEL, Transform, random
 from tinyclf.data.loader import ImageLoader
 from tinyclf.data.resize import has_float64
 from tinyclf.models.small_map_conv import use_small_map_conv
@@ -38,10 +38,12 @@ class Plan:
     epochs: int
     scheduler_interval: str = "epoch"  # epoch | step: when the scheduler steps
     before_step: BeforeStep | None = None  # may freeze parts of the model, or change which of them run
+    transform: Transform | None = None  # of training images
     precision: str = "fp32"
     save_to: Path | None = None  # a checkpoint, written before the first epoch and after every one
     about: dict[str, Any] = field(default_factory=dict)  # what else the checkpoint shall say; it gets the history too
     report: Callable[[str], None] = print  # called with a line for each epoch
+    on_epoch: Callable[[Epoch], None] | None = None  # called with each new row of the history
 
 
 def fit(state: TrainingState, criterion: Loss, train: ImageLoader, val: ImageLoader, plan: Plan) -> list[Epoch]:
@@ -73,6 +75,8 @@ def fit(state: TrainingState, criterion: Loss, train: ImageLoader, val: ImageLoa
         history.append(training.one_epoch(epoch))
         training.save(history)
         report(line(history[-1], plan.epochs))
+        if plan.on_epoch and training.accelerator.is_main_process:
+            plan.on_epoch(dict(history[-1]))
     return history
 
 
@@ -103,7 +107,8 @@ class Training:
         if self.plan.precision == "fp16" and state.scaler is None:
             state.scaler = torch.amp.GradScaler(device.type)  # its gradients would often round to 0
         if isinstance(self.criterion, nn.Module):
-            self.criterion.to(device)  # it may hold weights of classes
+            self.criterion.to(device)
+            state.criterion = self.criterion if self.criterion.state_dict() else None
 
     def save(self, history: list[Epoch]) -> None:
         """Write a checkpoint, in the first process, where the plan has a place for one."""
@@ -169,7 +174,7 @@ class Training:
         right = torch.zeros(count, dtype=torch.bool, device=device)
         check_every = 1 if device.type == "cpu" else 50  # steps, as a check of the loss waits for a GPU
         total_loss, middle_rate, slices = summed(self.criterion), 0.0, train.slices()
-        for step, batch in enumerate(progress(train.epoch(epoch), name, steps)):
+        for step, batch in enumerate(progress(train.epoch(epoch, self.plan.transform), name, steps)):
             rate = max(float(group["lr"]) for group in optimizer.param_groups)
             middle_rate = rate if step == steps // 2 else middle_rate
             if self.plan.before_step:
