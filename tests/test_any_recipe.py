@@ -14,7 +14,7 @@ from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.ghost_batch_norm import use_ghost_batch_norm
-from tinyclf.training.describe import describe
+from tinyclf.training.identity import identify
 from tinyclf.utils.errors import TinyclfError
 
 SETTINGS = Settings(epochs=3, batch_size=8, input_size=32)
