@@ -188,7 +188,7 @@ def test_a_checkpoint_of_an_older_version_is_refused_and_left_alone_where_a_run_
     old = reports / "mine/checkpoint.safetensors"
     old.parent.mkdir(parents=True)
     old.write_bytes(b"weights")
-    with pytest.raises(TinyclfError, match=r"checkpoint\.safetensors is of an older tinyclf.*--force"):
+    with pytest.raises(TinyclfError, match=r"has checkpoint\.safetensors, .*--force"):
         Run(SETTINGS, data(), "mine")
     run = Run(SETTINGS, data(), "mine", force=True)
     assert len(fit(run, shufflenet)) == 3 and run.finish()["run"] == "mine" and old.read_bytes() == b"weights"

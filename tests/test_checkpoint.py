@@ -153,7 +153,7 @@ def test_one_of_a_newer_version_is_not_taken_for_damaged(path, monkeypatch):
         newer.setattr(checkpoint, "VERSION", 3)
         checkpoint.save(path, trained(), {"history": [1, 2, 3]})
     with pytest.raises(
-        TinyclfError, match=r"is of version 3, and this tinyclf reads up to 2: use the tinyclf"
+        TinyclfError, match=r"is of version 3, and this tinyclf reads 2: use the one that wrote it"
     ) as error:
         checkpoint.newest(path)
     assert "delete" not in str(error.value)

@@ -75,7 +75,7 @@ def test_a_gpu_continues_a_run_from_its_checkpoint(precision, gpu):
     train(settings, "in-two-parts", epochs=1)
     run, history = train(settings, "in-two-parts")
     assert history[-1]["train_loss"] == pytest.approx(expected[-1]["train_loss"], rel=0.02)
-    assert (run.state.scaler is not None) == (precision == "fp16")
+    assert run.state.scaler.is_enabled() == (precision == "fp16")
 
 
 def test_a_loss_that_is_not_finite_is_found_on_a_gpu(gpu):

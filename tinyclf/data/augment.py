@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.transforms import v2
 
+from tinyclf.utils.errors import TinyclfError
+
 ORDER, FLIP, CROP, MIX, MODEL = range(5)  # the purposes of random numbers, each with a stream of its own
 TRANSFORM = 2**20  # the same; of it and of MODEL each process has one, which follow one another
 # One's own, after the augmentation: of uint8 images (B, 3, H, W), giving such. Or one that mixes, as `v2.MixUp`: of
@@ -34,9 +36,11 @@ def seeded(transform: Transform, draw: np.random.Generator, device: torch.device
 
 
 def mixes(transform: Transform | None) -> bool:
-    """Whether a transform is torchvision's MixUp or CutMix, or a choice or sequence of these."""
-    parts = getattr(transform, "transforms", ())
-    return all(map(mixes, parts)) if parts else isinstance(transform, v2.MixUp | v2.CutMix)  # type: ignore[attr-defined]
+    """Whether a transform is torchvision's MixUp or CutMix, or a choice of them; not in one with others."""
+    kinds = {mixes(part) for part in getattr(transform, "transforms", [])}
+    if len(kinds) > 1:
+        raise TinyclfError("transform: MixUp and CutMix cannot be in one with others; give them as settings instead")
+    return any(kinds) or isinstance(transform, v2.MixUp | v2.CutMix)  # type: ignore[attr-defined]
 
 
 class SampleParams(NamedTuple):

@@ -14,10 +14,17 @@ from tinyclf.experiments.record import PREDICTIONS, RECORD, SCRIPT, whole_record
 from tinyclf.experiments.settings import Settings
 from tinyclf.utils.errors import TinyclfError
 
-# What is written into a run's folder, besides checkpoints
+# What is written into a run's folder, and what an older tinyclf wrote as its checkpoint
 FILES = (
     *("history.csv", "classes.csv", "confusion.csv", "reliability.csv", "mistakes.csv", PREDICTIONS, SCRIPT),
-    *("index.html", "notebook.ipynb", "model.safetensors", "model.onnx", "test_predictions.txt"),
+    *(
+        "checkpoint.safetensors",
+        "index.html",
+        "notebook.ipynb",
+        "model.safetensors",
+        "model.onnx",
+        "test_predictions.txt",
+    ),
 )
 FORCE = "give this run another name, or start over with --force (in a notebook: force = True)"
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from weakref import WeakSet
 
 import torch
@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from tinyclf.data.augment import Transform
 from tinyclf.data.cache import Packed
+from tinyclf.data.loader import ImageLoader
 from tinyclf.experiments import catalog, rules
 from tinyclf.experiments.names import family
 from tinyclf.experiments.parent import changes, checkpoint_of, find_parent, is_finished, own_identity, start_of
@@ -24,9 +25,10 @@ from tinyclf.experiments.recipe import Recipe, compute, expected_recipe, train_l
 from tinyclf.experiments.record import RECORD, Record, read_record, write_record
 from tinyclf.experiments.settings import Precision, Settings
 from tinyclf.training import checkpoint
+from tinyclf.training.check import refuse_what_cannot_train
 from tinyclf.training.checkpoint import TrainingState
-from tinyclf.training.device import best_precision, device_line, refuse_unsupported, supported_precision, this_process
-from tinyclf.training.evaluate import Evaluation, enough_memory, evaluate
+from tinyclf.training.device import best_precision, device_line, supported_precision, this_process
+from tinyclf.training.evaluate import Evaluation, enough_memory, evaluate, say
 from tinyclf.training.identity import differences, headlines
 from tinyclf.training.loop import BeforeStep, Epoch, Loss, Plan, fit, silent
 from tinyclf.utils import environment
@@ -73,8 +75,6 @@ class Run:
         # A run that finished no epoch loses nothing by a new start. But if it started in this process, its model has
         # changed since, and the checkpoint still has the initial weights.
         self.fresh = saved is None or not (saved.about["history"] or self.started)
-        if saved is None and not self.force:
-            checkpoint.refuse_older(self.checkpoint)
         if not (self.force or self.started):
             rules.refuse_to_replace(self.folder, goes_on=not self.fresh, is_ours=saved is not None)
         if saved is None or self.fresh:
@@ -114,12 +114,19 @@ class Run:
         rules.refuse_other_parameters(model, criterion, optimizer)
         self._identify(recipe)
         self.state = TrainingState(model, optimizer, scheduler, ema)
+        training, validation = (make(self.data, self.settings, self.process) for make in (train_loader, val_loader))
+        plan = Plan(
+            self.settings.epochs,
+            scheduler_interval,
+            before_step,
+            transform,
+            self.settings.precision,
+            save_to=self.checkpoint,
+            about=self.about,
+            on_epoch=on_epoch,
+        )
         with self._locked():
-            self._start(recipe)
-            training, validation = (make(self.data, self.settings, self.process) for make in (train_loader, val_loader))
-            epochs, precision = self.settings.epochs, self.settings.precision
-            places: dict[str, Any] = {"save_to": self.checkpoint, "about": self.about, "on_epoch": on_epoch}
-            plan = Plan(epochs, scheduler_interval, before_step, transform, precision, **places)
+            self._start(recipe, training, plan)
             self.about["history"] = fit(self.state, criterion, training, validation, plan)
         return list(self.about["history"])
 
@@ -153,7 +160,7 @@ class Run:
         busy = f"run {self.name} on {self.data.name} is under way already; wait for it, or give this one another name"
         return locked(self.folder / ".lock", busy)
 
-    def _start(self, recipe: Recipe) -> None:
+    def _start(self, recipe: Recipe, train: ImageLoader, plan: Plan) -> None:
         """Refuse what cannot train, then drop the checkpoint of a run that starts over."""
         self._continue_from_checkpoint()  # again, as no other process changes it now
         if self.fresh and recipe.model in TRAINED:
@@ -161,7 +168,7 @@ class Run:
                 f"run {self.name!r} would start with a model that is trained already: make it and its optimizer again"
             )
         if to_train := len(self.about["history"]) < self.settings.epochs:
-            refuse_unsupported(self.settings.precision, self.device)
+            refuse_what_cannot_train(self.state, recipe.criterion, train, plan)
             self._introduce(recipe)
         TRAINED.add(recipe.model)
         if self.fresh and self.process.is_main_process:
@@ -174,11 +181,13 @@ class Run:
 
     def _introduce(self, recipe: Recipe) -> None:
         """Print on what it trains, and own code by what it made; the script that this process runs is kept."""
-        if not self.process.is_main_process:
-            return
-        print(device_line(self.device))
+        say(device_line(self.device))
         if self.about["own_code"]:
-            print("own code, which no command repeats:", recipe.model, *filter(None, [recipe.transform]), sep="\n")
+            say(
+                "\n".join(
+                    map(str, ["own code, which no command repeats:", recipe.model, recipe.transform or ""])
+                ).rstrip()
+            )
             with suppress(AttributeError, OSError, UnicodeError):  # a notebook has no file; its page has its code
                 self.about["script"] = Path(sys.modules["__main__"].__file__ or "").read_text("utf-8")
 

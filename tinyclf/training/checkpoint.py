@@ -29,6 +29,10 @@ PARTS = ("model", "optimizer", "scheduler", "ema", "scaler", "criterion")
 SHA256 = hashlib.sha256().digest_size  # bytes
 
 
+class DamagedError(TinyclfError):
+    """A checkpoint cannot be read."""
+
+
 @dataclass
 class TrainingState:
     """What changes while a model trains."""
@@ -37,8 +41,13 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler | None = None
     ema: AveragedModel | None = None
-    scaler: torch.amp.GradScaler | None = None  # of fp16
-    criterion: nn.Module | None = None  # a loss with weights or buffers
+    scaler: torch.amp.GradScaler | None = None
+    criterion: nn.Module | None = None
+
+    def parts(self) -> dict[str, Any]:
+        """What has a state, by the names in PARTS. A loss without weights and buffers has none."""
+        parts = {name: getattr(self, name) for name in PARTS}
+        return {name: part for name, part in parts.items() if part is not None and part.state_dict()}
 
     @property
     def trained_model(self) -> nn.Module:
@@ -75,7 +84,7 @@ def save(path: Path, state: TrainingState, about: dict[str, Any]) -> None:
     Raises TinyclfError when it cannot be written, with the last one kept as the one before, and for a state dict with
     more than tensors, numbers, text and containers of them.
     """
-    parts = {name: getattr(state, name).state_dict() for name in PARTS if getattr(state, name) is not None}
+    parts = {name: part.state_dict() for name, part in state.parts().items()}
     buffer = io.BytesIO()
     torch.save({"version": VERSION, "about": json.dumps(about), "state": parts, "time": time.time()}, buffer)
     buffer.seek(0)
@@ -96,15 +105,13 @@ def read(path: Path) -> Saved:
         if hashlib.sha256(written).digest() != expected:
             raise ValueError("its content is not what was written")
         held = torch.load(io.BytesIO(written), "cpu", weights_only=True)
-        version, about = held["version"], json.loads(held["about"])
+        if (version := held["version"]) <= VERSION:
+            return Saved(path, json.loads(held["about"]), held["state"], held["time"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
-        raise TinyclfError(f"the checkpoint {path} is damaged: {error}") from error
-    if version > VERSION:
-        raise NewerVersionError(
-            f"the checkpoint {path} is of version {version}, and this tinyclf reads up to {VERSION}: use the tinyclf "
-            "that wrote it, or a newer one"
-        )
-    return Saved(path, about, held["state"], held["time"])
+        raise DamagedError(f"the checkpoint {path} is damaged: {error}") from error
+    raise NewerVersionError(
+        f"the checkpoint {path} is of version {version}, and this tinyclf reads {VERSION}: use the one that wrote it"
+    )
 
 
 def newest(path: Path, report: Callable[[str], None] = print) -> Saved | None:
@@ -117,34 +124,24 @@ def newest(path: Path, report: Callable[[str], None] = print) -> Saved | None:
     for candidate in filter(Path.is_file, (path, previous(path))):
         try:
             saved = read(candidate)
-        except NewerVersionError:
-            raise
-        except TinyclfError as error:
+        except DamagedError as error:
             damage.append(str(error))
-            continue
-        for line in damage:
-            report(f"{line}; going on from the one before it")
-        return saved
+        else:
+            if damage:
+                report(f"{damage[0]}; going on from the one before it")
+            return saved
     if damage:
         raise TinyclfError(f"{'; '.join(damage)}: delete it, and the run starts again")
     return None
 
 
-def refuse_older(path: Path) -> None:
-    """Raise TinyclfError where the folder of `path` has a checkpoint of an older version, in safetensors."""
-    if (old := path.with_suffix(".safetensors")).is_file():
-        raise TinyclfError(
-            f"{old} is of an older tinyclf, which alone can continue it: start over with --force (in a notebook: "
-            "force = True), which leaves it there"
-        )
-
-
 def restore(saved: Saved, state: TrainingState) -> None:
-    """Load the state dicts into `state`. Raises TinyclfError where they do not fit, naming the part."""
-    for name, value in saved.state.items():
+    """Load the state dicts into `state`. Raises TinyclfError where they do not fit or one is missing, naming it."""
+    parts = state.parts()
+    for name in sorted(parts.keys() | saved.state.keys()):
         try:
-            getattr(state, name).load_state_dict(value)
-        except (RuntimeError, ValueError, KeyError, AttributeError) as error:
+            parts[name].load_state_dict(saved.state[name])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise TinyclfError(f"the checkpoint {saved.path} is of another {name}: {error}") from error
 
 

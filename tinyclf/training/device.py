@@ -1,17 +1,21 @@
 """The device of a run: which one, why no GPU is used, in which precision it computes, and by how many processes."""
 
+import ctypes
 import os
 import re
 import shutil
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 from torch.distributed import DistError
+from torch.nn.parallel import DistributedDataParallel
 
 from tinyclf.models.ghost_batch_norm import GhostBatchNorm2d
 from tinyclf.utils.environment import cpu_flags, cpu_name
@@ -19,6 +23,7 @@ from tinyclf.utils.errors import TinyclfError
 
 BF16_CPUS = {"avx512_bf16", "amx_bf16", "bf16"}  # what Linux calls the instructions; the last on ARM
 AMPERE = (8, 0)  # the first CUDA capability with bf16 and tf32: a T4, 7.5, emulates the one and ignores the other
+PR_SET_PDEATHSIG = 1  # of Linux's prctl.h: the signal that a process gets when the one that started it ends
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # What tells Accelerate, by torchrun or by MPI, that a process is one of several
 SEVERAL = re.compile(r"((LOCAL_)?(RANK|WORLD_SIZE)|PMI_(RANK|SIZE)|MPI_LOCALN?RANK(ID|S)|(OMPI|MV2)_COMM_WORLD_.*)")
@@ -35,17 +40,17 @@ def this_process() -> PartialState:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         for name in filter(SEVERAL.fullmatch, list(os.environ)):
             del os.environ[name]
+    elif sys.platform == "linux":  # have it end this process when it ends, even by kill -9
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     wanted = cuda_is_usable() or os.environ.get("ACCELERATE_TORCH_DEVICE") == "mps"
-    process = PartialState(cpu=not wanted or parse_flag_from_env("ACCELERATE_USE_CPU"))
+    try:
+        process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not wanted)
+    except ValueError as error:
+        given = f"ACCELERATE_USE_CPU = {os.environ['ACCELERATE_USE_CPU']!r}"
+        raise TinyclfError(f"{given}: expected true or false, or nothing") from error
     if process.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     return process
-
-
-def accelerate() -> Accelerator:
-    """What shares a model, its gradients and its results among the processes."""
-    this_process()
-    return Accelerator(mixed_precision="no")  # precision is a setting of the run, not of the launcher
 
 
 def device_line(device: torch.device) -> str:
@@ -71,37 +76,30 @@ def has_kernels(capability: tuple[int, int], architectures: list[str]) -> bool:
     Code of an `sm` runs on the same major version from its minor one on, that of a `compute` on everything newer. A
     build that names neither is not of CUDA, and is trusted.
     """
-    built = [name.rstrip("abcdefghijklmnopqrstuvwxyz").split("_") for name in architectures]  # of a few, as sm_90a
-    versions = [(kind, divmod(int(digits), 10)) for kind, digits in filter(lambda each: len(each) == 2, built)]
+    built = re.findall(r"(sm|compute)_(\d+)(\d)", " ".join(architectures))
+    versions = [(kind, (int(major), int(minor))) for kind, major, minor in built]
     fits = [capability >= least and (kind == "compute" or capability[0] == least[0]) for kind, least in versions]
     return any(fits) or not fits
 
 
 def unused_gpu_reason() -> str:
     """Why a run on the CPU does not use the GPU of this machine; empty where there is none."""
-    if torch.cuda.is_available():
-        name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
-        if has_kernels(capability, torch.cuda.get_arch_list()):
-            return f"{name} is not used, as --device cpu or ACCELERATE_USE_CPU says"
-        built = f"torch {torch.__version__} has no kernels for its capability {capability[0]}.{capability[1]}"
-        return f"{name} cannot be used: {built}; install a build of torch that has, see pytorch.org"
+    if cuda_is_usable():
+        return f"{torch.cuda.get_device_name()} is not used, as --device cpu or ACCELERATE_USE_CPU says"
     if torch.backends.mps.is_available():
         return "this Mac's GPU is not used: --device mps uses it, in fp32"
-    there = shutil.which("nvidia-smi")  # which comes with the driver
-    return f"an NVIDIA GPU cannot be used: {unavailable_reason()}" if there else ""
-
-
-def unavailable_reason() -> str:
-    """Why torch sees no GPU where there is NVIDIA's driver."""
-    if torch.version.cuda is None:
-        return f"torch {torch.__version__} is a build without CUDA; install one with it, see pytorch.org"
+    if not shutil.which("nvidia-smi"):  # which comes with the driver
+        return ""
+    said = "it sees none, which CUDA_VISIBLE_DEVICES may hide"
     try:
         torch.cuda.init()
-    except RuntimeError as error:
+        if torch.cuda.is_available():
+            said = "it has no kernels for capability {}.{}".format(*torch.cuda.get_device_capability())
+    except (RuntimeError, AssertionError) as error:  # the latter of a build without CUDA
         said = str(error).splitlines()[0]
-        old = f"; update the driver to one for CUDA {torch.version.cuda}, or install an older torch"
-        return f"torch says: {said}{old if 'too old' in said else ''}"
-    return "CUDA_VISIBLE_DEVICES may hide it"
+    return (
+        f"this NVIDIA GPU is not used: torch {torch.__version__} says: {said}; pytorch.org has builds for each driver"
+    )
 
 
 def best_precision(device: torch.device) -> str:
@@ -116,16 +114,15 @@ def supported_precision(precision: str, device: torch.device) -> str:
 
 def unsupported_reason(precision: str, device: torch.device) -> str | None:
     """Why `device` does not support `precision`; None where it does."""
-    if precision == "fp32" or (device.type, precision) == ("cuda", "fp16"):
+    kind = device.type
+    if precision == "fp32" or (kind, precision) == ("cuda", "fp16"):
         return None
-    if device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        if (major, minor) >= AMPERE or torch.version.hip:
-            return None
-        name = torch.cuda.get_device_name(device)
-        return f"needs a GPU of CUDA capability 8.0 or more, and this one, {name}, has {major}.{minor}, which has fp16"
-    if precision in ("tf32", "fp16") or device.type != "cpu":
-        return f"needs a CUDA GPU, and this run is on {device.type}"
+    if kind == "cuda":
+        name, (major, minor) = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+        new = (major, minor) >= AMPERE or torch.version.hip
+        return None if new else f"needs a GPU of CUDA capability 8.0 or more, and this one, {name}, has {major}.{minor}"
+    if (kind, precision) != ("cpu", "bf16"):
+        return f"needs a CUDA GPU, and this run is on {kind}"
     return None if BF16_CPUS & cpu_flags() else "this CPU has no instructions for it, and would take many times as long"
 
 
@@ -139,11 +136,11 @@ def refuse_unsupported(precision: str, device: torch.device) -> None:
 def autocast(precision: str, device: torch.device) -> Iterator[None]:
     """Compute convolutions and matrix products of this context in `precision`: fp32, tf32, bf16 or fp16.
 
-    fp32 is exact also on a GPU, where torch's own default for convolutions is tf32. Raises as `refuse_unsupported`.
+    fp32 is exact, whatever torch is set to: its own default for convolutions on a GPU is tf32.
     """
-    refuse_unsupported(precision, device)
-    on_gpu = device.type == "cuda"  # torch puts `conv` in place at run time
-    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul) if on_gpu else ()  # type: ignore[attr-defined]
+    products = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    convolutions = torch.backends.cudnn if device.type == "cuda" else torch.backends.mkldnn
+    backends = (products.matmul, convolutions.conv)  # which torch puts there at run time
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"
@@ -166,31 +163,31 @@ def connected() -> Iterator[None]:
         raise
 
 
-def data_parallel(model: nn.Module, accelerator: Accelerator, *, changes: bool = False) -> nn.Module:
-    """`model` for training in all processes of `accelerator`: batch norms see whole batches, gradients are averaged.
+def data_parallel(model: nn.Module, process: PartialState, *, changes: bool = False) -> nn.Module:
+    """`model` for training in all processes of a run: batch norms see whole batches, gradients are averaged.
 
     The parameters are those of `model` itself. Ghost batch norm stays, as each process normalises its own parts of a
     batch; any other needs GPUs, whose processes share it.
     changes: whether a step may leave out parameters, for which the others then do not wait, and those that are frozen
     now may be trained later. Raises TinyclfError for parts that the processes cannot share evenly.
     """
-    if accelerator.num_processes == 1:
+    if process.num_processes == 1:
         return model
     norms = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     ghosts = {layer.ghost_batches for layer in norms if isinstance(layer, GhostBatchNorm2d)}
-    parts, together = max(ghosts, default=1), accelerator.device.type == "cuda" and not ghosts
-    if norms and not together and parts % accelerator.num_processes:
+    parts, together = max(ghosts, default=1), process.device.type == "cuda" and not ghosts
+    if norms and not together and parts % process.num_processes:
         raise TinyclfError(
-            f"ghost_batches = {parts}: {accelerator.num_processes} processes cannot share so many parts of a batch "
+            f"ghost_batches = {parts}: {process.num_processes} processes cannot share so many parts of a batch "
             "evenly; give another number of processes, or a number of parts that is a multiple of it"
         )
     if together:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=changes)
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad] if changes else []
     for parameter in frozen:  # torch averages the gradients of those alone that have one when it wraps the model
         parameter.requires_grad_(True)
-    prepared: nn.Module = accelerator.prepare_model(model)
+    devices = [process.device] if process.device.type == "cuda" else None
+    prepared = DistributedDataParallel(model, devices, find_unused_parameters=changes)
     for parameter in frozen:
         parameter.requires_grad_(False)
     return prepared

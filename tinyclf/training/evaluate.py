@@ -3,24 +3,26 @@
 And what any pass needs: how far it is, what is said where memory runs out or a loss is not finite.
 """
 
+import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 import torch
-from accelerate import Accelerator
+from accelerate.utils import reduce
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 from tinyclf.data.loader import NOTHING, ImageLoader
 from tinyclf.training.device import autocast, this_process
 from tinyclf.utils.errors import TinyclfError
 
 Item = TypeVar("Item")
-PATIENCE = 30  # seconds
+BAR = "TINYCLF_BAR"  # in the environment of a notebook's kernel: that what it prints appears on a terminal
+WIDTH = 79  # of a bar
 # How a CPU, cuDNN and cuBLAS, and a Mac's GPU say that there is no memory
 NO_MEMORY = ("can't allocate memory", "STATUS_ALLOC_FAILED", "MPS backend out of memory")
 BINS = 15  # of confidence, in the calibration error: as usual since Guo et al. 2017, arXiv:1706.04599
@@ -105,13 +107,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module,
-    loader: ImageLoader,
-    epoch: int = 0,
-    *,
-    precision: str = "fp32",
-    flip_tta: bool = False,
-    accelerator: Accelerator | None = None,
+    model: nn.Module, loader: ImageLoader, epoch: int = 0, *, precision: str = "fp32", flip_tta: bool = False
 ) -> Evaluation:
     """One pass of `model` over all images of `loader`, each counted once however many processes share them.
 
@@ -120,8 +116,8 @@ def evaluate(
     """
     name = f"epoch {epoch} validation"
     logits = predict_logits(model, loader, name, precision, flip_tta=flip_tta)
-    if accelerator is not None and loader.parts > 1:
-        logits = accelerator.reduce(logits)  # zeros wherever another process counts, so that the sum is exact
+    if loader.parts > 1:
+        logits = reduce(logits, "sum")  # zeros wherever another process counts, so that the sum is exact
     # On the host: a Mac's GPU has no float64, and the metrics of a run are then those of a CPU.
     evaluation = Evaluation(logits.cpu(), loader.labels.cpu())
     refuse_non_finite(evaluation.losses, name, len(loader), loader.batch_size)
@@ -154,15 +150,30 @@ def predict_logits(
 def progress(items: Iterable[Item], name: str, total: int) -> Iterator[Item]:
     """`items`, `total` of them, with a bar on a terminal that disappears when the loop ends.
 
-    Elsewhere (in a notebook, by papermill, in a log) it prints a line every half minute, which overwrites the one
-    before and leaves nothing in the end. Where there are several processes, the first alone reports.
+    Elsewhere (in a notebook, in a log) the bar is drawn every half minute, over the one before.
     """
-    if sys.stderr.isatty():
-        options = {"file": sys.stderr}
-    else:
-        times = {"mininterval": PATIENCE, "maxinterval": 2 * PATIENCE, "delay": PATIENCE}
-        options = {"file": sys.stdout, "bar_format": "{desc}: {percentage:.0f}%, {remaining} left", **times}
-    return iter(tqdm(items, name, total, leave=False, disable=not this_process().is_main_process, **options))
+    terminal = False
+    with suppress(AttributeError, ValueError):  # a stream that was closed at the start, or later
+        terminal = sys.stderr.isatty()
+    every, file = 0.2 if terminal or BAR in os.environ else 30, sys.stderr if terminal else sys.stdout
+    started = drawn = time.monotonic()
+    for number, item in enumerate(items):
+        now = time.monotonic()
+        if now >= drawn + every and number:
+            minutes, seconds = divmod(int((now - started) * (total / number - 1)), 60)
+            bar = f"{name} {'█' * (30 * number // total):░<30} {number}/{total}, {minutes}:{seconds:02d} left"
+            say(f"{bar:{WIDTH}}", "\r", file)
+            drawn = now
+        yield item
+    if drawn != started:
+        say(" " * WIDTH, "\r", file)
+
+
+def say(text: str, end: str = "\n", file: TextIO | None = None) -> None:
+    """Print a line, in the first process alone. A stream that is closed, full or gone is no reason to end a run."""
+    with suppress(OSError, ValueError):
+        if this_process().is_main_process:
+            print(text, end=end, file=file, flush=True)
 
 
 @contextmanager

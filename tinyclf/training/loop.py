@@ -1,5 +1,6 @@
 """The train loop: any model, loss, optimizer and scheduler, on one device or several, resumable after every epoch."""
 
+import copy
 import ctypes
 import os
 import platform
@@ -7,10 +8,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
+from accelerate.utils import gather_object, reduce
 from torch import Tensor, nn
 from torch.distributed import broadcast
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -21,8 +23,8 @@ from tinyclf.data.resize import has_float64
 from tinyclf.models.small_map_conv import use_small_map_conv
 from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import TrainingState
-from tinyclf.training.device import accelerate, autocast, data_parallel
-from tinyclf.training.evaluate import enough_memory, evaluate, progress, refuse_non_finite
+from tinyclf.training.device import autocast, data_parallel, this_process
+from tinyclf.training.evaluate import enough_memory, evaluate, progress, refuse_non_finite, say
 from tinyclf.utils.errors import TinyclfError
 
 Epoch = dict[str, float]  # one row of a history, see `fit`
@@ -42,7 +44,7 @@ class Plan:
     precision: str = "fp32"
     save_to: Path | None = None  # a checkpoint, written before the first epoch and after every one
     about: dict[str, Any] = field(default_factory=dict)  # what else the checkpoint shall say; it gets the history too
-    report: Callable[[str], None] = print  # called with a line for each epoch
+    report: Callable[[str], None] = say  # called with a line for each epoch, in every process
     on_epoch: Callable[[Epoch], None] | None = None  # called with each new row of the history
 
 
@@ -64,18 +66,17 @@ def fit(state: TrainingState, criterion: Loss, train: ImageLoader, val: ImageLoa
     Raises TinyclfError when the loss is not finite, naming epoch, step and learning rate, and when memory runs out.
     """
     training = Training(state, criterion, train, val, plan)
-    report = plan.report if training.accelerator.is_main_process else silent
-    history = training.resume(report)
+    history = training.resume()
     if history:
         if plan.before_step:
             plan.before_step(len(history) * len(train))
         what = "continuing after" if len(history) < plan.epochs else "nothing to train: this run reached"
-        report(f"{what} epoch {len(history)} of {plan.epochs}, as {plan.save_to and plan.save_to.name} holds it")
+        plan.report(f"{what} epoch {len(history)} of {plan.epochs}, as {plan.save_to and plan.save_to.name} holds it")
     for epoch in range(len(history) + 1, plan.epochs + 1):
         history.append(training.one_epoch(epoch))
         training.save(history)
-        report(line(history[-1], plan.epochs))
-        if plan.on_epoch and training.accelerator.is_main_process:
+        plan.report(line(history[-1], plan.epochs))
+        if plan.on_epoch and training.process.is_main_process:
             plan.on_epoch(dict(history[-1]))
     return history
 
@@ -89,11 +90,11 @@ class Training:
     train: ImageLoader
     val: ImageLoader
     plan: Plan
-    accelerator: Accelerator = field(default_factory=accelerate)
+    process: PartialState = field(default_factory=this_process)
 
     def __post_init__(self) -> None:
         """Bring models and loss to the device."""
-        state, device = self.state, self.accelerator.device
+        state, device = self.state, self.process.device
         for model in (state.model, state.trained_model):
             model.to(device).to(memory_format=torch.channels_last)
             if device.type == "cpu":
@@ -101,37 +102,35 @@ class Training:
         if device.type == "cpu":
             keep_memory()
         # What is called in a step: in every process with the weights of the first one
-        self.model = data_parallel(state.model, self.accelerator, changes=self.plan.before_step is not None)
-        if state.ema and self.accelerator.num_processes > 1:
+        self.model = data_parallel(state.model, self.process, changes=self.plan.before_step is not None)
+        if state.ema and self.process.num_processes > 1:
             state.ema.module.load_state_dict(state.model.state_dict())
-        if self.plan.precision == "fp16" and state.scaler is None:
-            state.scaler = torch.amp.GradScaler(device.type)  # its gradients would often round to 0
+        # Gradients of fp16 would often round to 0; of any other precision, they stay as they are.
+        state.scaler = state.scaler or torch.amp.GradScaler(device.type, enabled=self.plan.precision == "fp16")
         if isinstance(self.criterion, nn.Module):
-            self.criterion.to(device)
-            state.criterion = self.criterion if self.criterion.state_dict() else None
+            state.criterion = self.criterion.to(device)
 
     def save(self, history: list[Epoch]) -> None:
         """Write a checkpoint, in the first process, where the plan has a place for one."""
-        if self.plan.save_to and self.accelerator.is_main_process:
+        if self.plan.save_to and self.process.is_main_process:
             checkpoint.save(self.plan.save_to, self.state, self.plan.about | {"history": history})
 
-    def resume(self, report: Callable[[str], None]) -> list[Epoch]:
+    def resume(self) -> list[Epoch]:
         """Load the checkpoint where there is one, or save the first one; returns the history so far.
 
         Raises TinyclfError where several processes do not see the same checkpoint.
         """
         path = self.plan.save_to
-        saved = checkpoint.newest(path, report) if path else None
-        self.accelerator.wait_for_everyone()  # before the first one changes files
+        saved = checkpoint.newest(path, self.plan.report) if path else None
+        self.process.wait_for_everyone()  # before the first one changes files
         history: list[Epoch] = saved.about["history"] if saved else []
         if path and saved:
             checkpoint.restore(saved, self.state)
-            if self.accelerator.is_main_process and saved.path != path:
+            if self.process.is_main_process and saved.path != path:
                 os.replace(saved.path, path)  # a damaged one must not take the place of the good one before it
         else:
             self.save(history)
-        epochs = self.accelerator.gather(torch.tensor([len(history)], device=self.accelerator.device)).tolist()
-        if len(set(epochs)) > 1:
+        if len(set(epochs := gather_object([len(history)]))) > 1:
             raise TinyclfError(f"the processes see different checkpoints, of epochs {epochs}: let them share it")
         return history
 
@@ -144,8 +143,7 @@ class Training:
                 for buffer in (*state.model.buffers(), *state.trained_model.buffers()):
                     broadcast(buffer, 0)
             trained = time.perf_counter()
-            precision, accelerator = self.plan.precision, self.accelerator
-            evaluation = evaluate(state.trained_model, self.val, epoch, precision=precision, accelerator=accelerator)
+            evaluation = evaluate(state.trained_model, self.val, epoch, precision=self.plan.precision)
         if isinstance(state.scheduler, ReduceLROnPlateau):
             state.scheduler.step(evaluation.loss)
         elif state.scheduler and self.plan.scheduler_interval == "epoch":
@@ -155,8 +153,8 @@ class Training:
             **metrics,
             "val_loss": evaluation.loss,
             "val_accuracy": evaluation.top1,
-            "seconds": time.perf_counter() - started,
-            "images_per_second": len(train.labels) / (trained - started),
+            "seconds": elapsed(started, time.perf_counter()),
+            "images_per_second": len(train.labels) / elapsed(started, trained),
             "load": os.getloadavg()[0],
         }
 
@@ -173,10 +171,9 @@ class Training:
         losses = torch.zeros(steps, dtype=torch.float64 if has_float64(device) else torch.float32, device=device)
         right = torch.zeros(count, dtype=torch.bool, device=device)
         check_every = 1 if device.type == "cpu" else 50  # steps, as a check of the loss waits for a GPU
-        total_loss, middle_rate, slices = summed(self.criterion), 0.0, train.slices()
+        total_loss, slices, rates = summed(self.criterion), train.slices(), list[float]()
         for step, batch in enumerate(progress(train.epoch(epoch, self.plan.transform), name, steps)):
-            rate = max(float(group["lr"]) for group in optimizer.param_groups)
-            middle_rate = rate if step == steps // 2 else middle_rate
+            rates.append(max(float(group["lr"]) for group in optimizer.param_groups))
             if self.plan.before_step:
                 self.plan.before_step((epoch - 1) * steps + step)
             optimizer.zero_grad()
@@ -188,23 +185,17 @@ class Training:
             losses[step] = loss.detach()
             torch.eq(logits.detach().argmax(1), batch.labels, out=right[next(slices)])
             if (step + 1) % check_every == 0 or step + 1 == steps:
-                refuse_non_finite(losses[: step + 1], name, steps, rate=rate)
-        correct = right.sum()
-        if train.parts > 1:
-            losses, correct = self.accelerator.reduce(losses), self.accelerator.reduce(correct)
+                refuse_non_finite(losses[: step + 1], name, steps, rate=rates[-1])
+        losses, correct = reduce((losses, right.sum()), "sum")  # over processes
         mean, accuracy = losses.cpu().double().sum().item() / count, correct.item() / count
-        return {"learning_rate": middle_rate, "train_loss": mean, "train_accuracy": accuracy}
+        return {"learning_rate": rates[steps // 2], "train_loss": mean, "train_accuracy": accuracy}
 
     def update(self, loss: Tensor, factor: float) -> None:
         """Update the weights by the gradient of `loss` times `factor`, and what follows them in each step."""
-        state, share = self.state, torch.full_like(loss, factor)
-        if state.scaler:
-            loss.backward(state.scaler.scale(share))
-            state.scaler.step(state.optimizer)
-            state.scaler.update()
-        else:
-            loss.backward(share)
-            state.optimizer.step()
+        state, scaler = self.state, cast(torch.amp.GradScaler, self.state.scaler)
+        loss.backward(scaler.scale(torch.full_like(loss, factor)))
+        scaler.step(state.optimizer)
+        scaler.update()
         if state.scheduler and self.plan.scheduler_interval == "step":
             state.scheduler.step()
         if state.ema:
@@ -228,11 +219,16 @@ def summed(criterion: Loss) -> Loss:
 
     Plain cross-entropy is asked for the sum itself, which rounds once less than a mean times a number.
     """
-    if isinstance(criterion, nn.CrossEntropyLoss) and criterion.reduction == "mean" and criterion.weight is None:
-        return nn.CrossEntropyLoss(
-            ignore_index=criterion.ignore_index, reduction="sum", label_smoothing=criterion.label_smoothing
-        )
+    if type(criterion) is nn.CrossEntropyLoss and criterion.weight is None:
+        criterion = copy.copy(criterion)
+        criterion.reduction = "sum"
+        return criterion
     return lambda logits, targets: criterion(logits, targets) * len(targets)
+
+
+def elapsed(start: float, end: float) -> float:
+    """Seconds between two times: more than 0, though a clock stands still or jumps back."""
+    return max(end - start, 1e-6)
 
 
 def line(row: Epoch, epochs: int) -> str:
@@ -246,4 +242,4 @@ def line(row: Epoch, epochs: int) -> str:
 
 
 def silent(line: str) -> None:
-    """Report nothing, as processes other than the first do."""
+    """Report nothing."""
