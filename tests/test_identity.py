@@ -54,7 +54,7 @@ def made(script=SCRIPT):
 def test_texts_are_the_same_in_a_new_process_and_after_training():
     one = made()
     before = identify(*one.told)
-    for step in range(3):
+    for _ in range(3):
         images = torch.randn(8, 3, 2, 2)
         one.criterion(one.model(images), torch.arange(8) % 4).backward()
         one.optimizer.step()
@@ -100,6 +100,10 @@ def test_what_computes_otherwise_has_another_text(old, new, part):
     assert {name for name in before if before[name] != now[name]} == {part}
 
 
+def powered(power):
+    return lambda logits, targets: functional.cross_entropy(logits, targets) ** power
+
+
 def test_options_of_parameter_groups_captured_values_and_averages_are_told():
     def groups(**options):
         return canonical(
@@ -111,9 +115,7 @@ def test_options_of_parameter_groups_captured_values_and_averages_are_told():
     texts = [groups(), groups(betas=(0.5, 0.9)), groups(eps=1e-6), groups(weight_decay=0.1), groups(lr=0.1)]
     model = nn.Linear(2, 2)
     texts += [canonical(AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))) for decay in (0.9, 0.99)]
-    texts += [
-        canonical((lambda power: lambda x, y: functional.cross_entropy(x, y) ** power)(power)) for power in (1, 2)
-    ]
+    texts += [canonical(powered(power)) for power in (1, 2)]
     texts += [canonical(functools.partial(functional.cross_entropy, reduction=text)) for text in ("mean", "sum")]
     assert len(set(texts)) == len(texts)
     assert "betas=[0.5, 0.9]" in texts[1] and "decay=0.99" in texts[6] and "power=2" in texts[8]

@@ -16,16 +16,9 @@ from tinyclf.utils.errors import TinyclfError
 
 # What is written into a run's folder, and what an older tinyclf wrote as its checkpoint
 FILES = (
-    *("history.csv", "classes.csv", "confusion.csv", "reliability.csv", "mistakes.csv", PREDICTIONS, SCRIPT),
-    *(
-        "checkpoint.safetensors",
-        "index.html",
-        "notebook.ipynb",
-        "model.safetensors",
-        "model.onnx",
-        "test_predictions.txt",
-    ),
-)
+    f"{SCRIPT} {PREDICTIONS} history.csv classes.csv confusion.csv reliability.csv mistakes.csv test_predictions.txt "
+    "checkpoint.safetensors index.html notebook.ipynb model.safetensors model.onnx"
+).split()
 FORCE = "give this run another name, or start over with --force (in a notebook: force = True)"
 
 
