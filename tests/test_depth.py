@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import random_data
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torchvision.models import ResNet, resnet18
 from torchvision.models.resnet import BasicBlock
 
@@ -32,12 +33,11 @@ def interrupted(run, recipe, after):
     calls = []
 
     def interrupt(model, inputs):
-        calls.extend([1] * (inputs[0].device.type != "meta"))  # on which compute is counted
+        calls.extend([1] * (model is recipe.model))
         if len(calls) == after:
             raise KeyboardInterrupt
 
-    recipe.model.register_forward_pre_hook(interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with register_module_forward_pre_hook(interrupt), pytest.raises(KeyboardInterrupt):  # of all: a model's is its own
         run.fit(**vars(recipe))
 
 
@@ -101,7 +101,7 @@ def test_an_object_of_ones_own_is_told_from_others_but_not_from_itself(data):
         return recipe
 
     interrupted(Run(SHORT, data, "thawing"), thawing([1]), after=7)
-    with pytest.raises(TinyclfError, match=r"before_step: Thaw\(parts=\[1\]\) before, Thaw\(parts=\[2\]\) now"):
+    with pytest.raises(TinyclfError, match=r"before_step: .*Thaw .*parts=\[1\]\) before, .*Thaw .*parts=\[2\]\) now"):
         Run(SHORT, data, "thawing").fit(**vars(thawing([2])))
     assert len(Run(SHORT, data, "thawing").fit(**vars(thawing([1])))) == 2
     with pytest.raises(TinyclfError, match="before_step: None by its settings"):  # it needs a name of its own

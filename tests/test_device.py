@@ -112,7 +112,8 @@ def test_the_record_has_the_versions_of_a_gpus_run(monkeypatch):
         environment, "file_line", lambda path, key: "NVIDIA UNIX x86_64 Kernel Module  580.95.05  Sep 23"
     )
     found = environment.cuda_versions()
-    assert found == {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": "580.95.05"}
+    versions = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": "580.95.05"}
+    assert found == {name: str(value) for name, value in versions.items()}
     assert environment.describe(CPU)["versions"]["torch"] == torch.__version__
 
 

@@ -22,12 +22,13 @@ EDITS = {
     "history 1 epoch": (MISSING, 0, 1.5, "2", None, True),
     "history 1 val_loss": (NAN, INFINITE, "5.0", None, 10**400),
     "history 0 images_per_second": (0, -1, NAN),
-    "result best val_accuracy": (7.3, -0.1, "73 %", NAN),
+    "result best val_accuracy": (7.3, -0.1, "73 %", NAN, 0.9),  # the last is none of its epochs
     "evaluation top5": (MISSING, 5, None),
     "flip_tta": ([], "x", {"top1": 0.5}),
     "other_sizes": (MISSING, [], {"large": {}}, {"-64": {}}),
-    "compute total": (MISSING, 0, None, NAN, "1e15"),
+    "compute total": (MISSING, -1, NAN, "1e15"),
     "environments": ([], {}, None, [{}]),
+    "own_code": ("yes", 1),
     "environments 0 hardware": (None, {}, "a GPU"),
     "weights parent run": (MISSING, "../../x", "javascript:x", None),
     "weights parent settings": (MISSING, {"seed": -1}),
@@ -48,7 +49,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def record():
     parent = leave("preprocessing", planned("preprocessing"))
-    more = {"flip_tta": {}, "other_sizes": {"64": {}}, "recipe": {"model": "ResNet", "ema": None}}
+    more = {"flip_tta": {}, "other_sizes": {"64": {}}, "recipe": {"model": "ResNet", "ema": None}, "own_code": False}
     made = leave("finetuning", planned("finetuning"), weights=started_from(parent), **more)
     return json.loads(json.dumps(made))
 

@@ -1,23 +1,29 @@
-"""A run's folder: its record, going on where it was, and never mixing two runs."""
+"""A run's folder: its record, going on where it was, and never mixing two runs, nor telling what is not so."""
 
 import dataclasses
 import json
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from random_data import data
-from torch import nn
+from torch import nn, optim
 
+from tinyclf.data.cache import load_data
 from tinyclf.experiments import parent
 from tinyclf.experiments import run as runs
 from tinyclf.experiments.parent import is_finished
-from tinyclf.experiments.recipe import recipe_for
+from tinyclf.experiments.recipe import build_recipe, recipe_for
 from tinyclf.experiments.record import copies, read_records, read_table
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.training import checkpoint
+from tinyclf.utils import environment
+from tinyclf.utils.errors import NewerVersionError, TinyclfError
 
 SETTINGS = Settings(epochs=2, input_size=64, batch_size=8)
 
@@ -38,17 +44,25 @@ def fit(run, net):
     return run.fit(**vars(recipe_for(net, run.settings, 20)))
 
 
-def finished(settings=SETTINGS, name="mine", force=False):
+def finished(settings=SETTINGS, name="mine", force=False, net=None):
     run = Run(settings, data(), name, force=force)
-    fit(run, model())
+    fit(run, net or model())
     return run.finish()
+
+
+def relabelled():
+    """The data with another label of the first image."""
+    packed = data()
+    labels = packed.train.labels.copy()
+    labels[0] = (labels[0] + 1) % 4
+    return dataclasses.replace(packed, train=dataclasses.replace(packed.train, labels=labels))
 
 
 def test_the_record_and_its_tables_hold_what_the_run_was_to_the_last_bit_every_time(reports):
     record, folder = finished(), reports / "mini" / "mine"
     assert json.loads((folder / "record.json").read_text()) == record == read_records("mini")["mine"]
     assert record["settings"]["epochs"] == len(record["history"]) == 2
-    assert record["data"] == {"name": "mini", "classes": 4, "train": 20, "val": 12, "sha256": "fingerprint"}
+    assert record["data"] == {"name": "mini", "classes": 4, "train": 20, "val": 12, "sha256": data().identity}
     assert record["weights"] == {"label": "scratch", "file": None, "sha256": None}
     assert record["result"]["last"] == record["history"][-1]
     assert record["result"]["best"]["val_accuracy"] == max(row["val_accuracy"] for row in record["history"])
@@ -72,7 +86,6 @@ def test_predictions_and_test_time_averaging_are_those_of_the_plain_model():
         shares, logits = net(images).softmax(1), (net(images) + net(images.flip(3))) / 2
     table = read_table(record, "predictions.csv.gz")
     assert table.columns.tolist() == ["image", "wnid", "predicted", "probability"]
-    assert table["image"].tolist() == list(range(12))
     assert table["wnid"].tolist() == ["abcd"[label] for label in data().val.labels]
     assert table["predicted"].tolist() == ["abcd"[label] for label in shares.argmax(1)]
     assert table["probability"].tolist() == pytest.approx(shares.amax(1).tolist(), abs=6e-5)
@@ -97,9 +110,8 @@ def test_a_finished_run_is_not_repeated_unless_forced_nor_recorded_before_its_en
 def test_continued_to_more_epochs_a_run_is_as_one_of_them_and_lists_all_versions(monkeypatch):
     whole = finished(dataclasses.replace(SETTINGS, epochs=4), "whole")
     finished()
-    describe = runs.environment.describe
-    monkeypatch.setattr(runs.environment, "describe", lambda *args: describe(*args) | {"versions": {"torch": "99"}})
-    finished(dataclasses.replace(SETTINGS, epochs=3))
+    describe = environment.describe
+    monkeypatch.setattr(environment, "describe", lambda *args: describe(*args) | {"versions": {"torch": "99"}})
     record = finished(dataclasses.replace(SETTINGS, epochs=4))
     assert [row["val_loss"] for row in record["history"]] == [row["val_loss"] for row in whole["history"]]
     assert [each["versions"]["torch"] for each in record["environments"]] == [torch.__version__, "99"]
@@ -115,22 +127,35 @@ def test_another_run_is_refused_by_naming_the_difference_and_drops_nothing(repor
     ):
         with pytest.raises(TinyclfError, match=said):
             finished(dataclasses.replace(SETTINGS, **changes))
-    with pytest.raises(TinyclfError, match="data: sha256 fingerprint before, sha256 other now"):
-        Run(SETTINGS, dataclasses.replace(data(), fingerprint="other"), "mine")
+    with pytest.raises(
+        TinyclfError, match=f"data: sha256 {data().identity} before, sha256 {relabelled().identity} now"
+    ):
+        Run(SETTINGS, relabelled(), "mine")
     with pytest.raises(TinyclfError, match="precision = 'tf32'"):  # which the CPU cannot
         finished(dataclasses.replace(SETTINGS, precision="tf32"), force=True)
     assert (reports / "mini/mine/checkpoint.pt").read_bytes() == before
 
 
-def test_a_setting_newer_than_a_run_had_its_default_then(reports, monkeypatch):
-    older = {name: value for name, value in dataclasses.asdict(SETTINGS).items() if name != "cutmix"}
-    with monkeypatch.context() as patch:
-        patch.setattr(parent.dataclasses, "asdict", lambda settings: older)
-        before = finished()
-    assert "cutmix" not in before["settings"]
-    assert finished(Settings(epochs=3, input_size=64, batch_size=8))["history"][:2] == before["history"]
+def changed_checkpoint(reports, settings, drop=()):
+    """Write other settings into the checkpoint of `mine`."""
+    path = reports / "mini/mine/checkpoint.pt"
+    saved = checkpoint.read(path)
+    kept = {name: value for name, value in saved.about["settings"].items() if name not in drop}
+    parts = {
+        name: type("Part", (), {"state_dict": lambda self, part=part: part})() for name, part in saved.state.items()
+    }
+    checkpoint.save(path, checkpoint.TrainingState(**parts), saved.about | {"settings": kept | settings})
+
+
+def test_a_setting_newer_than_a_run_had_its_default_then_and_one_that_nobody_knows_is_refused(reports):
+    before = finished()
+    changed_checkpoint(reports, {}, drop=["cutmix"])
     with pytest.raises(TinyclfError, match=r"cutmix: 0\.0 before, 1\.0 now"):
-        finished(Settings(epochs=3, input_size=64, batch_size=8, cutmix=1.0))
+        Run(dataclasses.replace(SETTINGS, cutmix=1.0), data(), "mine")
+    assert finished(dataclasses.replace(SETTINGS, epochs=3))["history"][:2] == before["history"]
+    changed_checkpoint(reports, {"magic": 3})
+    with pytest.raises(TinyclfError, match="magic: 3 before, None now"):
+        Run(dataclasses.replace(SETTINGS, epochs=3), data(), "mine")
 
 
 def test_forced_interrupted_and_fitted_again_a_run_goes_on(reports):
@@ -140,7 +165,7 @@ def test_forced_interrupted_and_fitted_again_a_run_goes_on(reports):
 
     def interrupt(module, inputs):
         calls.append(1)
-        if len(calls) == 7:  # in the second epoch
+        if len(calls) == 8:  # in the second epoch
             raise KeyboardInterrupt
 
     net.register_forward_pre_hook(interrupt)
@@ -150,11 +175,10 @@ def test_forced_interrupted_and_fitted_again_a_run_goes_on(reports):
 
 
 def test_a_run_that_finished_no_epoch_stands_in_nobodys_way(reports):
-    run = Run(dataclasses.replace(SETTINGS, learning_rate=100.0), data(), "mine")
     net = model()
     net.register_forward_pre_hook(lambda module, inputs: (inputs[0] * float("nan"),))
     with pytest.raises(TinyclfError, match="became nan"):
-        fit(run, net)
+        finished(dataclasses.replace(SETTINGS, learning_rate=100.0), net=net)
     record = finished()
     assert record["settings"]["learning_rate"] == 0.001 and len(record["environments"]) == 1
 
@@ -169,22 +193,14 @@ def test_what_another_process_did_meanwhile_is_neither_mixed_nor_dropped(reports
     assert read_records("mini")["mine"] == before
 
 
-def forced(settings=SETTINGS):
-    run = Run(settings, data(), "mine", force=True)
-    fit(run, model())
-    return run
-
-
 def test_a_run_is_not_recorded_beside_the_checkpoint_of_another(reports):
-    first = forced()
-    second = forced(dataclasses.replace(SETTINGS, learning_rate=0.01))  # of one process, as a cell that ran again
+    first, second = (Run(dataclasses.replace(SETTINGS, seed=seed), data(), "mine", force=True) for seed in (0, 1))
+    fit(first, model())
+    fit(second, model())  # of one process, as a cell that ran again
     with pytest.raises(TinyclfError, match=r"'mine' is not recorded: .*checkpoint\.pt is that of another"):
         first.finish()
     assert not (reports / "mini/mine/record.json").exists()
-    assert second.finish()["settings"]["learning_rate"] == 0.01
-    with pytest.raises(TinyclfError, match="is not recorded"):
-        first.finish()
-    assert read_records("mini")["mine"]["settings"]["learning_rate"] == 0.01
+    assert second.finish()["settings"]["seed"] == 1
 
 
 def test_a_copied_or_renamed_run_counts_once_and_keeps_the_time_at_which_it_ended(reports, monkeypatch):
@@ -195,23 +211,145 @@ def test_a_copied_or_renamed_run_counts_once_and_keeps_the_time_at_which_it_ende
     assert not is_finished("mine.bak", "mini")
     elsewhere = reports.with_name("elsewhere")
     shutil.copytree(reports, elsewhere)  # which changes when the files were written
-    checkpoint = elsewhere / "mini/mine/checkpoint.pt"
-    os.utime(checkpoint, (2e9, 2e9))
+    os.utime(elsewhere / "mini/mine/checkpoint.pt", (2e9, 2e9))
     monkeypatch.setenv("TINYCLF_REPORTS", str(elsewhere))
     assert finished()["finished"] == before["finished"]
 
 
-def test_a_record_that_a_power_cut_left_empty_is_written_again_and_a_newer_one_is_not(reports, monkeypatch):
+def test_a_record_that_a_power_cut_left_empty_is_written_again_and_a_newer_one_is_not(reports):
     before, path = finished(), reports / "mini/mine/record.json"
-    for content in ("", path.read_text()[:500]):
-        path.write_text(content)
-        assert not is_finished("mine", "mini") and not Run(SETTINGS, data(), "mine").is_recorded()
-        assert finished() == before == read_records("mini")["mine"]
+    path.write_text("")
+    assert not is_finished("mine", "mini") and finished() == before == read_records("mini")["mine"]
     newer = json.dumps(before | {"version": 3})
     path.write_text(newer)
-    with pytest.raises(TinyclfError, match="version 3, and this tinyclf reads 2: use the tinyclf that wrote"):
-        is_finished("mine", "mini")
+    for start in (lambda: is_finished("mine", "mini"), finished):
+        with pytest.raises(NewerVersionError, match="version 3, and this tinyclf reads 2: use the tinyclf that wrote"):
+            start()
     assert path.read_text() == newer
+
+
+def test_a_record_without_its_checkpoint_is_replaced_only_by_force(reports):
+    before, path = finished(), reports / "mini/mine/record.json"
+    (path.parent / "checkpoint.pt").unlink(), (path.parent / "checkpoint.previous.pt").unlink()
+    for settings in (SETTINGS, dataclasses.replace(SETTINGS, epochs=1)):
+        with pytest.raises(TinyclfError, match=r"record\.json is there, and no checkpoint .*--force"):
+            finished(settings)
+    assert json.loads(path.read_text()) == before
+    assert finished(dataclasses.replace(SETTINGS, epochs=1), force=True)["settings"]["epochs"] == 1
+
+
+@pytest.mark.parametrize("name", ["index.html", "model.safetensors", "history.csv", "test_predictions.txt"])
+def test_a_folder_of_somebody_elses_files_is_not_written_into(reports, name):
+    (reports / "mini/mine").mkdir(parents=True)
+    (reports / f"mini/mine/{name}").write_text("my own")
+    with pytest.raises(TinyclfError, match=rf"mine is no run's folder, and has {name}, .*--force"):
+        finished()
+    assert [path.name for path in (reports / "mini/mine").iterdir()] == [name]
+
+
+def test_a_name_stands_for_its_seed_and_settings_for_the_data():
+    for name, seed in (("baseline-scratch-seed-1", 0), ("baseline-scratch", 1), ("mine-seed-2", 1)):
+        with pytest.raises(TinyclfError, match=rf"run '{name}' is one of seed \d, and the settings have seed = {seed}"):
+            Run(dataclasses.replace(SETTINGS, seed=seed), data(), name)
+    with pytest.raises(TinyclfError, match=r"hold_out = True: the data were loaded with hold_out = False"):
+        Run(dataclasses.replace(SETTINGS, hold_out=True), data(), "mine")
+
+
+class ResNet(type(build_recipe(SETTINGS, data()).model)):
+    """Of the same name, with another forward."""
+
+    def forward(self, images):
+        return super().forward(images.flip(3))
+
+
+def other_class(recipe, other):
+    recipe.model.__class__ = ResNet
+
+
+SWAPS = {
+    "optimizer of another model": (lambda own, other: setattr(own, "optimizer", other.optimizer), "tensors of another"),
+    "optimizer of the head": (
+        lambda own, _: setattr(own, "optimizer", optim.SGD(own.model.fc.parameters(), lr=0.001, momentum=0.9)),
+        r"lacks 60 of the model's that train, the first of them conv1\.weight",
+    ),
+    "frozen layers": (
+        lambda own, _: own.model.conv1.requires_grad_(False),
+        "model: conv1: .*weight .* constant .* here",
+    ),
+    "hook": (lambda own, _: own.model.fc.register_forward_hook(print), "model: fc: .*hooked by print here"),
+    "class": (other_class, r"model: ResNet\(.* by its settings, test_run\.ResNet \w+\(.* here"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), SWAPS.values(), ids=SWAPS)
+def test_nothing_but_its_own_recipe_and_data_is_recorded_as_an_experiment(change, said):
+    mini = load_data("mini")
+    own, other = (build_recipe(SETTINGS, mini) for _ in range(2))
+    change(own, other)
+    with pytest.raises(TinyclfError, match=said):
+        Run(SETTINGS, mini, "baseline-scratch").fit(**vars(own))
+    fewer = dataclasses.replace(mini, val=dataclasses.replace(mini.val, labels=mini.val.labels[::-1].copy()))
+    with pytest.raises(TinyclfError, match=r"not \(data: sha256 .* by its settings, sha256 .* here\)"):
+        Run(SETTINGS, fewer, "baseline-scratch").fit(**vars(build_recipe(SETTINGS, mini)))
+
+
+SCRIPT = """
+import torch
+from random_data import data
+from torch import nn
+from tinyclf import Run, Settings
+from tinyclf.experiments.recipe import recipe_for
+from torchvision.transforms import v2
+
+class Augmented(nn.Sequential):
+    pass
+
+settings = Settings(epochs=1, input_size=64, batch_size=8)
+net = Augmented(v2.RandomErasing(), nn.Flatten(), nn.Linear(3 * 64 * 64, 4))
+run = Run(settings, data(), "mine")
+run.fit(**vars(recipe_for(net, settings, 20)) | {"transform": v2.RandomInvert()})
+print(run.finish()["own_code"])
+"""
+
+
+def test_own_code_says_so_prints_what_it_made_and_is_kept(reports, tmp_path):
+    (tmp_path / "mine.py").write_text(SCRIPT)
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, str(tmp_path / "mine.py")]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True)
+    assert "RandomErasing(" in done.stdout and "RandomInvert(" in done.stdout and done.stdout.endswith("True\n")
+    assert (reports / "mini/mine/script.py").read_text() == SCRIPT
+    record = read_records("mini")["mine"]
+    assert record["command"] == "" and "RandomErasing(p=0.5" in record["identity"]["model"]
+    assert record["recipe"]["transform"] == "RandomInvert(p=0.5)" and "script" not in record
+
+
+class Looking(nn.Module):
+    """Looks at numbers, where counting has shapes alone, and has no convolution."""
+
+    def __init__(self, looks):
+        super().__init__()
+        self.looks, self.bias = looks, nn.Parameter(torch.zeros(4))
+
+    def forward(self, images):
+        images = images * images.mean().item() if self.looks else images
+        return images.mean((1, 2, 3))[:, None] + self.bias
+
+
+def test_what_cannot_be_counted_is_unknown_and_what_multiplies_nothing_is_none():
+    assert finished(net=Looking(False))["compute"]["own"] == 0
+    assert finished(name="looking", net=Looking(True))["compute"]["total"] is None
+    assert read_records("mini")["looking"]["compute"]["own"] is None and len(read_records("mini")) == 2
+
+
+def test_versions_of_a_gpu_are_text_and_others_on_it_are_counted_where_they_can_be_seen(tmp_path, monkeypatch):
+    assert all(isinstance(value, str) for value in environment.cuda_versions().values())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment.others_on_gpu("1") is None
+    for pids, others in ((f"{os.getpid()}\n8\n9", 2), ("8", None)):
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{pids}'\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+        assert environment.others_on_gpu("1") == others
 
 
 def test_a_run_without_a_name_is_named_after_its_settings_and_a_name_is_one_of_a_folder():

@@ -8,17 +8,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tinyclf.data.cache import Packed
+from tinyclf.data.cache import Packed, load_data
 from tinyclf.experiments import catalog, names
-from tinyclf.experiments.record import RECORD, read_record
+from tinyclf.experiments.record import RECORD, whole_record
 from tinyclf.experiments.settings import BEFORE, Settings
 from tinyclf.models.choices import is_file
 from tinyclf.models.resnet import head_names
 from tinyclf.models.weights import copy_weights, fingerprint, load_weights, weights_file
 from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import Saved
-from tinyclf.training.describe import differences
-from tinyclf.utils.errors import NewerVersionError, TinyclfError
+from tinyclf.training.identity import differences
+from tinyclf.utils.errors import TinyclfError
 
 CHECKPOINT = "checkpoint.pt"
 MAY_CHANGE = ("epochs", "weights", "adapt", "eval_size", "flip_tta")  # of a run that goes on; weights by their sha256
@@ -61,14 +61,10 @@ def trained(run: str, dataset: str) -> Saved:
 def is_finished(run: str, dataset: str) -> bool:
     """Whether a run has ended: all of its epochs are trained, and its record is written, under its own name."""
     path = checkpoint_of(run, dataset)
-    if not (path.with_name(RECORD).is_file() and (saved := checkpoint.newest(path))) or epochs_left(saved):
+    record = whole_record(path.with_name(RECORD))
+    saved = checkpoint.newest(path) if record else None
+    if record is None or saved is None or epochs_left(saved):
         return False
-    try:
-        record = read_record(path.with_name(RECORD))
-    except NewerVersionError:
-        raise
-    except TinyclfError:
-        return False  # a power cut may have left it empty; the checkpoint has all that is needed to write it again
     return bool((record["run"], record["history"]) == (run, saved.about["history"]))
 
 
@@ -156,6 +152,12 @@ def describe_initial_weights(settings: Settings, parent: Parent | None) -> dict[
     return {"label": label, "file": None, "sha256": parent.sha256, "parent": before}
 
 
+@functools.cache
+def own_identity(dataset: str, hold_out: bool) -> str:
+    """The identity of a data set as it is."""
+    return load_data(dataset, hold_out).identity
+
+
 def start_of(name: str, settings: Settings, data: Packed, parent: Parent | None) -> dict[str, Any]:
     """What a run is when it starts, as its checkpoint and its record keep it; `Run.fit` adds recipe and compute."""
     weights = first = describe_initial_weights(settings, parent)
@@ -163,12 +165,14 @@ def start_of(name: str, settings: Settings, data: Packed, parent: Parent | None)
     while before := first.get("parent"):  # the first of those that it comes from may have had a file as ImageNet's
         first = before
     stand_in = first["settings"]["weights"] if first is not weights else ""
+    is_own = data.identity != own_identity(data.name, data.hold_out)
+    sha256 = data.identity if is_own else data.fingerprint
     images = {"train": len(data.train.labels), "val": len(data.val.labels)}
     return {
         "command": catalog.command(name, recorded, stand_in if is_file(stand_in) else ""),
-        "overrides": catalog.overrides(name, recorded),
+        "overrides": catalog.overrides(name, recorded) | ({"data": f"sha256 {sha256}"} if is_own else {}),
         "settings": dataclasses.asdict(recorded),
-        "data": {"name": data.name, "classes": len(data.classes), **images, "sha256": data.fingerprint},
+        "data": {"name": data.name, "classes": len(data.classes), **images, "sha256": sha256},
         "weights": weights,
         "classes": dict(zip(data.classes, data.class_names, strict=True)),
         "environments": [],
@@ -180,21 +184,18 @@ def changes(before: dict[str, Any], now: dict[str, Any], settings: Settings) -> 
     """The differences between the run of a checkpoint and this one, `now`, that keep this one from continuing it."""
     done = len(before["history"])
     old = dataclasses.asdict(Settings()) | BEFORE | before["settings"]  # a newer setting than the run had its default
-    new = {name: value for name, value in now["settings"].items() if name not in MAY_CHANGE}
-    changed = differences(old, new)
-    for part in ("data", "weights"):
-        if before[part]["sha256"] != now[part]["sha256"]:
-            changed.append(f"{part}: {origin(before[part])} before, {origin(now[part])} now")
+    tables = [{name: each[name] for name in each if name not in MAY_CHANGE} for each in (old, now["settings"])]
+    changed = differences(*tables) | differences(origins(before), origins(now))
     if done > settings.epochs or (settings.planned and old["epochs"] != settings.epochs):
-        changed.append(f"epochs: {old['epochs'] if settings.planned else done} before, {settings.epochs} now")
-    changed = changed or differences(before.get("recipe", {}), now.get("recipe", {}))
-    pairs = zip(before.get("layers", "").splitlines(), now.get("layers", "").splitlines(), strict=False)
-    others = [f"layers: {old.strip()} before, {new.strip()} now" for old, new in pairs if old != new]
-    return changed or others[:1]
+        changed["epochs"] = str(old["epochs"] if settings.planned else done), str(settings.epochs)
+    texts = "identity" if "identity" in before else "recipe"  # of an older run, its first lines
+    now_texts = now.get(texts, {})
+    changed = changed or differences({key: before.get(texts, {}).get(key) for key in now_texts}, now_texts)
+    return [f"{name}: {then} before, {here} now" for name, (then, here) in changed.items()]
 
 
-def origin(part: dict[str, Any]) -> str:
-    """Data or weights in words, to tell them from others."""
-    parent = part.get("parent")
+def origins(about: dict[str, Any]) -> dict[str, str]:
+    """Data and initial weights in words, to tell them from others."""
+    parent = about["weights"].get("parent")
     text = f"{parent['run']} after epoch {parent['epochs']}, " if parent else ""
-    return f"{text}sha256 {part['sha256']}"
+    return {"data": f"sha256 {about['data']['sha256']}", "weights": f"{text}sha256 {about['weights']['sha256']}"}

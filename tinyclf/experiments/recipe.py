@@ -5,7 +5,6 @@ The notebook of Step 1 writes the same objects out; a test and a cell of it hold
 
 import copy
 import functools
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from accelerate import PartialState
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 from torchvision.models import ResNet
 
 from tinyclf.data.augment import Augmentation
@@ -24,7 +24,8 @@ from tinyclf.experiments.settings import Settings
 from tinyclf.models.flops import multiply_adds
 from tinyclf.models.ghost_batch_norm import use_ghost_batch_norm
 from tinyclf.models.resnet import WHITENING_PIXELS, GrowingDepth, build_model, set_depth, whiten_filters
-from tinyclf.training.describe import describe
+from tinyclf.training.identity import Texts, headlines, identify
+from tinyclf.training.loop import BeforeStep, Loss
 from tinyclf.training.optim import ExponentialMovingAverage, RateSchedule, make_optimizer, make_scheduler
 from tinyclf.utils.errors import TinyclfError
 
@@ -36,16 +37,21 @@ class Recipe:
     """What `Run.fit` takes, by the names of its arguments: `run.fit(**vars(recipe))`."""
 
     model: nn.Module
-    criterion: nn.Module
+    criterion: Loss
     optimizer: Optimizer
-    scheduler: LRScheduler
+    scheduler: LRScheduler | None
     scheduler_interval: str
-    ema: ExponentialMovingAverage | None
-    before_step: GrowingDepth | None
+    ema: AveragedModel | None
+    before_step: BeforeStep | None
+    transform: Any = None
 
-    def describe(self) -> dict[str, str | None]:
+    def identity(self) -> Texts:
+        """What decides the numbers of the recipe, see `identify`."""
+        return identify(**vars(self))
+
+    def describe(self) -> Texts:
         """The recipe in words, as a record has it."""
-        return describe(*vars(self).values())
+        return headlines(self.identity())
 
 
 def build_recipe(settings: Settings, data: Packed) -> Recipe:
@@ -130,38 +136,30 @@ def val_loader(
     return loader(data.val, settings, max(settings.batch_size, at_once), **options)
 
 
-def refuse_single_image(settings: Settings, images: int) -> None:
-    """Raise TinyclfError where batch norm would see a single pixel of a single image: it has no variance."""
-    stride = 32 if settings.stem == "imagenet" else 8
-    batches = {min(settings.batch_size, images), images % settings.batch_size} - {0}
-    parts = [len(part) for batch in batches for part in torch.empty(batch).chunk(settings.ghost_batches)]
-    if 1 in parts and settings.size_in(1) <= stride:
-        raise TinyclfError(
-            f"batch_size = {settings.batch_size}, ghost_batches = {settings.ghost_batches}: of {images:,} images, a "
-            f"batch or a part of one is a single image, too few for batch norm at {settings.size_in(1)} pixels; give "
-            f"another batch_size, or more than {stride} pixels"
-        )
-
-
-def compute(model: nn.Module, settings: Settings, data: Packed, parent: Parent | None) -> dict[str, int]:
+def compute(model: nn.Module, settings: Settings, data: Packed, parent: Parent | None) -> dict[str, int | None]:
     """The multiply-adds of training, forward and backward: this run's, all its ancestors' too, the baseline's.
 
-    Those of evaluation, augmentation and the steps of the optimizer are not counted.
+    Those of evaluation, augmentation and the steps of the optimizer are not counted. None: not every model can be
+    counted, as one that looks at numbers, where there are shapes alone.
     """
-    images, steps = len(data.train.labels), settings.steps(len(data.train.labels))
-    counts: Counter[tuple[int, int]] = Counter()  # images by their size and the blocks of a stage that run, 0 for all
-    for epoch in range(settings.epochs):
-        shallow_steps = max(0, settings.shallow_steps(images) - epoch * steps)
-        shallow = min(shallow_steps * settings.batch_size, images)
-        size = settings.size_in(epoch + 1)
-        counts += Counter({(size, 1): shallow, (size, 0): images - shallow})
-    own, blank = 0, copy.deepcopy(model).to("meta")  # of which further copies cost nothing
-    for (size, blocks), count in counts.items():
-        set_depth(blank, blocks or None)
-        own += count * multiply_adds(blank, size)
+    images, steps, own = len(data.train.labels), settings.steps(len(data.train.labels)), 0
     before = parent.about["compute"]["total"] if parent else 0
     baseline = images * baseline_multiply_adds(settings.dataset, len(data.classes))
-    return {"own": own, "total": own + before, "published_baseline": baseline}
+
+    @functools.cache
+    def cost(size: int, blocks: int | None) -> int:
+        set_depth(blank, blocks)
+        return multiply_adds(blank, size)
+
+    try:
+        blank = copy.deepcopy(model).to("meta")  # of which further copies cost nothing
+        for epoch in range(settings.epochs):
+            shallow = min(max(0, settings.shallow_steps(images) - epoch * steps) * settings.batch_size, images)
+            size = settings.size_in(epoch + 1)
+            own += (shallow and shallow * cost(size, 1)) + (images - shallow and (images - shallow) * cost(size, None))
+    except Exception:  # of anybody's model; it is told, and stops no run
+        return {"own": None, "total": None, "published_baseline": baseline}
+    return {"own": own, "total": None if before is None else own + before, "published_baseline": baseline}
 
 
 @functools.cache  # half a second

@@ -31,11 +31,10 @@ if TYPE_CHECKING:  # not imported to list or draw records: they take seconds
 
 Record = dict[str, Any]  # the content of record.json, of the keys of RecordFile
 VERSION = 2  # raise it when a key of a record changes
-ABOUT = ("command", "overrides", "settings", "recipe", "data", "weights", "compute", "environments")
-RECIPE = ("model", "criterion", "optimizer", "scheduler", "ema", "before_step")
+RECIPE = ("model", "criterion", "optimizer", "scheduler", "ema", "before_step", "transform")
 EPOCH = ("epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 MISTAKES = 100  # kept of a run, the most confident ones
-RECORD, PREDICTIONS = "record.json", "predictions.csv.gz"
+RECORD, PREDICTIONS, SCRIPT = "record.json", "predictions.csv.gz", "script.py"
 
 
 def known_version(version: int) -> int:
@@ -60,6 +59,7 @@ Values = Annotated[dict[str, Any], AfterValidator(all_settings)]
 Count = Annotated[int, Field(ge=1, lt=10**18)]
 Number = Annotated[float, Field(gt=-1e300, lt=1e300)]  # arithmetic with it stays finite
 Positive = Annotated[float, Field(gt=0, lt=1e300)]
+Amount = Annotated[float, Field(ge=0, lt=1e300)] | None  # None where it is not known
 Share = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[str, Field(pattern=r"^[0-9]+$")]  # as JSON's keys are
 
@@ -98,9 +98,11 @@ RecordFile = table(
     overrides=dict[str, Any],  # what it has other than its experiment
     settings=Values,
     recipe=(dict[str, Text | None], {}),  # in words, by the names in RECIPE
+    identity=(dict[str, Text | None], {}),  # all that decides the numbers, see training/identity.py
+    own_code=(bool, False),  # whether it is not the recipe of the settings, on their data
     data=table(name=Text, classes=Count, train=Count, val=Count, sha256=Text),
     weights=table(label=Text, file=(Text | None, None), sha256=(Text | None, None), parent=(Ancestor | None, None)),
-    compute=table(own=Positive, total=Positive, published_baseline=Positive),  # multiply-adds
+    compute=table(own=Amount, total=Amount, published_baseline=Positive),  # multiply-adds
     environments=pydantic.conlist(Environment, min_length=1),
     history=pydantic.conlist(Epoch, min_length=1),
     result=table(last=Epoch, best=Epoch),
@@ -132,9 +134,8 @@ def write_record(
     record = {
         "version": VERSION,
         "run": name,
-        **{key: about[key] for key in ABOUT},
-        "history": history,
-        "result": {"last": history[-1], "best": max(history, key=lambda row: row["val_accuracy"])},
+        **{key: value for key, value in about.items() if key not in ("classes", "script")},
+        "result": result_of(history),
         "evaluation": evaluation.summary(),
         "flip_tta": flip_tta and flip_tta.summary(),
         "other_sizes": {str(size): result.summary() for size, result in other_sizes.items()},
@@ -147,8 +148,15 @@ def write_record(
         csv.writer(text, lineterminator="\n").writerows([header.split(), *rows])
         data = text.getvalue().encode()
         atomic_write(folder / file, gzip.compress(data, mtime=0) if file.endswith(".gz") else data)
+    if "script" in about:
+        atomic_write(folder / SCRIPT, about["script"])
     atomic_write(folder / RECORD, json.dumps(record, indent=2) + "\n")
     return record
+
+
+def result_of(history: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last epoch, and the best."""
+    return {"last": history[-1], "best": max(history, key=lambda row: row["val_accuracy"])}
 
 
 def tables(about: dict[str, Any], evaluation: Evaluation) -> Iterator[tuple[str, str, list[list[Any]]]]:
@@ -197,7 +205,10 @@ def read_table(record: Record, name: str) -> pd.DataFrame:
 def read_record(path: Path) -> Record:
     """A record. Raises TinyclfError for one that is unreadable, of another version, or changed into no record."""
     try:
-        return dict(RecordFile.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True))
+        record = dict(RecordFile.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True))
+        if record["result"] == result_of(record["history"]):
+            return record
+        problem = "its result is not that of its history"
     except NewerVersionError as error:
         raise NewerVersionError(f"{path}: {error}") from error
     except ValidationError as error:
@@ -206,6 +217,16 @@ def read_record(path: Path) -> Record:
     except (OSError, TypeError, OverflowError, TinyclfError) as error:
         problem = str(error)
     raise TinyclfError(f"{path}: not a readable record ({problem}); delete it and run again")
+
+
+def whole_record(path: Path) -> Record | None:
+    """A record; None where there is none, or a damaged one, as a power cut leaves it. Raises NewerVersionError."""
+    try:
+        return read_record(path) if path.is_file() else None
+    except NewerVersionError:
+        raise
+    except TinyclfError:
+        return None
 
 
 def read_records(dataset: str) -> dict[str, Record]:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import re
+import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import cast
 from weakref import WeakSet
@@ -17,18 +18,18 @@ from torch.optim.swa_utils import AveragedModel
 from tinyclf.data.augment import Transform
 from tinyclf.data.cache import Packed
 from tinyclf.data.loader import ImageLoader
-from tinyclf.experiments import catalog
+from tinyclf.experiments import catalog, rules
 from tinyclf.experiments.names import family
-from tinyclf.experiments.parent import changes, checkpoint_of, find_parent, is_finished, start_of
-from tinyclf.experiments.recipe import compute, expected_recipe, refuse_single_image, train_loader, val_loader
+from tinyclf.experiments.parent import changes, checkpoint_of, find_parent, is_finished, own_identity, start_of
+from tinyclf.experiments.recipe import Recipe, compute, expected_recipe, train_loader, val_loader
 from tinyclf.experiments.record import RECORD, Record, read_record, write_record
 from tinyclf.experiments.settings import Precision, Settings
 from tinyclf.training import checkpoint
 from tinyclf.training.check import refuse_what_cannot_train
 from tinyclf.training.checkpoint import TrainingState
-from tinyclf.training.describe import describe
 from tinyclf.training.device import best_precision, device_line, supported_precision, this_process
 from tinyclf.training.evaluate import Evaluation, enough_memory, evaluate, say
+from tinyclf.training.identity import differences, headlines
 from tinyclf.training.loop import BeforeStep, Epoch, Loss, Plan, fit, silent
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
@@ -41,18 +42,17 @@ class Run:
     """One training run and its folder, `reports/<dataset>/<name>/`.
 
     The folder holds the checkpoints (git-ignored), and after `finish` the record (see record.py). `fit` continues a
-    checkpoint of the same settings, data, initial weights, model, loss, optimizer and scheduler, also to more epochs;
-    one that differs is never mixed in. Raises TinyclfError when the folder cannot be written or holds another run,
-    naming the differences.
+    checkpoint of the same settings, data, initial weights and recipe, also to more epochs; one that differs is never
+    mixed in. A name of the catalog, and a run without a name, takes no other recipe or data than those of its settings.
+    Raises TinyclfError for what rules.py refuses, and when the folder cannot be written or holds another run, naming
+    the differences. Nothing recorded is replaced, unless the run continues it, or starts over by `force`.
 
     During `fit` and `finish`, no other process can train in the folder. Where another `Run` trained there between the
     two, as after a cell that was run again, the first one can no longer be recorded.
     """
 
     def __init__(self, settings: Settings, data: Packed, name: str = "", *, force: bool = False) -> None:
-        if data.name != settings.dataset:
-            raise TinyclfError(f"dataset = {settings.dataset!r}: the data are those of {data.name}, load them again")
-        refuse_single_image(settings, len(data.train.labels))
+        rules.refuse_other_data(settings, data)
         self.process = this_process()
         self.device = self.process.device
         self.settings = settings = with_precision(settings, self.device)
@@ -60,6 +60,7 @@ class Run:
         self.name = name or default_name(settings)
         self.has_own_name = bool(name) and family(name) not in catalog.read_experiments(settings.dataset)
         self.checkpoint = checkpoint_of(self.name, settings.dataset)
+        rules.refuse_other_seed(self.name, settings)
         if settings.parent == self.name:
             raise TinyclfError(f"run {self.name!r} cannot start from itself: give it another name, or other weights")
         with self.process.main_process_first():  # which downloads weights
@@ -74,14 +75,13 @@ class Run:
         # A run that finished no epoch loses nothing by a new start. But if it started in this process, its model has
         # changed since, and the checkpoint still has the initial weights.
         self.fresh = saved is None or not (saved.about["history"] or self.started)
+        if not (self.force or self.started):
+            rules.refuse_to_replace(self.folder, goes_on=not self.fresh, is_ours=saved is not None)
         if saved is None or self.fresh:
             return
         if different := changes(saved.about, self.about, self.settings):
-            raise TinyclfError(
-                f"{self.folder} holds another run ({'; '.join(different)}): give this one another name, "
-                "or start over with --force (in a notebook: force = True)"
-            )
-        self.about |= {"environments": saved.about["environments"], "history": saved.about["history"]}
+            raise TinyclfError(f"{self.folder} holds another run ({'; '.join(different)}): {rules.FORCE}")
+        self.about |= {key: saved.about[key] for key in ("environments", "history", "script") if key in saved.about}
 
     def fit(
         self,
@@ -106,12 +106,13 @@ class Run:
         W) to such, as those of `torchvision.transforms.v2`; or a `v2.MixUp`, `v2.CutMix`, or choice of these, of
         normalised images and targets. torch's random numbers depend in it on the seed, the epoch and the step.
         on_epoch: is called with each new row of the history, in the first process, when its checkpoint is written.
-        An object is told from others by its public numbers, texts and lists, which must not
-        change. The compute on record is that of the settings.
+        What decides the numbers is told from others by `identify`. The compute on record is that of the settings.
         Raises TinyclfError when the checkpoint is of another recipe, when a name of the catalog is given to another
         recipe than its own, when this run is under way in another process, and for a model that was trained before.
         """
-        self._set_recipe(describe(model, criterion, optimizer, scheduler, scheduler_interval, ema, before_step), model)
+        recipe = Recipe(model, criterion, optimizer, scheduler, scheduler_interval, ema, before_step, transform)
+        rules.refuse_other_parameters(model, criterion, optimizer)
+        self._identify(recipe)
         self.state = TrainingState(model, optimizer, scheduler, ema)
         training, validation = (make(self.data, self.settings, self.process) for make in (train_loader, val_loader))
         plan = Plan(
@@ -125,26 +126,32 @@ class Run:
             on_epoch=on_epoch,
         )
         with self._locked():
-            self._start(criterion, training, plan)
+            self._start(recipe, training, plan)
             self.about["history"] = fit(self.state, criterion, training, validation, plan)
         return list(self.about["history"])
 
-    def _set_recipe(self, recipe: dict[str, str | None], model: nn.Module) -> None:
-        """Note what is trained, and what it costs. A recipe other than that of the settings needs a name of its own."""
-        by_settings = expected_recipe(self.settings, len(self.data.classes), len(self.data.train.labels))
-        expected = by_settings.describe()
-        swapped = {name: text for name, text in recipe.items() if text != expected[name]}
-        layers, expected_layers = (str(net).replace("(1, 1)", "1") for net in (model, by_settings.model))
-        if layers != expected_layers:  # another pool or stride keeps the class and the number of parameters
-            swapped.setdefault("model", f"{recipe['model']}, of other layers")
-        if swapped and not self.has_own_name:
-            text = "; ".join(f"{name}: {expected[name]} by its settings, {swapped[name]} here" for name in swapped)
+    def _identify(self, recipe: Recipe) -> None:
+        """Note what is trained, and what it costs. What the settings do not say needs a name of its own."""
+        data, by_settings = (
+            self.data,
+            expected_recipe(self.settings, len(self.data.classes), len(self.data.train.labels)),
+        )
+        texts, expected = ({**each.identity(), "data": None} for each in (recipe, by_settings))
+        if self.about["data"]["sha256"] != data.fingerprint:
+            texts["data"] = f"sha256 {self.about['data']['sha256']}"
+            expected["data"] = f"sha256 {own_identity(data.name, data.hold_out)}"
+        other = differences(expected, texts)
+        if other and not self.has_own_name:
+            text = "; ".join(
+                f"{name}: {settings} by its settings, {here} here" for name, (settings, here) in other.items()
+            )
             raise TinyclfError(f"run {self.name!r} would be recorded as what it is not ({text}): give it another name")
-        if swapped:  # no command builds these
-            self.about["overrides"] |= swapped
+        if other:  # no command builds these
+            self.about["overrides"] |= {name: here for name, (_, here) in other.items()}
             self.about["command"] = ""
-        cost = compute(model, self.settings, self.data, self.parent)
-        self.about |= {"recipe": recipe, "layers": layers, "compute": cost}
+        cost = compute(recipe.model, self.settings, data, self.parent)
+        recorded = {"recipe": headlines(recipe.identity()), "identity": texts, "own_code": bool(other)}
+        self.about |= recorded | {"compute": cost}
 
     def _locked(self) -> AbstractContextManager[None]:
         """The folder, held against other processes than those of this run."""
@@ -153,17 +160,17 @@ class Run:
         busy = f"run {self.name} on {self.data.name} is under way already; wait for it, or give this one another name"
         return locked(self.folder / ".lock", busy)
 
-    def _start(self, criterion: Loss, train: ImageLoader, plan: Plan) -> None:
+    def _start(self, recipe: Recipe, train: ImageLoader, plan: Plan) -> None:
         """Refuse what cannot train, then drop the checkpoint of a run that starts over."""
         self._continue_from_checkpoint()  # again, as no other process changes it now
-        if to_train := len(self.about["history"]) < self.settings.epochs:
-            refuse_what_cannot_train(self.state, criterion, train, plan)
-            say(device_line(self.device))
-        if self.fresh and self.state.model in TRAINED:
+        if self.fresh and recipe.model in TRAINED:
             raise TinyclfError(
                 f"run {self.name!r} would start with a model that is trained already: make it and its optimizer again"
             )
-        TRAINED.add(self.state.model)
+        if to_train := len(self.about["history"]) < self.settings.epochs:
+            refuse_what_cannot_train(self.state, recipe.criterion, train, plan)
+            self._introduce(recipe)
+        TRAINED.add(recipe.model)
         if self.fresh and self.process.is_main_process:
             checkpoint.delete(self.checkpoint)
         self.process.wait_for_everyone()
@@ -172,11 +179,22 @@ class Run:
         if to_train and now not in self.about["environments"]:
             self.about["environments"].append(now)
 
+    def _introduce(self, recipe: Recipe) -> None:
+        """Print on what it trains, and own code by what it made; the script that this process runs is kept."""
+        say(device_line(self.device))
+        if self.about["own_code"]:
+            say(
+                "\n".join(
+                    map(str, ["own code, which no command repeats:", recipe.model, recipe.transform or ""])
+                ).rstrip()
+            )
+            with suppress(AttributeError, OSError, UnicodeError):  # a notebook has no file; its page has its code
+                self.about["script"] = Path(sys.modules["__main__"].__file__ or "").read_text("utf-8")
+
     def is_recorded(self) -> bool:
         """Whether the folder holds the record of this very run, at its end, and it is not to start over."""
-        if self.force or not is_finished(self.name, self.settings.dataset):
-            return False
-        return bool(read_record(self.folder / RECORD)["settings"] == self.about["settings"])
+        finished = not self.force and is_finished(self.name, self.settings.dataset)
+        return finished and bool(read_record(self.folder / RECORD)["settings"] == self.about["settings"])
 
     def evaluate(self, input_size: int = 0, *, flip_tta: bool = False) -> Evaluation:
         """The metrics of the trained model on the validation images, in this process alone; call it after `fit`.
