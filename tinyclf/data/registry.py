@@ -95,3 +95,8 @@ def dataset_info(name: str) -> DatasetInfo:
     """The facts of a data set by its name. Raises TinyclfError for an unknown name."""
     one_of("dataset", name, DATASETS)
     return DATASETS[name]
+
+
+def folder_name(dataset: str) -> str:
+    """The name of a data set's folder under `reports/`."""
+    return dataset
