@@ -33,9 +33,9 @@ ONE_DEVICE = {"one-device-scratch": (0.127, 0.107), "one-device-imagenet": (0.61
 FIRST = 25
 
 
-def tables(dataset: str, project: str) -> str:
-    """The accuracy tables of a data set; project: leads from the page to the README."""
-    text = markdown_report(accuracy_table(dataset), project)
+def tables(dataset: str) -> str:
+    """The accuracy tables of a data set."""
+    text = markdown_report(accuracy_table(dataset))
     for name, address in LINKS.items():
         text = text.replace(name, f"[{name}]({address})")
     return text
@@ -162,14 +162,14 @@ def finish(figure: Figure, handles: list[Line2D]) -> None:
 
 FIGURES: dict[str, Callable[[], Figure]] = {"results.svg": results_figure, "training.svg": training_figure}
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"headline": headline, "tiny-imagenet": lambda: tables(DATASET, ".")},
+    "README.md": {"headline": headline, "tiny-imagenet": lambda: tables(DATASET)},
     "docs/results.md": {
         "headline": headline,
-        "tiny-imagenet": lambda: tables(DATASET, ".."),
+        "tiny-imagenet": lambda: tables(DATASET),
         "closeness": closeness,
         "training": training,
         "one-device": one_device,
-        "tiny-imagenet-20": lambda: tables("tiny-imagenet-20", ".."),
+        "tiny-imagenet-20": lambda: tables("tiny-imagenet-20"),
     },
     "docs/running.md": {"times": times},
 }

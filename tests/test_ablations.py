@@ -1,33 +1,25 @@
 """Every held-out run in one table, each with its base, what it changed, and the command that repeats it."""
 
 import math
+from types import SimpleNamespace
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from cells import names_of
 from records import BASELINE, leave, planned
 
-from tinyclf.experiments.catalog import ablation
 from tinyclf.experiments.settings import Settings
-from tinyclf.report.ablations import COLUMNS, ablation_table, compare
 from tinyclf.report.html import table
-from tinyclf.utils.paths import NOTEBOOKS, PROJECT
+from tinyclf.utils.paths import PROJECT
 
 
 @pytest.fixture(autouse=True)
-def reports(tmp_path, monkeypatch):
-    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
-
-
-@pytest.fixture
-def page(reports):
+def page(tmp_path, monkeypatch):
     """The names of the ablations' notebook, after its cells ran without a record."""
-    names = {"display": print}
-    for cell in nbformat.read(NOTEBOOKS / "5_ablations.ipynb", 4).cells:
-        if cell.cell_type == "code" and "%pip" not in cell.source:
-            exec(cell.source, names)
-    return names
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
+    names = names_of("5_ablations")
+    return SimpleNamespace(**names)
 
 
 def leave_all():
@@ -40,19 +32,19 @@ def leave_all():
     leave("fast-scratch", planned("fast-scratch"), (0.9,))  # evaluated on the validation images
 
 
-def compared(dataset="mini", **changes):
+def compared(page, dataset="mini", **changes):
     """The ablations of a recipe; changes: columns of the first one, by each of which there is a row of its own."""
-    rows = ablation_table(dataset)
+    rows = page.ablation_table(dataset)
     if changes:
         rows = pd.concat([rows.iloc[:1]] * len(next(iter(changes.values())))).assign(**changes)
         rows["ablation"] = rows["share"].map(str)
-    return compare(rows[rows["recipe"] != ""], dataset).set_index("ablation", drop=False)
+    return page.compare(rows[rows["recipe"] != ""], dataset).set_index("ablation", drop=False)
 
 
-def test_each_held_out_run_is_a_row_with_its_seeds_and_a_command_that_repeats_it():
-    assert ablation_table("mini").empty and compare(ablation_table("mini"), "mini").empty
+def test_each_held_out_run_is_a_row_with_its_seeds_and_a_command_that_repeats_it(page):
+    assert page.ablation_table("mini").empty and page.compare(page.ablation_table("mini"), "mini").empty
     leave_all()
-    rows = ablation_table("mini").set_index("run")
+    rows = page.ablation_table("mini").set_index("run")
     names = ["fast-scratch.no-smoothing", "fast-scratch.slower", "fast-scratch.still-slower", "mine"]
     assert list(rows.index) == names  # as ablations.toml has them
     base, slower, changed, mine = (rows.loc[name] for name in names)
@@ -60,7 +52,7 @@ def test_each_held_out_run_is_a_row_with_its_seeds_and_a_command_that_repeats_it
     assert (base["seeds"], base["epochs"], base["seconds"], base["flip_tta"]) == (2, 2, 12, 0.6)
     assert base["command"].count("tinyclf train fast-scratch.no-smoothing --dataset mini --seeds") == 2
     assert (slower["recipe"], slower["ablation"], slower["base"]) == ("fast-scratch", "slower", "no-smoothing")
-    assert slower["changed"] == f"learning_rate = {ablation('fast-scratch.slower').changes['learning_rate']}"
+    assert slower["changed"] == "learning_rate = 0.05"
     assert (slower["multiply_adds"], slower["share"]) == (2000, 2000 / BASELINE)
     assert pd.isna(slower["deviation"]) and slower["hardware"] == "A processor, 2 threads"
     assert changed["changed"].endswith("momentum = 0.8") and "-p momentum=0.8" in changed["command"]
@@ -70,53 +62,56 @@ def test_each_held_out_run_is_a_row_with_its_seeds_and_a_command_that_repeats_it
 
 def test_a_gain_is_over_the_base_and_those_of_equal_compute_are_ranked(page):
     leave_all()
-    rows = compared()
+    rows = compared(page)
     assert rows.index.tolist() == ["slower", "no-smoothing", "still-slower"]  # of equal compute, the best first
     assert rows["gain"].tolist() == pytest.approx([0.15, math.nan, -0.25], nan_ok=True)
     assert rows["behind"].tolist() == pytest.approx([0, 0.15, 0.25]) and set(rows["group_size"]) == {3}
-    told = table(rows, COLUMNS)
+    told = table(rows, page.COLUMNS)
     assert told.texts["at equal compute"].tolist() == ["best of 3", "-15.00", "-25.00"]
     assert told.texts["over its base"].tolist() == ["+15.00", "", "▼\u00a0-25.00"]  # 40 images: 2 errors are 22 points
-    assert "35.00 ± 7.07%" in repr(told) and "The best of 3, **slower** has 50.00%" in page["summary"](rows)
+    assert "35.00 ± 7.07%" in repr(told) and "The best of 3, **slower** has 50.00%" in page.summary(rows)
     samples = np.random.default_rng(0).binomial(40, 0.5, (2, 200_000)) / 40  # the accuracy with the largest error
     one, two = 100 * samples[0].std(), 100 * (samples[0] - samples[1]).std()
-    words = page["precision"](rows)
+    words = page.precision(rows)
     assert f"of an accuracy is up to {one:.1f} points, and that of a difference up to {two:.1f}" in words
 
 
-def test_a_gain_at_other_compute_says_so_and_has_no_colour():
+def test_a_gain_at_other_compute_says_so_and_has_no_colour(page):
     leave("fast-scratch.slower", planned("fast-scratch.slower"), (0.1, 0.2))
     leave("fast-scratch.still-slower", planned("fast-scratch.still-slower"), (0.1, 0.2, 0.9))
-    rows = compared()
+    rows = compared(page)
     assert rows["group_size"].tolist() == [1, 1] and rows["times"].iloc[1] == 1.5
-    told = table(rows, COLUMNS)
+    told = table(rows, page.COLUMNS)
     assert told.texts["over its base"][1] == "+70.00 at 1.50x the compute" and 'class="above"' not in told.data
 
 
-def test_compute_within_two_per_cent_is_equal_and_no_chain_of_it():
+def test_compute_within_two_per_cent_is_equal_and_no_chain_of_it(page):
     leave("fast-scratch.slower", planned("fast-scratch.slower"))
-    assert compared(share=[1.0, 1.015, 1.03, 1.04, 1.06])["group_size"].tolist() == [2, 2, 2, 2, 1]
+    assert compared(page, share=[1.0, 1.015, 1.03, 1.04, 1.06])["group_size"].tolist() == [2, 2, 2, 2, 1]
 
 
 def test_the_figure_marks_the_chosen_one_and_names_those_that_none_reaches_with_as_little_compute(page):
     leave("fast-scratch.slower", planned("fast-scratch.slower", "tiny-imagenet"), (0.1, 0.5))
     rows = compared(
-        "tiny-imagenet", share=[0.01, 0.02, 0.0201, 0.0202, 0.04, 0.08], accuracy=[0.2, 0.3, 0.31, 0.29, 0.25, 0.4]
+        page,
+        "tiny-imagenet",
+        share=[0.01, 0.02, 0.0201, 0.0202, 0.04, 0.08],
+        accuracy=[0.2, 0.3, 0.31, 0.29, 0.25, 0.4],
     )
-    figure, _, _ = page["compute_figure"](rows)
+    figure, _, _ = page.compute_figure(rows)
     assert {text.get_text() for text in figure.axes[0].texts} == {"0.01", "0.02", "0.0201", "0.08"}
     for name in ("fast-scratch.four", "fast-scratch.shallow-whitened"):
         leave(name, planned(name, "tiny-imagenet"), (0.1, 0.5))
-    rows = compared("tiny-imagenet").drop("slower")
+    rows = compared(page, "tiny-imagenet").drop("slower")
     assert rows["chosen"].to_dict() == {"four": False, "shallow-whitened": True}
-    figure, words, data = page["compute_figure"](rows)
+    figure, words, data = page.compute_figure(rows)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["ablation, ± 1 standard error", "chosen as the recipe, ± 1 standard error"]
     assert "shallow-whitened 50.0% at 13.3%" in words and data["error"].tolist() == pytest.approx([0.25 / 10**0.5] * 2)
-    assert "chosen as the recipe" in table(rows, COLUMNS).data
+    assert "chosen as the recipe" in table(rows, page.COLUMNS).data
 
 
-def test_the_committed_table_is_that_of_the_committed_records(monkeypatch):
+def test_the_committed_table_is_that_of_the_committed_records(page, monkeypatch):
     monkeypatch.delenv("TINYCLF_REPORTS", raising=False)
     for path in (PROJECT / "reports").glob("*/ablations.csv"):
-        assert path.read_text() == ablation_table(path.parent.name).to_csv(index=False), path
+        assert path.read_text() == page.ablation_table(path.parent.name).to_csv(index=False), path

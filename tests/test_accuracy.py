@@ -7,10 +7,9 @@ import pytest
 from records import leave, planned
 
 from tinyclf.data.registry import DATASETS
-from tinyclf.report.accuracy import NOT_RUN, accuracy_table, data_notes, goal_text, markdown_report, markdown_tables
-from tinyclf.report.format import Cell, duration, format_metric, hardware, points, share
+from tinyclf.report.accuracy import NOT_RUN, STAND_IN_NOTE, accuracy_table, goal_text, markdown_report, markdown_tables
+from tinyclf.report.format import Cell, duration, format_metric, hardware, points, share, short_commit
 from tinyclf.report.runs import PUBLISHED, published, published_at, published_curve
-from tinyclf.utils.paths import PROJECT
 
 STAND_IN = "ImageNet (stand-in: x.safetensors)"
 
@@ -59,7 +58,7 @@ def test_the_table_has_the_numbers_of_the_records_and_the_published_one_at_the_s
     assert (row["published_last"], row["published_best"], row["published_then"]) == (0.5661, 0.5677, 0.496)
     assert row["difference"] == pytest.approx(-0.396) and row["overrides"] == {"batch_size": 8} and not row["whole"]
     lines = lines_of("tiny-imagenet")
-    title = "Step 1: baseline with ImageNet weights (batch_size = 8; from stand-in weights)"
+    title = "Step 1: baseline with ImageNet weights (stand-in weights) (batch_size = 8)"
     assert lines[title][1:] == [  # 40 images; 1.96 * sqrt(.1 * .9 / 40 + .496 * .504 / 10000) = 9.35 points
         "56.61% (best 56.77%)",
         "10.00 ± 2.83% (4.0 to 23.1%; 2 seeds; best 40.00%)",
@@ -102,7 +101,7 @@ def test_a_model_at_another_size_has_a_row_that_is_judged_after_all_epochs():
         leave("preprocessing", settings, [0.5] * epochs, other_sizes=sizes)
         row = row_of("preprocessing", "tiny-imagenet", 64)
         assert row["title"].endswith("on enlarged images, evaluated at 64x64") and row["published_last"] == 0.1531
-        assert (row["accuracy"], row["verdict"].kind, row["seeds"], row["machines"]) == (0.16, kind, 1, [])
+        assert (row["accuracy"], row["verdict"].kind, row["seeds"], row["machines"]) == (0.16, kind, 1, ())
         assert row["difference"] == pytest.approx(0.0069) and math.isnan(row["epochs"])
 
 
@@ -119,24 +118,34 @@ def test_a_goal_is_reached_by_the_mean_of_all_seeds_within_its_limits():
     assert row_of("fast-scratch", "tiny-imagenet")["goals"][0].endswith(": missed")
 
 
-def test_a_stand_in_is_explained_once_where_it_was_used(monkeypatch):
-    assert data_notes("tiny-imagenet", ["scratch", "ImageNet"], "..") == []
-    pages = {"reports": "(../docs/weights.md#stand-in-weights)", "other": "tinyclf's docs/weights.md"}
-    for folder, where in pages.items():
-        monkeypatch.setenv("TINYCLF_REPORTS", str(PROJECT / folder))
-        (note,) = data_notes("tiny-imagenet", ["ImageNet (stand-in: a*b (1).pth)"], "..")
-        assert "stand-in: a\\*b (1).pth)" in note and where in note
-    (note,) = data_notes("tiny-imagenet", [STAND_IN, f"a, from {STAND_IN}"], "../..")
-    assert note.startswith(f"{STAND_IN}: these are not")
-    part, note = data_notes("tiny-imagenet-20", [STAND_IN], "../..")
-    assert "every tenth class" in part and note.startswith(STAND_IN)
+def test_stand_in_weights_are_named_in_the_heading_of_the_table_and_in_the_titles_and_explained_once():
+    assert "stand-in" not in markdown_report(accuracy_table("tiny-imagenet")).casefold()
+    weights = {"label": f"preprocessing, from {STAND_IN}", "file": None, "sha256": None}
+    sizes = {"64": {"top1": 0.1}}
+    leave("preprocessing", planned("preprocessing", "tiny-imagenet"), weights=weights, other_sizes=sizes)
+    text = markdown_report(accuracy_table("tiny-imagenet"))
+    assert "### From stand-ins for ImageNet weights" in text and text.count(STAND_IN_NOTE) == 1
+    titles = [row["title"] for row in accuracy_table("tiny-imagenet").rows if row["accuracy"] > 0]
+    assert [title.partition("images")[2] for title in titles] == [
+        " (stand-in weights)",
+        ", evaluated at 64x64 (stand-in weights)",
+    ]
+
+
+def test_a_run_of_ones_own_has_a_row_that_says_whether_settings_make_it():
+    leave("mine", planned("baseline-scratch", "tiny-imagenet", epochs=2), (0.1, 0.3), own_code=True, command="")
+    leave("fast-scratch.slower", planned("fast-scratch.slower", "tiny-imagenet", hold_out=False), (0.1, 0.3))
+    row = lines_of("tiny-imagenet")["mine (own code)"]
+    assert row[1:4] == ["", "30.00% (18.1 to 45.4%; 1 seed)", ""]
+    assert not [name for name in lines_of("tiny-imagenet") if "slower" in name]
 
 
 def test_numbers_as_text():
     assert format_metric("val_accuracy", 0.25, 0.0123) == "25.00 ± 1.23%"
     assert format_metric("val_loss", 1.23456) == "1.235" and format_metric("loss", math.nan) == ""
-    assert [share(value) for value in (0.05, 1.0, 5.71)] == ["1/20.0", "1.0", "5.7"]
+    assert [share(value) for value in (0.05, 1.0, 5.71, 0.0)] == ["1/20.0", "1.0", "5.7", "0.0"]
     assert [duration(value) for value in (99, 150, 5999, 7200)] == ["99 s", "2 min", "100 min", "2.0 h"]
+    assert short_commit("0123456789abc-dirty") == "0123456789-dirty" and short_commit(None) == "not a git checkout"
     assert points(-0.0123) == "-1.23" and {points(math.nan), share(math.nan), duration(math.nan)} == {""}
     gpu = {"device": "cuda", "name": "A GPU", "threads": 8, "processes": 2}
     cpu = {"device": "cpu", "name": "A CPU", "threads": 2}

@@ -12,15 +12,14 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from cells import names_of
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from papermill.exceptions import PapermillExecutionError
-from records import leave, planned
 
 from tinyclf import cli
 from tinyclf.experiments.catalog import Experiment
 from tinyclf.experiments.train import train_experiment
 from tinyclf.report import notebook
-from tinyclf.report.front_page import other_pages
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import locked
 from tinyclf.utils.paths import NOTEBOOKS, PROJECT, data_dir
@@ -69,15 +68,24 @@ def test_a_page_is_self_contained_with_code_folded_and_pictures_described(tmp_pa
     assert "data:image/svg+xml;base64," in image
 
 
-def test_an_executed_notebook_names_no_path_of_this_machine(tmp_path, folder):
-    said = [str(folder / "mini"), str(data_dir() / "mini"), str(PROJECT / "docs")]
-    one = experiment(tmp_path, "good", f"import sys\nprint(value, weights, {said}, file=sys.stderr)")
+def test_an_executed_notebook_names_no_path_of_this_machine_however_it_is_written(tmp_path, folder, monkeypatch):
+    said = [str(data_dir() / "mini"), str(PROJECT / "docs")]
+    own = tmp_path / 'it\'s "own" ä\\b'  # as a folder of a person may be called
+    (own / "mini").mkdir(parents=True)
+    monkeypatch.setenv("TINYCLF_REPORTS", str(own))
+    show = f"print(value, weights, {said}, file=sys.stderr)\npath = os.environ['TINYCLF_REPORTS'] + '/x'"
+    ways = (
+        "print(path, repr(path), ascii(path), json.dumps(path), html.escape(path), quote(path))\nHTML(escape([path]))"
+    )
+    imports = "import html, json, os, sys\nfrom urllib.parse import quote\nfrom IPython.display import HTML"
+    one = experiment(tmp_path, "good", f"{imports}\nfrom markupsafe import escape\n{show}\n{ways}")
     weights = {"weights": str(tmp_path / "some.pth")}
     notebook.run(dataclasses.replace(one, parameters=one.parameters | weights))
+    folder = own
     executed = folder / "mini" / "good" / "notebook.ipynb"
     for path in (executed, executed.with_name("index.html")):
         text = html.unescape(path.read_text())
-        assert "7 some.pth ['reports/mini', 'data/mini', " in text
+        assert "7 some.pth ['data/mini', " in text
         assert not [one for one in (*said, str(tmp_path), str(PROJECT)) if one in text]
     assert left_in(executed.parent) == {"index.html", "notebook.ipynb"}
 
@@ -120,7 +128,7 @@ def test_the_kernel_is_that_of_this_python_whatever_python3_is_elsewhere(tmp_pat
 def test_killed_between_its_two_files_a_page_stands_in_no_front_pages_way(tmp_path, folder, monkeypatch):
     (folder / "mini/notes").mkdir(parents=True)
     (folder / "mini/notes/index.html").write_text("somebody's own")
-    good = experiment(tmp_path, "good", VALUE)
+    good, other_pages = experiment(tmp_path, "good", VALUE), names_of("9_summary")["other_pages"]
     rename = os.replace
 
     def die(number):
@@ -138,12 +146,19 @@ def test_killed_between_its_two_files_a_page_stands_in_no_front_pages_way(tmp_pa
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(os, "replace", die(number))
             notebook.run(good)
-        assert "Title" not in other_pages("mini").data and "notes" not in other_pages("mini").data
+        assert not {"Title", "notes"} & set(other_pages("mini").data.split())
     notebook.run(good)
-    assert '"good/index.html">Title of good' in other_pages("mini").data
-    assert "notes" not in other_pages("mini").data
-    (folder / "mini/good/notebook.ipynb").unlink()
-    assert "good" not in other_pages("mini").data
+    assert '"good/index.html">Title of good' in other_pages("mini").data and "notes" not in other_pages("mini").data
+
+
+def test_a_page_of_somebody_else_is_not_replaced_and_nothing_runs(tmp_path, folder):
+    (folder / "mini/mine").mkdir(parents=True)
+    (folder / "mini/mine/index.html").write_text("somebody's own")
+    with pytest.raises(
+        TinyclfError, match=r"mine has a page that is not of tinyclf: move notebook\.ipynb and index\.html away"
+    ):
+        notebook.run(experiment(tmp_path, "mine", f"open({str(tmp_path / 'ran')!r}, 'w')"))
+    assert (folder / "mini/mine/index.html").read_text() == "somebody's own" and not (tmp_path / "ran").exists()
 
 
 def test_a_kernel_that_dies_leaves_its_page_and_the_others_still_run(tmp_path, folder):
@@ -152,6 +167,26 @@ def test_a_kernel_that_dies_leaves_its_page_and_the_others_still_run(tmp_path, f
         cli.run_one_by_one([die, experiment(tmp_path, "good", VALUE)], notebook.run)
     assert "The run ended here: the kernel died" in (folder / "mini" / "dead" / "failed.html").read_text()
     assert (folder / "mini" / "good" / "index.html").is_file()
+
+
+def test_a_kernel_that_cannot_start_is_one_message_and_the_others_are_tried(tmp_path, folder, monkeypatch, capsys):
+    startup = tmp_path / "ipython/profile_default/startup"
+    startup.mkdir(parents=True)
+    (startup / "die.py").write_text("import os\nos._exit(3)")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    with pytest.raises(TinyclfError, match="failed: one, two"):
+        cli.run_one_by_one([experiment(tmp_path, name, VALUE) for name in ("one", "two")], notebook.run)
+    assert capsys.readouterr().err.count("the kernel did not start (Kernel died before replying to kernel_info)") == 2
+
+
+def test_what_the_user_has_of_matplotlib_is_on_no_page_and_stops_none(tmp_path, folder, monkeypatch):
+    locked_away = tmp_path / "no folder"
+    locked_away.touch()  # where nothing can be written, not even by root
+    monkeypatch.setenv("MPLCONFIGDIR", str(locked_away))
+    monkeypatch.setenv("MPLBACKEND", "bogus")
+    notebook.run(experiment(tmp_path, "good", FIGURE))
+    text = (folder / "mini/good/index.html").read_text()
+    assert "value 7" in text and "matplotlib-" not in text and str(tmp_path) not in text
 
 
 def test_an_interrupt_leaves_the_pages_of_an_earlier_run(tmp_path, folder, monkeypatch):
@@ -255,31 +290,3 @@ def test_an_optional_section_without_output_is_left_out_and_one_with_an_error_st
     assert len(arranged(heading("Recipe", "folded"), code())) == 2
     cells = arranged(heading("Training", "folded", "optional"), code(WRONG))
     assert cells[0].source.startswith("## Training") and "opens" not in cells[0].metadata
-
-
-PAGE = "<body><nav>old</nav><main>&nbsp;\\1 <nav>not this</nav></main></body>"
-
-
-def test_pages_of_runs_are_linked_in_the_order_of_the_experiments_whatever_was_made_first(folder):
-    front, places = "../index.html", folder / "mini"
-    order = ["baseline-scratch", "baseline-scratch-seed-1", "baseline-imagenet", "my-own"]
-    leave("fast-scratch", planned("fast-scratch"))  # has no page
-    for number in (3, 2, 1, 0):
-        leave(order[number], planned("baseline-scratch"))
-        (places / order[number] / "index.html").write_text(PAGE)
-        notebook.connect(places)
-    (places / "data").mkdir()
-    (places / "data/index.html").write_text(PAGE)
-    notebook.connect(places)
-    assert (places / "data/index.html").read_text() == PAGE, "the page of no run"
-    pages = [f"../{run}/index.html" for run in order]
-    texts = [(places / run / "index.html").read_text() for run in order]
-    navs = [re.findall(r"<nav>(.*?)</nav>", text, re.DOTALL) for text in texts]
-    assert all(rest == ["not this"] and "\\1" in text for (_, *rest), text in zip(navs, texts, strict=True))
-    assert [re.findall(r'href="(.*?)"', nav) for nav, *_ in navs] == [
-        [front, pages[1]],
-        [pages[0], front, pages[2]],
-        [pages[1], front, pages[3]],
-        [pages[2], front],
-    ]
-    assert "Step 1: baseline from scratch, seed 1" in texts[0]

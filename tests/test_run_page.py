@@ -3,30 +3,39 @@
 import csv
 import gzip
 import itertools
-import json
 import subprocess
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from cells import names_of
 from markupsafe import Markup
 from matplotlib import pyplot as plt
 from records import leave, planned, started_from
 
+from tinyclf.experiments.names import check_name
 from tinyclf.experiments.settings import Settings
-from tinyclf.report.evaluation import block_order, class_table, commonest, confusion_shares, heat_map, reliability
+from tinyclf.report.evaluation import (
+    class_table,
+    commonest,
+    confusion_shares,
+    evaluation_table,
+    heat_map,
+    reliability,
+)
 from tinyclf.report.figures import Line, curves, svg
 from tinyclf.report.run_page import (
     commit_link,
     comparison,
-    evaluation_table,
     headline,
     history_table,
     provenance,
+    run_pages,
     settings_table,
 )
 from tinyclf.report.runs import history_frame, load_histories
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.paths import NOTEBOOKS
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +88,7 @@ def test_several_runs_share_a_figure_that_takes_nothing_of_the_users_style():
 
 def test_the_evaluation_has_a_column_for_each_way_to_evaluate():
     plain = leave("preprocessing", planned("preprocessing"))
-    assert list(evaluation_table(plain).texts) == ["", "validation, 88x88"]
+    assert list(evaluation_table(plain).texts) == ["metric", "validation, 88x88"]
     assert "top-1 accuracy" not in repr(evaluation_table(plain)), "the headline has it"
     result = {"top1": 0.3, "top5": 0.6, "loss": 3.0, "calibration_error": 0.01}
     record = leave("preprocessing", planned("preprocessing"), flip_tta=result, other_sizes={"64": result})
@@ -108,10 +117,37 @@ def test_a_run_that_was_continued_elsewhere_tells_both_machines():
     assert facts(record)["commit, continued"] == "not a git checkout" and "hardware, continued" in facts(record)
 
 
-def test_settings_that_differ_from_the_published_recipe_come_first():
-    assert settings_table(Settings()).data.startswith("<p>All as in the published recipe.</p><details>")
-    first, _, rest = settings_table(Settings(momentum=0.5)).data.partition("<details>")
+def test_a_run_on_a_gpu_says_which_versions_are_not_recorded_and_own_code_that_it_is():
+    record = leave("mine", Settings(epochs=2), own_code=True, command="", identity={"transform": "RandAugment()"})
+    (environment,) = record["environments"]
+    environment["hardware"] = environment["hardware"] | {"device": "cuda", "name": "A GPU"}
+    environment["versions"]["cuda"] = "13.0"
+    told = facts(record)
+    assert told["versions"] == "cuda 13.0, cudnn not recorded, driver not recorded, torch 2"
+    assert told["command"] == "none: own code" and told["transform"] == "RandAugment()"
+    assert "own code" in headline(record)
+    record["compute"] = {"own": None, "total": None, "published_baseline": 3e13}
+    assert facts(record)["training compute"].startswith("unknown multiply-adds")
+
+
+def test_a_run_of_several_seeds_says_which_of_how_many_and_their_mean_and_names_stand_in_weights():
+    stand_in = {"label": "ImageNet (stand-in: x.pth)", "file": None, "sha256": None}
+    names = ["baseline-imagenet", "baseline-imagenet-seed-1", "baseline-imagenet-seed-2"]
+    for seed, name in enumerate(names):
+        record = leave(name, planned("baseline-imagenet", seed=seed), (0.1 * seed,), weights=stand_in)
+    assert "seed 2 of 3, whose mean is 10.00 ± 10.00%" in headline(record)
+    assert "seed" not in headline(leave("mine", Settings(epochs=2)))
+    (page,) = run_pages(names[1:2], "mini")
+    assert page.title == "Step 1: baseline with ImageNet weights, seed 1 (stand-in weights)"
+
+
+def test_settings_that_differ_from_what_was_published_of_the_very_experiment_come_first():
+    settings = planned("preprocessing", "tiny-imagenet")
+    assert settings_table(settings, "preprocessing").data.startswith("<p>No setting differs from the published recipe.")
+    first, _, rest = settings_table(replace(settings, momentum=0.5), "preprocessing").data.partition("<details>")
     assert first.count("<tr>") == 2 and "momentum" in first and rest.count("<tr>") == 1 + len(Settings.names())
+    for other in (planned("fast-scratch", "tiny-imagenet"), planned("preprocessing")):
+        assert "published" not in settings_table(other, "fast-scratch").data
 
 
 def write(path, *rows):
@@ -136,17 +172,7 @@ def test_confusions_are_told_in_one_word_a_class_the_commonest_first(reports):
     assert confusion_shares(record).to_numpy().tolist() == [[0.5, 0.4, 0.1], [0.1, 0.9, 0.0], [0.0, 0.0, 1.0]]
     figure, text, data = heat_map(record)
     assert "3 classes" in text and "ant as bee, 40%" in text and len(data) == 6
-    assert sorted(label.get_text() for label in figure.axes[0].get_yticklabels()) == ["ant", "bee", "cat"]
-
-
-def test_classes_that_are_confused_become_blocks():
-    rng = np.random.default_rng(0)
-    groups = rng.permutation(np.arange(24) % 4)
-    shares = np.where(groups[:, None] == groups, 0.1, 0.001) * rng.uniform(0.5, 1, (24, 24))
-    order = block_order(shares)
-    assert sorted(order) == list(range(24))
-    assert (np.diff(groups[order]) != 0).sum() == 3, "each group in one piece"
-    assert sorted(block_order(np.eye(5))) == [0, 1, 2, 3, 4]  # nothing is confused
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["ant", "bee", "cat"], "by WordNet id"
 
 
 def test_the_headline_has_result_interval_published_verdict_epochs_and_time():
@@ -174,27 +200,28 @@ def test_reliability_is_in_per_cent(reports):
     assert figure.axes[0].yaxis.get_major_formatter()(0.5) == "50%"
 
 
-def test_only_runs_with_a_record_are_compared_two_at_least():
-    for name in ("one", "two"):
+def test_only_runs_with_a_record_are_compared_two_at_least_and_no_two_comparisons_share_a_folder():
+    for name in ("a-b", "c", "a", "b-c"):
         leave(name, Settings(epochs=2))
-    page = comparison(["two", "one", "two"], "mini")
-    assert (page.name, page.parameters["runs"]) == ("compare-two-one", "two one")
-    for names, message in ((["one", "one"], "nothing to compare"), (["one", "three"], "run on mini = 'three'")):
+    pages = [comparison(names, "mini") for names in (["a-b", "c", "a-b"], ["a", "b-c"], ["c", "a-b"])]
+    assert [page.parameters["runs"] for page in pages] == ["a-b c", "a b-c", "c a-b"]
+    assert pages[0].title == "a-b against c" and len({page.page_folder for page in pages}) == 3
+    assert {page.page_folder.parent.name for page in pages} == {"comparisons"}
+    for names, message in ((["a", "a"], "nothing to compare"), (["a", "three"], "run on mini = 'three'")):
         with pytest.raises(TinyclfError, match=message):
             comparison(names, "mini")
+    with pytest.raises(TinyclfError, match="run = 'comparisons'"):
+        check_name("comparisons")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def comparing():
-    """The functions of the notebook that compares runs."""
-    cells = json.loads((NOTEBOOKS / "8_compare.ipynb").read_text())["cells"]
-    (source,) = ("".join(cell["source"]) for cell in cells if "def mcnemar" in "".join(cell["source"]))
-    exec(source.partition("\ncheck_parameters")[0], names := {})
-    return names
+    """The names of the notebook that compares runs, after it compared those that there are."""
+    return lambda: SimpleNamespace(**names_of("8_compare"))
 
 
 def test_mcnemar_is_the_exact_binomial_test(comparing):
-    mcnemar = comparing["mcnemar"]
+    mcnemar = comparing().mcnemar
     assert mcnemar(0, 0) == mcnemar(3, 3) == 1
     assert mcnemar(1, 5) == mcnemar(5, 1) == 2 * (1 + 6) / 64  # by hand: no or one head in six throws, on both sides
     assert 0 < mcnemar(5400, 4600) < 1e-14
@@ -203,21 +230,52 @@ def test_mcnemar_is_the_exact_binomial_test(comparing):
         assert mcnemar(one, 10 - one) == np.mean(abs(heads - 5) >= 5 - one)
 
 
-def test_two_runs_are_compared_image_by_image(reports, comparing):
+def test_a_sentence_says_which_run_is_better_and_whether_by_more_than_chance(reports, comparing):
     def predictions(run, guesses):
         rows = zip(range(12), "ab" * 6, guesses, strict=True)
         text = "image,wnid,predicted,probability\n" + "".join(f"{','.join(map(str, row))},0.5\n" for row in rows)
         (reports / run / "predictions.csv.gz").write_bytes(gzip.compress(text.encode()))
 
-    one, two = (leave(name, Settings(epochs=2)) for name in ("one", "two"))
-    assert comparing["paired_test"](one, two) == "", "older runs kept none"
+    def told(**accuracies):
+        for name, accuracy in accuracies.items():
+            leave(name, Settings(epochs=2), (0.1, accuracy))
+        page = comparing()
+        return Markup(page.answer(page.chosen.loc["one"], page.chosen.loc["two"])).striptags()
+
+    # without predictions: 40 images each, of which the standard error of a difference near 0.5 is 11.2 points
+    assert told(one=0.5, two=0.7).startswith(
+        "two is better than one by 20.00 points, no more than chance. 70.00% against"
+    )
+    assert told(one=0.5, two=0.75).startswith("two is better than one by 25.00 points, more than chance.")
+    assert told(one=0.5, two=0.5).startswith("one equals two.")
     predictions("one", "abababababab")
+    better = "chance. 90.00% against 20.00%: {} images are right only in the better one and 0 only in the other (p = {}"
     for guesses, expected in {
-        "ababbbbbaaaa": "Of 12 images, 4 are right only in one and 0 only in two: no difference beyond chance",
-        "babababababa": "12 are right only in one and 0 only in two: a difference beyond chance (p = 0.00049",
+        "ababbbbbaaaa": "no more than " + better.format(4, 0.12),
+        "babababababa": "points, more than " + better.format(12, 0.00049),
     }.items():
         predictions("two", guesses)
-        assert expected in comparing["paired_test"](one, two)
+        assert expected in told(one=0.9, two=0.2)
+
+
+def test_a_comparison_shows_what_differs_in_the_recipe_and_of_long_texts_the_parts_that_do(comparing):
+    long = "ResNet(conv1=7x7, layer1=2 blocks, layer2=2 blocks, layer3=2 blocks, " + "layer4=2 blocks, " * 6 + "fc=10)"
+    same = {"criterion": "CrossEntropyLoss()", "scheduler": None}
+    leave("one", Settings(epochs=2), recipe=same | {"model": long, "optimizer": "SGD(lr=0.001, momentum=0.9)"})
+    other = {
+        "model": long.replace("layer2=2", "layer2=4"),
+        "optimizer": "AdamW(lr=0.0003)",
+        "transform": "RandAugment()",
+    }
+    leave("two", Settings(epochs=2, seed=1), identity=same | other, own_code=True)
+    page = comparing()
+    assert page.differences(["one", "two"]).T.to_dict("list") == {
+        "seed": ["0", "1"],
+        "model": ["… layer2=2 blocks, …", "… layer2=4 blocks, …"],
+        "optimizer": ["SGD(lr=0.001, momentum=0.9)", "AdamW(lr=0.0003)"],
+        "transform": ["not recorded", "RandAugment()"],
+    }
+    assert page.links["two"] == '<a href="../../two/record.json">two</a>'
 
 
 def test_a_commit_is_linked_to_the_origin_where_it_is_public_without_secrets(tmp_path, monkeypatch):

@@ -1,16 +1,12 @@
 """All records as one table: what a row holds, which runs are alike, and which of them count."""
 
 import pytest
+from cells import names_of
 from records import BASELINE, leave, planned, started_from
 
 from tinyclf.experiments import catalog
 from tinyclf.experiments.settings import Settings
-from tinyclf.report.front_page import regenerate
 from tinyclf.report.runs import GROUPED, group_runs, group_seeds, load_histories, load_runs, read_runs
-
-OTHER = {"epoch": 4, "learning_rate": 0.1, "train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 1.0} | {
-    **{"val_accuracy": 0.4, "seconds": 1.0, "images_per_second": 1.0}
-}  # of no epoch of any history here
 
 
 @pytest.fixture(autouse=True)
@@ -30,18 +26,28 @@ def test_a_row_has_the_numbers_of_its_record():
     assert (row["compute_total"], row["share"], row["seconds"]) == (2000, 2000 / BASELINE, 12.4)
     assert row["overrides"] == {"learning_rate": 0.01} and row["settings.learning_rate"] == 0.01
     assert (row["recipe.optimizer"], row["recipe.scheduler"], row["recipe.ema"]) == ("SGD(lr=0.01)", "", "")
-    assert row["title"] == catalog.read_experiments("mini")["baseline-scratch"].title and not row["is_ablation"]
+    assert row["title"] == catalog.read_experiments("mini")["baseline-scratch"].title
+    assert not row["is_ablation"] and not row["own_code"]
     epochs = load_histories("mini")
     assert epochs["epoch"].tolist() == [1, 2] and epochs["val_accuracy"].tolist() == [0.3, 0.2]
 
 
-@pytest.mark.parametrize(
-    ("accuracies", "best"), [((0.3, 0.2, 0.1), 1), ((0.1, 0.3, 0.2, 0.3), 2), ((0.2, 0.2), 1), ((0.1, 0.2), 2)]
-)
-def test_the_best_epoch_is_the_first_of_the_highest_accuracy(accuracies, best):
-    leave("mine", Settings(epochs=4), accuracies, result={"last": OTHER, "best": OTHER})
-    (row,) = read_runs("mini")
-    assert (row["best_epoch"], row["best_accuracy"], row["accuracy"]) == (best, max(accuracies), accuracies[-1])
+def test_a_record_of_no_use_is_left_out_and_named_and_the_others_make_their_rows(capsys, monkeypatch):
+    for name in ("one", "two"):
+        leave(name, Settings(epochs=2))
+    broken = {"other_sizes": {"64": {"top1": 0.5}}, "compute": {"own": 1, "total": 1, "published_baseline": 1e-320}}
+    leave("broken-by-hand", Settings(epochs=2), **broken)
+    assert [run["run"] for run in read_runs("mini")] == ["one", "two"] and len(load_runs("mini")) == 2
+    assert "left out: the record of broken-by-hand on mini" in capsys.readouterr().err
+
+
+def test_own_code_is_told_also_of_records_that_are_older_than_the_word():
+    leave("by-settings", Settings(epochs=2))
+    leave("mine", Settings(epochs=2), own_code=True, identity={"model": "ResNet(...)", "transform": "RandAugment()"})
+    leave("older", Settings(epochs=2), command="")
+    rows = load_runs("mini").set_index("run")
+    assert rows["own_code"].to_dict() == {"by-settings": False, "mine": True, "older": True}
+    assert rows["recipe.transform"]["mine"] == "RandAugment()" and rows["recipe.model"]["by-settings"] == ""
 
 
 def test_without_a_record_the_table_is_empty_and_has_its_columns():
@@ -78,8 +84,8 @@ def test_an_experiments_own_settings_count_before_others_and_more_epochs_before_
 
 
 def test_runs_of_different_models_or_optimizers_are_not_averaged():
-    leave("mine", Settings(epochs=2), recipe={"optimizer": "SGD"})
-    leave("mine-seed-1", Settings(epochs=2, seed=1), recipe={"optimizer": "AdamW"})
+    leave("mine", Settings(epochs=2), recipe={"optimizer": "SGD"}, own_code=True)
+    leave("mine-seed-1", Settings(epochs=2, seed=1), recipe={"optimizer": "AdamW"}, own_code=True)
     assert [row["seeds"] for row in group_seeds(read_runs("mini"))] == [1, 1]
 
 
@@ -105,7 +111,7 @@ def test_settings_of_ancestors_are_told_their_seeds_make_no_difference_and_other
         leave(f"finetuning{end}", settings, weights=started_from(parent), other_sizes={"64": {"top1": kept}})
     row = group_runs(read_runs("mini"))["finetuning"]
     assert (row["seeds"], row["start"]) == (2, "preprocessing, from scratch")
-    assert row["overrides"] == {"input_size in preprocessing": 48} and row["other_sizes"] == {64: 0.2}
+    assert row["overrides"] == {"input_size in preprocessing": 48} and row["resized"] == 0.2
 
 
 def test_the_lines_that_repeat_all_have_parents_first_and_no_line_twice():
@@ -113,7 +119,7 @@ def test_the_lines_that_repeat_all_have_parents_first_and_no_line_twice():
     for name in ("finetuning", "finetuning-small-stem"):
         leave(name, planned(name), weights=started_from(parent))
     leave("baseline-scratch", planned("baseline-scratch"))
-    lines = regenerate("mini").splitlines()
+    lines = names_of("9_summary")["regenerate"]("mini").splitlines()
     assert len(lines) == len(set(lines)) == 5
     assert "preprocessing" in lines[1] and "momentum=0.8" in lines[1] and "finetuning" in lines[2]
     assert lines[-1] == "tinyclf run ablations --dataset mini"

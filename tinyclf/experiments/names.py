@@ -12,7 +12,9 @@ from tinyclf.utils.paths import reports_dir
 
 NAME = re.compile(r"[A-Za-z0-9][\w.=+-]{0,99}", re.ASCII)
 SEED = re.compile(r"-seed-(\d+)$")
-RESERVED = re.compile(r"data|ablations|summary|.*\.(html|md|svg|csv|json|ipynb|partial|lock|)", re.IGNORECASE)
+RESERVED = re.compile(
+    r"data|ablations|comparisons|summary|.*\.(html|md|svg|csv|json|ipynb|partial|lock|)", re.IGNORECASE
+)
 
 
 def check_name(name: Any, what: str = "run") -> None:

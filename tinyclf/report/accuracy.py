@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable
-from html import escape
 from typing import NamedTuple
 
-from tinyclf.data.registry import DATASETS
+from tinyclf.data.registry import dataset_info
 from tinyclf.experiments import catalog
 from tinyclf.report import format as as_text
 from tinyclf.report.format import Cell, Column, markdown, percent, pixels
-from tinyclf.report.runs import GROUPED, PUBLISHED, Row, group_runs, published, published_at, read_runs
+from tinyclf.report.runs import GROUPED, PUBLISHED, STAND_IN, Row, group_runs, published, published_at, read_runs
 from tinyclf.report.verdict import Verdict, difference_interval, interval, judge, order, reproduction, standin, verdict
-from tinyclf.utils.paths import PROJECT, reports_dir
+from tinyclf.utils.paths import NOTEBOOKS
 
 TITLES = "From scratch", "From ImageNet weights"
+STAND_IN_TITLE = "From stand-ins for ImageNet weights"
+STAND_IN_NOTE = (
+    "Stand-in weights are in the place of torchvision's ImageNet weights, which they are not: `docs/weights.md` of "
+    "tinyclf's repository describes them."
+)
 REPRODUCED = (
     "*Reproduced* means a difference of at most 1.0 point after the last epoch; else ours is *above* or *below*. A run "
     "of fewer epochs is compared with the published curve at its epoch, and the error of reading that off a figure "
@@ -31,12 +33,12 @@ MEANING = (
     "as many images. It does not include the training of ImageNet weights.",
 )
 # In place of a row of `group_runs`, for an experiment that was not run
-EMPTY: Row = {"start": "", "overrides": {}, "other_sizes": {}, "machines": [], "runs": [], "commands": []}
-NOT_RUN: Row = dict.fromkeys(GROUPED, math.nan) | EMPTY
+NONE: Row = dict.fromkeys(("machines", "runs", "commands"), ()) | {"start": "", "overrides": {}, "own_code": False}
+NOT_RUN: Row = dict.fromkeys(GROUPED, math.nan) | NONE
 
 
 class AccuracyTable(NamedTuple):
-    """The experiments on a data set that reproduce a published number or have a goal, a row each, run or not.
+    """The experiments on a data set that reproduce a published number or have a goal, run or not, and runs of none.
 
     Columns: those of `group_runs`, NaN where nothing was run; `table`, one of TITLES; `size`, pixels, in the extra row
     of a model that was evaluated at another size, else 0; `title`, which says that as well; `goals`, in words;
@@ -47,30 +49,40 @@ class AccuracyTable(NamedTuple):
 
     dataset: str
     rows: list[Row]
-    starts: list[str]  # what the runs on the data set started from, all of them
 
     def parts(self) -> dict[str, list[Row]]:
-        """The rows of what started from scratch, and of what started from ImageNet weights, by the title of each.
+        """The rows of what started from scratch, and of what started from weights, by the title of each.
 
         Images of Tiny-ImageNet are ImageNet's own, so that a pretrained model may have seen those that it is evaluated
         on.
         """
-        return {title: [row for row in self.rows if row["table"] == title] for title in TITLES}
+        scratch, weights = ([row for row in self.rows if row["table"] == title] for title in TITLES)
+        return {TITLES[0]: scratch, STAND_IN_TITLE if any(map(standin, weights)) else TITLES[1]: weights}
 
     def columns(self) -> list[Column]:
         """The columns that have something to say of any row."""
         return [column for column in COLUMNS if any(str(column.cell(row)) for row in self.rows)]
 
+    def notes(self) -> list[str]:
+        """What the numbers do not show: a note each, in Markdown."""
+        info = dataset_info(self.dataset)  # a note on synthetic data tells of their weights as well
+        told = any(map(standin, self.rows)) and not info.synthetic
+        return [info.note] * bool(info.note) + [STAND_IN_NOTE] * told
+
 
 def accuracy_table(dataset: str) -> AccuracyTable:
-    """The accuracy table of a data set, from the records of its runs. Raises TinyclfError as `read_runs` does."""
-    runs = read_runs(dataset)
-    groups, rows = group_runs(runs), []
-    for name, experiment in catalog.read_experiments(dataset).items():
-        if name in PUBLISHED or experiment.goals:
+    """The accuracy table of a data set, from the records of its runs."""
+    groups, rows = group_runs(read_runs(dataset)), []
+    experiments = dict(catalog.read_experiments(dataset))
+    for name, run in groups.items():
+        if not catalog.find_experiment(name):  # a run of a person's own, which stands for itself
+            parameters = {"dataset": dataset, "epochs": run["planned_epochs"]}
+            experiments |= {name: catalog.Experiment(name, name, NOTEBOOKS, parameters)}
+    for name, experiment in experiments.items():
+        if name in PUBLISHED or experiment.goals or experiment.notebook == NOTEBOOKS:
             rows.append(experiment_row(experiment, groups.get(name, NOT_RUN), dataset))
             rows += [size_row(rows[-1], size, dataset)] if (size := experiment.settings.eval_size) else []
-    return AccuracyTable(dataset, rows, [run["start"] for run in runs])
+    return AccuracyTable(dataset, rows)
 
 
 def experiment_row(experiment: catalog.Experiment, run: Row, dataset: str) -> Row:
@@ -79,9 +91,10 @@ def experiment_row(experiment: catalog.Experiment, run: Row, dataset: str) -> Ro
     row, then = published(name, dataset) or {}, published_at(name, dataset, epochs)
     start = run["start"] or experiment.settings.weights.replace("none", "scratch")
     return run | {
-        **{"experiment": name, "title": experiment.title, "size": 0, "planned_epochs": planned},
+        **{"experiment": name, "title": experiment.title + STAND_IN * standin(run)},
+        **{"size": 0, "planned_epochs": planned},
         "table": TITLES[not start.endswith("scratch")],
-        "goals": [goal_text(goal, run) for goal in experiment.goals if DATASETS[dataset].comparable],
+        "goals": [goal_text(goal, run) for goal in experiment.goals if dataset_info(dataset).comparable],
         **{"published_last": row.get("last", math.nan), "published_best": row.get("best", math.nan)},
         **{"published_then": then, "difference": run["accuracy"] - then},
         "ranked": PUBLISHED.get(name, {}).get("last", math.nan),
@@ -93,18 +106,13 @@ def experiment_row(experiment: catalog.Experiment, run: Row, dataset: str) -> Ro
 def size_row(row: Row, size: int, dataset: str) -> Row:
     """The row of the model of `row`, evaluated at another size, in pixels, than that of its training."""
     known = PUBLISHED.get(row["experiment"], {}).get("other_sizes", {}).get(str(size), {}).get("last", math.nan)
-    accuracy, last = row["other_sizes"].get(size, math.nan), known if DATASETS[dataset].comparable else math.nan
+    accuracy, last = row["resized"], known if dataset_info(dataset).comparable else math.nan
     kind = judge(accuracy, last) if row["whole"] else ""
-    kept = ("experiment", "table", "planned_epochs", "whole", "start", "val_images", "seeds")
-    return (
-        NOT_RUN
-        | {name: row[name] for name in kept}
-        | {  # it was not trained for this row
-            **{"title": f"{row['title']}, evaluated at {pixels(size)}", "size": size, "goals": []},
-            **{"accuracy": accuracy, "difference": accuracy - last, "verdict": Verdict(kind, kind)},
-            **{"published_last": last, "published_best": last, "published_then": last, "ranked": known},
-        }
-    )
+    kept = ("experiment", "table", "planned_epochs", "whole", "start", "val_images", "seeds")  # it was not trained anew
+    title = f"{row['title'].removesuffix(STAND_IN)}, evaluated at {pixels(size)}{STAND_IN * standin(row)}"
+    told = {"title": title, "size": size, "accuracy": accuracy, "difference": accuracy - last, "ranked": known}
+    told |= dict.fromkeys(("published_last", "published_best", "published_then"), last)
+    return NOT_RUN | {name: row[name] for name in kept} | told | {"goals": [], "verdict": Verdict(kind, kind)}
 
 
 def goal_text(goal: catalog.Goal, run: Row) -> str:
@@ -117,11 +125,10 @@ def goal_text(goal: catalog.Goal, run: Row) -> str:
 
 
 def title_cell(row: Row) -> Cell:
-    """The title, and what the runs have other than it says: settings, and weights that are not ImageNet's."""
-    title = f"the same model, evaluated at {pixels(row['size'])}" if row["size"] else row["title"]
-    return Cell(
-        title, (as_text.assignments(row["overrides"]), "from stand-in weights" * standin(row)), runs=row["runs"]
-    )
+    """The title, and what the runs have other than it says."""
+    same = f"the same model, evaluated at {pixels(row['size'])}{STAND_IN * standin(row)}"
+    own = "own code" * bool(row["own_code"])
+    return Cell(same if row["size"] else row["title"], (own, as_text.assignments(row["overrides"])), runs=row["runs"])
 
 
 def published_cell(row: Row) -> Cell:
@@ -179,7 +186,7 @@ def answer(table: AccuracyTable) -> list[str]:
     ran = [row for row in table.rows if row["runs"]]
     if not ran:
         return ["No experiment has run yet.", f"`tinyclf report --dataset {table.dataset}` runs all of them."]
-    if DATASETS[table.dataset].comparable:
+    if dataset_info(table.dataset).comparable:
         return reproduction([row for row in table.rows if not math.isnan(row["published_last"])])
     best, experiments = max(ran, key=lambda row: row["accuracy"]), sum(not row["size"] for row in table.rows)
     highest = f"The highest validation accuracy is {percent(best['accuracy'])}, of “{best['title']}”."
@@ -192,11 +199,12 @@ def answer_in_markdown(table: AccuracyTable) -> str:
     return " ".join([f"**{first}**", *others])
 
 
-def markdown_report(table: AccuracyTable, project: str = "../..") -> str:
-    """The accuracy tables with what a reader must know of them, in Markdown; project: see `data_notes`."""
-    told = "" if DATASETS[table.dataset].synthetic else order([row for row in table.rows if row["table"] == TITLES[1]])
-    notes = [*reading_notes(table.dataset), *data_notes(table.dataset, table.starts, project)]
-    return "\n\n".join([markdown_tables(table), *filter(None, [told]), *notes])
+def markdown_report(table: AccuracyTable) -> str:
+    """The accuracy tables with what a reader must know of them, in Markdown."""
+    told = (
+        "" if dataset_info(table.dataset).synthetic else order([row for row in table.rows if row["table"] == TITLES[1]])
+    )
+    return "\n\n".join([markdown_tables(table), *filter(None, [told]), *reading_notes(table.dataset), *table.notes()])
 
 
 def markdown_tables(table: AccuracyTable) -> str:
@@ -208,22 +216,4 @@ def markdown_tables(table: AccuracyTable) -> str:
 def reading_notes(dataset: str) -> list[str]:
     """What the words and numbers of the accuracy tables mean, in Markdown."""
     first, *others = MEANING
-    return [first, *[REPRODUCED] * DATASETS[dataset].comparable, *others]
-
-
-def data_notes(dataset: str, starts: Iterable[str], project: str) -> list[str]:
-    """What the numbers of `dataset` do not show, and which weights are not ImageNet's: a note each, in Markdown.
-
-    starts: what the runs started from; project: leads from the page to the folder that has docs/.
-    """
-    info = DATASETS[dataset]
-    notes = [info.note] if info.note else []
-    if info.synthetic:  # the note tells of its weights as well
-        return notes
-    here = PROJECT is not None and reports_dir() == PROJECT / "reports"  # else the link leads nowhere
-    page = f"[docs/weights.md]({project}/docs/weights.md#stand-in-weights)" if here else "tinyclf's docs/weights.md"
-    labels = {match[0] for match in (re.search(r"ImageNet \(.*\)$", start) for start in starts) if match}
-    escaped = (re.sub(r"([\\`*_\[\]])", r"\\\1", escape(label)) for label in sorted(labels))
-    return notes + [
-        f"{label}: these are not torchvision's ImageNet weights. {page} describes them." for label in escaped
-    ]
+    return [first, *[REPRODUCED] * dataset_info(dataset).comparable, *others]

@@ -6,18 +6,20 @@ from typing import Any
 
 import numpy as np
 from IPython.display import HTML
-from matplotlib import colors
 
 from tinyclf.experiments.record import Record, read_table
 from tinyclf.report.figures import COLOURS, Described, percent_label, styled
-from tinyclf.report.format import Column, percent
+from tinyclf.report.format import Column, format_metric, percent, pixels
 from tinyclf.report.html import Table, gallery, table
-from tinyclf.utils.lazy import pd, plt
+from tinyclf.utils.lazy import colors, pd, plt
 
 # One colour of growing opacity, so that the page's own paper shows through, light or dark.
 SHADES = ("#d55e0000", "#d55e00ff")
 FULL = 0.25  # a share that has the full colour
 NAMED = 25  # class names that fit beside the heat map
+EVALUATION = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "loss": "loss"} | {
+    "calibration_error": "expected calibration error"
+}
 
 
 def confusion_shares(record: Record) -> pd.DataFrame:
@@ -29,45 +31,19 @@ def confusion_shares(record: Record) -> pd.DataFrame:
     return counts.div(classes["images"], axis=0).fillna(0.0)
 
 
-def block_order(shares: np.ndarray) -> list[int]:
-    """An order of the classes in which those that are confused with each other are neighbours.
-
-    Spectral: the classes are split in two by the sign of the Fiedler vector of the graph whose edges are confusions,
-    and both halves again. shares: (classes, classes).
-    """
-    weights = shares + shares.T + 1e-6  # connected, whatever was confused
-    np.fill_diagonal(weights, 0)
-
-    def split(members: list[int]) -> list[int]:
-        if len(members) < 3:
-            return members
-        graph = weights[np.ix_(members, members)]
-        scale = 1 / np.sqrt(graph.sum(0))
-        _, vectors = np.linalg.eigh(np.eye(len(members)) - scale[:, None] * graph * scale)
-        fiedler = vectors[:, 1] * scale
-        fiedler *= 1 if fiedler[0] < 0 else -1  # LAPACK leaves the sign open: the first class comes first
-        low = [member for member, value in zip(members, fiedler, strict=True) if value < 0]
-        high = [member for member in members if member not in low]
-        return split(low) + split(high) if low and high else members
-
-    return split(list(range(len(shares))))
-
-
 @styled
 def heat_map(record: Record) -> Described:
-    """The confusion matrix in shares of the true class, ordered so that classes that are confused form blocks."""
+    """The confusion matrix in shares of the true class, in the order of WordNet ids: animals, things, food, places."""
     shares, words = confusion_shares(record), class_words(record)
-    order = shares.index[block_order(shares.to_numpy())]
-    shares = shares.loc[order, order]
     figure, axes = plt.subplots(figsize=(5.9, 5))
     shades = colors.LinearSegmentedColormap.from_list("shades", SHADES, N=24)
     norm = colors.PowerNorm(0.5, 0, FULL, clip=True)  # by the square root, or only the diagonal would show
     image = axes.imshow(shares, cmap=shades, norm=norm, interpolation="none")
     bar = figure.colorbar(image, shrink=0.5, label="share of the class's images", ticks=[0, 0.02, 0.1, FULL])
     bar.ax.set_yticklabels(["0%", "2%", "10%", f"{percent(FULL, 0)} or more"])
-    places = range(0, len(order), -(-len(order) // NAMED))
+    places = range(0, len(shares), -(-len(shares) // NAMED))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(places, [words[order[place]] for place in places], fontsize=6.5)
+        axis.set_ticks(places, [words[shares.index[place]] for place in places], fontsize=6.5)
     axes.tick_params(axis="x", rotation=90)
     axes.grid(visible=False)
     axes.set(xlabel="predicted", ylabel="class")
@@ -75,7 +51,7 @@ def heat_map(record: Record) -> Described:
     cells = shares.rename_axis(index="wnid", columns="predicted").stack().rename("share").reset_index()
     worst = cells[cells["wnid"] != cells["predicted"]].sort_values("share", ascending=False, kind="stable")[:3]
     most = [f"{words[true]} as {words[guess]}, {percent(share, 0)}" for true, guess, share in worst.to_numpy()]
-    text = f"Confusion matrix of {len(order)} classes, those that are confused side by side. The most: "
+    text = f"Confusion matrix of {len(shares)} classes, in the order of their WordNet ids. The most: "
     return Described(figure, f"{text}{'; '.join(most)}.", cells[cells["share"] > 0])
 
 
@@ -116,6 +92,23 @@ def class_table(record: Record) -> Table:
         Column("WordNet id", lambda row: row["wnid"], number=False),
     ]
     return table(rows, columns, "sortable")
+
+
+def evaluation_table(record: Record) -> Table:
+    """The metrics of the model of the last epoch: at the size of its training, with flip TTA, at other sizes.
+
+    The accuracy at one size alone is that of the headline, and left out.
+    """
+    own = pixels(record["settings"]["input_size"])
+    results = {own: record["evaluation"]} | ({f"{own}, flip TTA": record["flip_tta"]} if record["flip_tta"] else {})
+    results |= {pixels(size): result for size, result in record["other_sizes"].items()}
+    rows = pd.DataFrame(results).rename_axis("key").reset_index()
+    rows = rows[rows["key"].isin(list(EVALUATION)[len(results) == 1 :])]
+
+    def column(name: str) -> Column:
+        return Column(f"validation, {name}", lambda row: format_metric(row["key"], row[name]))
+
+    return table(rows, [Column("metric", lambda row: EVALUATION[row["key"]], number=False), *map(column, results)])
 
 
 @styled

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from IPython.display import display
 
-from tinyclf.report.format import format_metric, percent
+from tinyclf.report.format import format_metric
 from tinyclf.report.runs import published_curve
 from tinyclf.utils.lazy import pd, plt
 
@@ -99,21 +99,23 @@ def line_style(number: int) -> dict[str, Any]:
 
 
 @styled
-def curves(lines: list[Line], metric: str, title: str) -> Described:
-    """`loss` or `accuracy` by epoch."""
-    figure, axes = plt.subplots()
+def curves(lines: list[Line], metric: str, title: str, width: float = 4.5) -> Described:
+    """`loss` or `accuracy` by epoch. width: of the figure, in inches."""
+    figure, axes = plt.subplots(figsize=(width, 3.2 if width < 5 else 4.2))
+    letters = int(12.4 * width)  # in a line
     texts, tables = [], []
     for number, line in enumerate(lines):
         table = curve_table(line, metric)
-        draw(axes, table, line_style(number), line.label)
+        draw(axes, table, line_style(number), textwrap.fill(line.label, letters))
         values = table[metric].dropna()
         first, last = format_metric(metric, values.iloc[0]), format_metric(metric, values.iloc[-1])
         texts.append(f"{line.label} from {first} to {last}")
         tables.append(table.assign(run=line.experiment, split=line.split))
-    axes.set(xlabel="epoch", ylabel=METRICS[metric], title=title)
+    axes.set(xlabel="epoch", ylabel=METRICS[metric], title=textwrap.fill(title, letters))
     labels = axes.get_legend_handles_labels()[1]
     columns = 1 if max(map(len, labels)) > 26 else 2  # as many as the figure is wide enough for
-    figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(labels) // columns))  # inches, a line of the legend
+    lines_of_text = -(-sum(label.count("\n") + 1 for label in labels) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.17 * lines_of_text)  # inches
     figure.legend(loc="outside lower center", ncols=columns)  # where no curve runs
     plt.close(figure)  # so that a notebook shows it once, by `show`
     data = pd.concat(tables)
@@ -144,21 +146,3 @@ def draw(axes: Axes, table: pd.DataFrame, style: dict[str, Any], label: str) -> 
     if len(published):
         label = f"{label}, published"
         axes.plot(published["epoch"], published["published"], ":", color=style["color"], label=label)
-
-
-@styled
-def small_multiple(title: str, name: str, histories: pd.DataFrame) -> Described:
-    """The validation accuracy of an experiment's runs by epoch, over the published one, in a small figure.
-
-    Several seeds are a line for their mean, in a band of one standard deviation.
-    """
-    table = curve_table(Line(title, name, histories, "val"), "accuracy")
-    figure, axes = plt.subplots(figsize=(3.1, 2.3))
-    draw(axes, table, line_style(1) | {"markersize": 3}, title)
-    last = {"ours": table["accuracy"].dropna(), "published": table["published"].dropna()}
-    ends = ", ".join(f"{who} {percent(curve.iloc[-1])}" for who, curve in last.items() if len(curve))
-    axes.set_title(f"{textwrap.fill(title, 46)}\n{ends}", fontsize=8.5)
-    axes.set_xlabel("epoch", fontsize=8.5)
-    axes.tick_params(labelsize=8.5)
-    plt.close(figure)
-    return Described(figure, f"Validation accuracy by epoch, {title}: at the end {ends}.", table)

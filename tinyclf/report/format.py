@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tinyclf.data.registry import DATASETS
+from tinyclf.data.registry import dataset_info
 
 SHARES = ("accuracy", "top1", "top5", "calibration_error", "flip_tta")  # ends of keys whose values lie in 0..1
 
@@ -64,10 +64,10 @@ def points(difference: float) -> str:
 
 
 def share(value: float) -> str:
-    """A part of something: `1/20.2`, or `5.7` where it is more than all of it; empty for NaN."""
+    """A part of something: `1/20.2`, or `5.7` where it is more than all of it, or nothing; empty for NaN."""
     if math.isnan(value):
         return ""
-    return f"1/{1 / value:.1f}" if value < 1 else f"{value:.1f}"
+    return f"1/{1 / value:.1f}" if 0 < value < 1 else f"{value:.1f}"
 
 
 def duration(seconds: float) -> str:
@@ -101,9 +101,9 @@ def hardware(machines: Iterable[Mapping[str, Any]]) -> str:
 
 def heading(dataset: str) -> str:
     """Of a data set's front page: the project and the data set in words."""
-    return f"tinyclf: ResNet18 on {DATASETS[dataset].title}"
+    return f"tinyclf: ResNet18 on {dataset_info(dataset).title}"
 
 
 def short_commit(commit: str | None) -> str:
-    """The first ten digits of a commit."""
-    return commit[:10] if commit else "not a git checkout"
+    """The first ten digits of a commit, and whether files differed from it."""
+    return commit[:10] + "-dirty" * commit.endswith("-dirty") if commit else "not a git checkout"

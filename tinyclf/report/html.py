@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from tinyclf.report.format import Column, percent
+from tinyclf.report.format import Column
 from tinyclf.utils.lazy import pd
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -80,25 +80,6 @@ def small_lines(first: str, *second: str) -> Markup:
 def verdict_mark(kind: str, text: str) -> Markup:
     """The text of a verdict, with colour and arrow where it is `above` or `below`."""
     return Markup(PIECES.verdict(kind, text))
-
-
-def sparkline(ours: pd.Series, published: pd.Series, text: str) -> Markup:
-    """A small curve with its last value, and the published one dotted. Both: accuracies in 0..1 by epoch, without NaN.
-
-    text: the same in words.
-    """
-    both = pd.concat([ours, published])
-    first, low = min(both.index), both.min()
-    wide, high = max(max(both.index) - first, 1), max(both.max() - low, 1e-9)
-
-    def points(curve: pd.Series) -> list[tuple[float, float]]:
-        return [
-            (round(100 * (epoch - first) / wide, 1), round(24 * (1 - (accuracy - low) / high), 1))
-            for epoch, accuracy in curve.items()
-        ]
-
-    lines = [" ".join(f"{x},{y}" for x, y in points(curve)) for curve in (ours, published)]
-    return Markup(PIECES.sparkline(*lines, points(ours)[-1], text, percent(ours.iloc[-1], 1)))
 
 
 def gallery(images: Sequence[np.ndarray], texts: Sequence[str]) -> HTML:

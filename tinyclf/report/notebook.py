@@ -1,36 +1,41 @@
 """Run an experiment's notebook headlessly and write its page: papermill executes, nbconvert renders."""
 
+import html
+import json
 import logging
 import os
-import re
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import nbformat
 import papermill
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from markupsafe import escape
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
+from zmq import ZMQError
 
-from tinyclf.data.registry import DATASETS
-from tinyclf.experiments import catalog
+from tinyclf.data.registry import dataset_info
 from tinyclf.experiments.catalog import Experiment
-from tinyclf.experiments.names import family
 from tinyclf.report.format import heading
-from tinyclf.report.html import PIECES, link
-from tinyclf.report.run_page import run_title
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import atomic_write, locked, writable
 from tinyclf.utils.paths import PROJECT, data_dirs, reports_dir, tiny_imagenet_sources
 
 PAGE, FAILED = ("notebook.ipynb", "index.html"), ("failed.ipynb", "failed.html")  # of a run that failed; not committed
-NAV = re.compile(r"<nav>.*?</nav>", re.DOTALL)
+BACKEND = (
+    "module://matplotlib_inline.backend_inline"  # what a kernel takes by itself, where the user's environment has none
+)
+QUIET = "import logging; logging.getLogger('matplotlib').setLevel('ERROR')"  # it tells of its cache, with its path
 
 
 class ThisPython(AsyncKernelManager):
@@ -38,7 +43,7 @@ class ThisPython(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        return KernelSpec(**get_kernel_dict())
+        return KernelSpec(**get_kernel_dict(), env={"MPLBACKEND": BACKEND})
 
 
 def run(experiment: Experiment) -> None:
@@ -48,6 +53,8 @@ def run(experiment: Experiment) -> None:
     Raises TinyclfError when a cell failed, with its message, or when the pages cannot be written.
     """
     folder, busy = writable(experiment.page_folder), f"{experiment.name} is running already; wait for it"
+    if any((folder / name).exists() for name in PAGE) and not page_title(folder):
+        raise TinyclfError(f"{folder} has a page that is not of tinyclf: move {' and '.join(PAGE)} away")
     if experiment.name == "summary":
         busy = ""  # runs that end together each make it, one after the other
     with locked(folder / ".page.lock", busy), tempfile.TemporaryDirectory(prefix="tinyclf-") as temporary:
@@ -77,7 +84,8 @@ def execute(experiment: Experiment, executed: Path) -> str:
             progress_bar=False,
             stdout_file=sys.stderr,
             stderr_file=sys.stderr,
-            extra_arguments=["--log-level=CRITICAL"],  # the kernel's own log: TCP at the start, sockets at the end
+            # The kernel's own log is of TCP at the start and sockets at the end
+            extra_arguments=["--log-level=CRITICAL", f"--IPKernelApp.exec_lines={QUIET}"],
         )
     except PapermillExecutionError as error:
         return str(error.evalue) if error.ename == "TinyclfError" else f"{error.ename}: {error.evalue}"
@@ -87,6 +95,11 @@ def execute(experiment: Experiment, executed: Path) -> str:
         notebook.cells.append(nbformat.v4.new_markdown_cell(f"## The run ended here: {failure}"))
         nbformat.write(notebook, executed)
         return failure
+    except (RuntimeError, ZMQError) as error:
+        raise TinyclfError(
+            f"the kernel did not start ({error}): look for a file that ends it, in the folder startup of what "
+            "`ipython locate profile` prints, and at the limits that `ulimit -a` prints"
+        ) from error
     except KeyboardInterrupt:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # or the cell's end appears as a traceback on exit
         raise
@@ -94,15 +107,11 @@ def execute(experiment: Experiment, executed: Path) -> str:
 
 
 def publish(notebook: NotebookNode, experiment: Experiment, names: tuple[str, str]) -> None:
-    """Write an executed notebook and its page, each whole or not at all, and link the page to its neighbours."""
+    """Write an executed notebook and its page, each whole or not at all."""
     clean(notebook, experiment)
-    folder, dataset_folder = experiment.page_folder, reports_dir() / experiment.parameters["dataset"]
-    text = without_paths(nbformat.writes(notebook), experiment.parameters.get("weights", ""))
-    page = render(nbformat.reads(text, 4), experiment.title)
-    with locked(dataset_folder / ".pages.lock"):  # as the pages of neighbours are written too
-        atomic_write(folder / names[0], text)  # first: a page without its notebook is nobody's
-        atomic_write(folder / names[1], page)
-        connect(dataset_folder)
+    text = without_paths(nbformat.writes(notebook), experiment.parameters)
+    atomic_write(experiment.page_folder / names[0], text)  # first: a page without its notebook is nobody's
+    atomic_write(experiment.page_folder / names[1], render(nbformat.reads(text, 4), experiment.title))
 
 
 def clean(notebook: NotebookNode, experiment: Experiment) -> None:
@@ -111,20 +120,36 @@ def clean(notebook: NotebookNode, experiment: Experiment) -> None:
     if experiment.name == "summary":
         notebook.metadata["title"] = heading(dataset)
     else:
-        about = {"front": "../index.html", "dataset": DATASETS[dataset].title}
-        notebook.metadata |= {"title": f"{experiment.title} ({dataset})"} | about
+        info, up = dataset_info(dataset), "../" * (1 + experiment.name.count("/"))
+        about = {"front": f"{up}index.html", "dataset": info.title}
+        notebook.metadata |= {"title": f"{experiment.title} ({info.name})"} | about
     for key in ("input_path", "output_path"):
         notebook.metadata.get("papermill", {}).pop(key, None)
     CoalesceStreamsPreprocessor(enabled=True).preprocess(notebook, {})
 
 
-def without_paths(text: str, weights: str) -> str:
-    """`text` where the paths of data, reports, project and `weights` are their last part alone."""
-    paths = {weights, *map(str, (*tiny_imagenet_sources(), *data_dirs(), reports_dir(), PROJECT or ""))}
+def without_paths(text: str, parameters: Mapping[str, Any]) -> str:
+    """The text of a notebook where paths of this machine are their last part alone, however they are written there.
+
+    They are those of the data, the reports, the project, and of the parameters `weights` and `dataset`.
+    """
+    known = [*tiny_imagenet_sources(), *data_dirs(), reports_dir(), PROJECT or ""]
+    paths = {*map(str, known), *(str(parameters.get(key, "")) for key in ("weights", "dataset"))}
     for path in sorted(paths, key=len, reverse=True):  # a folder after what is in it
         if os.sep in path and (name := os.path.basename(path)):
-            text = text.replace(path, name)
+            for write in (str, repr, ascii, json.dumps, quote):
+                for mark in (str, escape, html.escape):  # text as it is, and in HTML of ours and of others
+                    said = [json.dumps(mark(write(part).strip("'\"")), ensure_ascii=False) for part in (path, name)]
+                    text = text.replace(said[0][1:-1], said[1][1:-1])
     return text
+
+
+def page_title(folder: Path) -> str:
+    """The title of the page that tinyclf made in a folder, as its notebook has it; empty where there is none."""
+    try:
+        return str(json.loads((folder / PAGE[0]).read_text("utf-8"))["metadata"]["title"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def render(notebook: NotebookNode, title: str) -> str:
@@ -147,6 +172,7 @@ def arrange(notebook: NotebookNode) -> None:
             sections.append([])
         if "notebook-only" not in cell.metadata.get("tags", []):
             sections[-1].append(cell)
+    sections[0].sort(key=lambda cell: cell.cell_type == "code" and not cell.outputs)  # parameters after the title
     notebook.cells = []
     for section in filter(None, sections):
         tags = section[0].metadata.get("tags", [])
@@ -159,20 +185,3 @@ def arrange(notebook: NotebookNode) -> None:
             for cell in section:  # code that displayed nothing is what its section has to show
                 cell.metadata["shown"] = cell.cell_type == "code" and not cell.outputs
         notebook.cells += section
-
-
-def connect(dataset_folder: Path) -> None:
-    """Link the page of each run to the one before it and after it, in the order of the experiments.
-
-    The caller holds a lock on the pages.
-    """
-    experiments = catalog.read_experiments(dataset_folder.name)
-    order = {name: number for number, name in enumerate(experiments)}
-    pages = [page for page in dataset_folder.glob("*/index.html") if page.with_name("record.json").is_file()]
-    pages.sort(key=lambda page: (order.get(family(page.parent.name), len(order)), page.parent.name))
-    names = [page.parent.name for page in pages]
-    links = ["", *(link(run_title(name, experiments), f"../{name}/index.html") for name in names), ""]
-    for page, before, after in zip(pages, links, links[2:], strict=False):
-        nav, text = PIECES.nav(DATASETS[dataset_folder.name].title, before, after), page.read_text(encoding="utf-8")
-        if nav not in text:
-            atomic_write(page, NAV.sub(nav.replace("\\", r"\\"), text, count=1))

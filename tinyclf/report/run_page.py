@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import hashlib
 from typing import TYPE_CHECKING
 
 from IPython.display import HTML, Markdown, display
 from markupsafe import Markup
 
-from tinyclf.data.registry import DATASETS
+from tinyclf.data.registry import dataset_info, folder_name
 from tinyclf.experiments import catalog
 from tinyclf.experiments.catalog import Experiment
-from tinyclf.experiments.names import family, seed_of
-from tinyclf.experiments.record import RECIPE, Record, read_records, table_path
+from tinyclf.experiments.names import family
+from tinyclf.experiments.record import Record, read_records, table_path
 from tinyclf.experiments.run import default_name
 from tinyclf.experiments.settings import Settings
 from tinyclf.report import evaluation
-from tinyclf.report.accuracy import data_notes
+from tinyclf.report.accuracy import STAND_IN_NOTE
 from tinyclf.report.figures import SPLITS, Line, curves, show
-from tinyclf.report.format import Column, assignments, duration, format_metric, hardware, percent, percent_range, pixels
+from tinyclf.report.format import Column, assignments, duration, format_metric, hardware, percent, percent_range
 from tinyclf.report.html import Table, details, link, small_lines, table, verdict_mark
-from tinyclf.report.runs import history_frame, published, published_curve, start_of
+from tinyclf.report.runs import (
+    STAND_IN,
+    group_seeds,
+    history_frame,
+    own_code,
+    published,
+    published_curve,
+    read_runs,
+    recipe_of,
+    run_title,
+)
 from tinyclf.report.verdict import interval, verdict
 from tinyclf.utils.environment import public_origin
 from tinyclf.utils.errors import TinyclfError, one_of
@@ -33,73 +43,72 @@ if TYPE_CHECKING:
 
 HEADLINE, CURVES = "headline", ("curve-accuracy", "curve-loss")  # identify the outputs that `show_title` makes room for
 METRICS = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
-EVALUATION = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "loss": "loss"} | {
-    "calibration_error": "expected calibration error"
-}
+ON_A_GPU = ("cuda", "cudnn", "driver")  # versions that older records lack
 
 
 def run_pages(names: list[str], dataset: str) -> list[Experiment]:
     """The pages of runs, to be made from their records. Raises TinyclfError for a run that has none."""
-    records, titles, notebook = read_records(dataset), catalog.read_experiments(dataset), NOTEBOOKS / "7_run.ipynb"
-    for name in names:
-        one_of(f"run on {dataset}", name, records)
-    return [
-        Experiment(name, run_title(name, titles), notebook, {"dataset": dataset, "run_name": name}) for name in names
-    ]
+    notebook, records = NOTEBOOKS / "7_run.ipynb", recorded(names, dataset)
+    titles = {name: run_title(name, dataset, record) for name, record in records.items()}
+    return [Experiment(name, titles[name], notebook, {"dataset": dataset, "run_name": name}) for name in titles]
 
 
 def comparison(names: list[str], dataset: str) -> Experiment:
     """The page that compares runs, each once. Raises TinyclfError for one without a record, and for fewer than two."""
-    names, records = list(dict.fromkeys(names)), read_records(dataset)
-    if len(names) < 2:
-        known = ", ".join(records) or "none"
+    records = recorded(names, dataset)
+    if len(records) < 2:
+        known = ", ".join(read_records(dataset)) or "none"
         raise TinyclfError(f"nothing to compare: name two runs on {dataset} or more of {known}")
+    titles, several = [run_title(name, dataset, record) for name, record in records.items()], " ".join(records)
+    folder = f"comparisons/{'-'.join(records)[:80]}-{hashlib.sha256(several.encode()).hexdigest()[:8]}"
+    parameters = {"dataset": dataset, "runs": several}
+    return Experiment(folder, " against ".join(titles), NOTEBOOKS / "8_compare.ipynb", parameters)
+
+
+def recorded(names: list[str], dataset: str) -> dict[str, Record]:
+    """The records of the named runs, each once. Raises TinyclfError for a run that has none."""
+    records = read_records(dataset)
     for name in names:
         one_of(f"run on {dataset}", name, records)
-    title = f"Comparison of {', '.join(names[:-1])} and {names[-1]}"
-    parameters = {"dataset": dataset, "runs": " ".join(names)}
-    return Experiment(f"compare-{'-'.join(names)}"[:100], title, NOTEBOOKS / "8_compare.ipynb", parameters)
+    return {name: records[name] for name in names}
 
 
-def run_title(run: str, experiments: Mapping[str, Experiment]) -> str:
-    """The title of a run in words: that of its experiment, with its seed, or its own name where it is of none."""
-    experiment, seed = experiments.get(family(run)), seed_of(run)
-    return run if experiment is None else experiment.title + ("" if seed is None else f", seed {seed}")
-
-
-def heading(run: str, dataset: str) -> Markdown:
+def heading(title: str, dataset: str) -> Markdown:
     """The heading of a run's page: its title and its data set."""
-    return Markdown(f"# {run_title(run, catalog.read_experiments(dataset))}, on {DATASETS[dataset].title}")
+    return Markdown(f"# {title}, on {dataset_info(dataset).title}")
 
 
 def show_title(settings: Settings, run_name: str) -> None:
     """Display which run a page is of; `show_headline(record, update=True)` puts result and curves under it later."""
-    display(heading(run_name or default_name(settings), settings.dataset), display_id=HEADLINE)
+    title = run_title(run_name or default_name(settings), settings.dataset)
+    display(heading(title, settings.dataset), display_id=HEADLINE)
     for name in CURVES:
         display(HTML(""), display_id=name)
 
 
 def show_headline(record: Record, *, update: bool = False) -> None:
     """Display which run it is, its result in one line, and its curves; `update`: where `show_title` made room."""
-    title = heading(record["run"], record["settings"]["dataset"]).data
-    display(Markdown(f"{title}\n\n{headline(record)}"), display_id=HEADLINE if update else None, update=update)
-    run, history = record["run"], history_frame(record)
+    dataset, run, history = record["settings"]["dataset"], record["run"], history_frame(record)
+    title = run_title(run, dataset, record)
+    text = Markdown(f"{heading(title, dataset).data}\n\n{headline(record)}")
+    display(text, display_id=HEADLINE if update else None, update=update)
     for name, metric in zip(CURVES, ("accuracy", "loss"), strict=True):
         lines = [Line(SPLITS[split], run, history, split) for split in SPLITS]
-        described = curves(lines, metric, f"{run} on {record['settings']['dataset']}")
-        show(described, display_id=name if update else None)
+        show(curves(lines, metric, title), display_id=name if update else None)
 
 
 def headline(record: Record) -> str:
     """The result of a run in one line, with the interval that so many images allow; then what its data set is."""
     settings, result, epochs = record["settings"], record["evaluation"]["top1"], len(record["history"])
     run, dataset = record["run"], settings["dataset"]
-    row, note = published(run, dataset), DATASETS[dataset].note
+    row, note = published(run, dataset), dataset_info(dataset).note
     extent = percent_range(*interval(result, record["data"]["val"]))
     held_out = " on held-out images" * settings["hold_out"]
     judged = verdict(run, dataset, result, epochs, settings["epochs"])
     facts = [
         Markup("<strong>{} top-1</strong>{} (95% interval {})").format(percent(result), held_out, extent),
+        "own code" * own_code(record),
+        seeds_of(record),
         f"published {percent(row['last'])}" if row else "",
         Markup("<strong>{}</strong>").format(verdict_mark(*judged)) if judged.text else "",
         "" if "epochs" in judged.text else f"{epochs} epoch{'s' * (epochs != 1)}",
@@ -107,6 +116,16 @@ def headline(record: Record) -> str:
     ]
     line = Markup('<p class="answer result">{}</p>').format(Markup(" · ").join(filter(None, facts)))
     return f'{line}\n\n<div class="banner">\n\n{note}\n\n</div>' if note else line
+
+
+def seeds_of(record: Record) -> str:
+    """The seed of a run that has others beside it, of how many, and their mean; empty for one alone."""
+    rows = group_seeds(read_runs(record["settings"]["dataset"]))
+    row = next((row for row in rows if record["run"] in row["runs"]), {"seeds": 1})
+    if row["seeds"] == 1:
+        return ""
+    mean = format_metric("accuracy", row["accuracy"], row["accuracy_std"])
+    return f"seed {record['settings']['seed']} of {row['seeds']}, whose mean is {mean}"
 
 
 def show_confusions(record: Record) -> None:
@@ -124,32 +143,15 @@ def show_classes(record: Record) -> None:
 
 def show_mistakes(record: Record, data: Packed, samples: bool = False) -> None:
     """Display the most confident mistakes as images, where these may be shown, or where `samples` asks for it."""
-    if samples or DATASETS[record["settings"]["dataset"]].synthetic:
+    if samples or dataset_info(record["settings"]["dataset"]).synthetic:
         display(evaluation.mistakes(record, data.val.images))
 
 
 def show_evaluation(record: Record) -> None:
     """Display what the model of the last epoch reaches on the validation images, and how far to trust it."""
-    display(evaluation_table(record))
+    display(evaluation.evaluation_table(record))
     if table_path(record, "reliability.csv").is_file():
         show(evaluation.reliability(record))
-
-
-def evaluation_table(record: Record) -> Table:
-    """The metrics of the model of the last epoch: at the size of its training, with flip TTA, at other sizes.
-
-    The accuracy at one size alone is that of the headline, and left out.
-    """
-    own = pixels(record["settings"]["input_size"])
-    results = {own: record["evaluation"]} | ({f"{own}, flip TTA": record["flip_tta"]} if record["flip_tta"] else {})
-    results |= {pixels(size): result for size, result in record["other_sizes"].items()}
-    rows = pd.DataFrame(results).rename_axis("key").reset_index()
-    rows = rows[rows["key"].isin(list(EVALUATION)[len(results) == 1 :])]
-
-    def column(name: str) -> Column:
-        return Column(f"validation, {name}", lambda row: format_metric(row["key"], row[name]))
-
-    return table(rows, [Column("", lambda row: EVALUATION[row["key"]], number=False), *map(column, results)])
 
 
 def show_history(record: Record) -> None:
@@ -174,47 +176,55 @@ def history_table(record: Record) -> Table:
     return table(history_frame(record), [Column("epoch", lambda row: str(row["epoch"])), *map(column, METRICS)])
 
 
-def settings_table(settings: Settings) -> HTML:
-    """All settings, those first that differ from the published recipe; the rest opens on a click."""
-    recipe, values = Settings(dataset=settings.dataset), dataclasses.asdict(settings)
-    rows = pd.DataFrame({"value": values, "published recipe": dataclasses.asdict(recipe)}, dtype=object).map(repr)
-    rows, differs = rows.rename_axis("setting"), rows["value"] != rows["published recipe"]
-    first = table(rows[differs]).data if differs.any() else Markup("<p>All as in the published recipe.</p>")
+def settings_table(settings: Settings, run_name: str = "") -> HTML:
+    """All settings, those first that differ from the published recipe, or from the defaults where there is none.
+
+    run_name: of the run; what was published is known of experiments, by their names.
+    """
+    name, values = run_name or default_name(settings), dataclasses.asdict(settings)
+    recipe, told = Settings(dataset=settings.dataset), "default"
+    if published(name, settings.dataset):
+        recipe, told = catalog.read_experiments(settings.dataset)[family(name)].settings, "published recipe"
+    rows = pd.DataFrame({"value": values, told: dataclasses.asdict(recipe)}, dtype=object).map(repr)
+    rows, differs = rows.rename_axis("setting"), rows["value"] != rows[told]
+    first = table(rows[differs]).data if differs.any() else Markup("<p>No setting differs from the {}.</p>").format(told)
     return HTML(first + details(f"all {len(rows)} settings", table(rows)).data)
 
 
 def show_provenance(record: Record) -> None:
     """Display where a run's numbers come from, and what a reader must know of its weights."""
-    display(provenance(record, "../"))
     dataset = record["settings"]["dataset"]
-    notes = [n for n in data_notes(dataset, [start_of(record)], "../../..") if n != DATASETS[dataset].note]
-    if notes:
-        display(Markdown("\n\n".join(notes)))
+    display(provenance(record, "../"))
+    if run_title(record["run"], dataset, record).endswith(STAND_IN) and not dataset_info(dataset).synthetic:
+        display(Markdown(STAND_IN_NOTE))
 
 
 def provenance(record: Record, runs: str) -> Table:
     """Where a record's numbers come from. runs: leads from the page to the folder of runs, to link a parent."""
-    weights, compute, recipe, data = record["weights"], record["compute"], record.get("recipe") or {}, record["data"]
-    facts = {"command": record["command"], "settings that differ": assignments(record["overrides"])}
-    facts |= {key: recipe.get(key) for key in RECIPE}
+    weights, compute, data = record["weights"], record["compute"], record["data"]
+    facts = {"command": record["command"] or "none: own code", "settings that differ": assignments(record["overrides"])}
+    facts |= {key: text for key, text in recipe_of(record).items() if key != "data"}
     facts |= {"data": f"{data['name']}, sha256 {data['sha256']}", "starts from": weights["label"]}
     if weights["file"]:
         facts["weights file"] = f"{weights['file']}, sha256 {weights['sha256']}"
     if parent := weights.get("parent"):
         whose = run_link(parent["run"], record["settings"]["dataset"], runs)
         facts["weights of"] = Markup("{} after epoch {}, sha256 {}").format(whose, parent["epochs"], weights["sha256"])
+    total, baseline = (
+        f"{value:.3e}" if value else "unknown" for value in (compute["total"], compute["published_baseline"])
+    )
     facts |= {
         "seed": str(record["settings"]["seed"]),
         "images a second": f"{record['images_per_second']:.0f}",
-        "training compute": f"{compute['total']:.3e} multiply-adds, ancestors included; the published baseline takes "
-        f"{compute['published_baseline']:.3e}",
+        "training compute": f"{total} multiply-adds, ancestors included; the published baseline takes {baseline}",
         "time": duration(record["seconds"]),
         "finished": record["finished"],
     }
     for number, environment in enumerate(record["environments"]):  # several, if it was continued elsewhere
         suffix, machine = ", continued" * (number > 0), environment["hardware"]
+        lacking = dict.fromkeys(ON_A_GPU if machine["device"] == "cuda" else (), "not recorded")
         facts[f"commit{suffix}"] = commit_link(environment["commit"])
-        facts[f"versions{suffix}"] = ", ".join(map(" ".join, environment["versions"].items()))
+        facts[f"versions{suffix}"] = ", ".join(map(" ".join, (lacking | environment["versions"]).items()))
         facts[f"hardware{suffix}"] = f"{machine['device']}: {hardware([machine])}"
     return table(pd.DataFrame([fact for fact in facts.items() if fact[1]], columns=["run", record["run"]]))
 
@@ -232,5 +242,5 @@ def run_link(run: str, dataset: str, runs: str, text: str = "") -> Markup:
 
     runs: leads from where the link is to the folder of runs.
     """
-    page = reports_dir() / dataset / run / "index.html"
+    page = reports_dir() / folder_name(dataset) / run / "index.html"
     return link(text or run, f"{runs}{run}/{page.name if page.is_file() else 'record.json'}")

@@ -11,49 +11,51 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from tinyclf.data.registry import DATASETS, dataset_info
+from tinyclf.data.registry import dataset_info, folder_name
 from tinyclf.experiments import catalog
-from tinyclf.experiments.names import family
-from tinyclf.experiments.record import RECIPE, Record, copies, read_records
+from tinyclf.experiments.names import family, seed_of
+from tinyclf.experiments.record import Record, copies, read_records, warn
 from tinyclf.experiments.settings import Settings
 from tinyclf.report.format import percent
+from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.lazy import pd
 from tinyclf.utils.paths import reports_dir
 
 Row = dict[str, Any]  # values by the names of columns
 # What the open project Tiny-ImageNet-Classifier published, by the name of the experiment that reproduces it
 PUBLISHED: dict[str, Row] = tomllib.loads(Path(__file__).with_name("published.toml").read_text("utf-8"))
-AVERAGED = ("accuracy", "best_accuracy", "top5", "loss", "calibration_error", "flip_tta")  # over seeds, with deviation
+PARTS = ("model", "criterion", "optimizer", "scheduler", "ema", "transform", "before_step")  # of a recipe
+STAND_IN = " (stand-in weights)"  # ends the title of what rests on weights that are not ImageNet's
+# Averaged over seeds, with their deviation; `resized` is the accuracy of the same model at another input size
+AVERAGED = ("accuracy", "best_accuracy", "top5", "loss", "calibration_error", "flip_tta", "resized")
 # Each column and its value in a record. Accuracies lie in 0..1, losses are in nats, compute is in multiply-adds.
 COLUMNS: dict[str, Callable[[Record], Any]] = {
     "run": lambda record: record["run"],
     "experiment": lambda record: family(record["run"]),
-    "title": lambda record: title_of(record),  # of the experiment, empty for a run of none
+    "title": lambda record: run_title(record["run"], record["settings"]["dataset"], record),
+    "own_code": lambda record: own_code(record),  # whether settings alone do not make it
     "is_ablation": lambda record: catalog.ablation(record["run"]) is not None,
     "split": lambda record: "held-out" if record["settings"]["hold_out"] else "val",  # that it was evaluated on
     "seed": lambda record: record["settings"]["seed"],
     "overrides": lambda record: all_overrides(record),
     "command": lambda record: record["command"],
     "accuracy": lambda record: record["history"][-1]["val_accuracy"],
-    "best_accuracy": lambda record: best_epoch(record)["val_accuracy"],
-    "best_epoch": lambda record: best_epoch(record)["epoch"],
+    "best_accuracy": lambda record: record["result"]["best"]["val_accuracy"],
+    "best_epoch": lambda record: record["result"]["best"]["epoch"],
     "epochs": lambda record: len(record["history"]),
     "planned_epochs": lambda record: record["settings"]["epochs"],
     "top5": lambda record: record["evaluation"]["top5"],
     "loss": lambda record: record["evaluation"]["loss"],
     "calibration_error": lambda record: record["evaluation"]["calibration_error"],
     "flip_tta": lambda record: record["flip_tta"]["top1"] if record["flip_tta"] else math.nan,
-    "other_sizes": lambda record: {int(size): result["top1"] for size, result in record["other_sizes"].items()},
+    "resized": lambda record: next((one["top1"] for one in record["other_sizes"].values()), math.nan),
     "seconds": lambda record: record["seconds"],
     "images_per_second": lambda record: record["images_per_second"],
-    "compute_own": lambda record: int(record["compute"]["own"]),
-    "compute_total": lambda record: int(record["compute"]["total"]),
-    "share": lambda record: record["compute"]["total"] / record["compute"]["published_baseline"],
+    "compute_total": lambda record: multiply_adds(record, "total"),
+    "share": lambda record: multiply_adds(record, "total") / multiply_adds(record, "published_baseline"),
     "start": lambda record: start_of(record),
     "parent": lambda record: (record["weights"].get("parent") or {}).get("run", ""),
-    "weights_file": lambda record: record["weights"]["file"] or "",
     "data_sha256": lambda record: record["data"]["sha256"],
-    "train_images": lambda record: record["data"]["train"],
     "val_images": lambda record: record["data"]["val"],
     "commit": lambda record: record["environments"][-1]["commit"],
     "machines": lambda record: [environment["hardware"] for environment in record["environments"]],
@@ -66,24 +68,59 @@ def read_runs(dataset: str) -> list[Row]:
     """The runs on `dataset` that have a record, in the order of the experiments.
 
     A row has the columns of COLUMNS, `settings.NAME` for each setting that the record knows, and `recipe.NAME` for each
-    of RECIPE, empty for records that are older. Raises TinyclfError for a record that cannot be read.
+    of PARTS, empty where the record has none. A record of which no row can be made is named on stderr and left out.
     """
     order = {name: number for number, name in enumerate(catalog.read_experiments(dataset))}
-    rows = map(run_row, read_records(dataset).values())
+    rows = []
+    for run, record in read_records(dataset).items():
+        try:
+            rows.append(run_row(record))
+        except (TinyclfError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            warn(f"left out: the record of {run} on {dataset} cannot be used ({error}); delete it and run again")
     return sorted(rows, key=lambda row: order.get(row["experiment"], len(order)))
 
 
 def load_runs(dataset: str) -> pd.DataFrame:
-    """The rows of `read_runs` as a frame, which has a column for each setting; NaN where a record is older than it."""
-    columns = [*COLUMNS, *map("settings.{}".format, Settings.names()), *map("recipe.{}".format, RECIPE)]
+    """All runs on a data set, a row each: its numbers, settings and recipe; NaN where a record is older than a setting.
+
+    Accuracies lie in 0..1, losses are in nats, times in seconds, compute is in multiply-adds. The columns are those of
+    COLUMNS, `settings.NAME` and `recipe.NAME`. A record that cannot be used is named on stderr and left out.
+    """
+    columns = [*COLUMNS, *map("settings.{}".format, Settings.names()), *map("recipe.{}".format, PARTS)]
     return pd.DataFrame(read_runs(dataset), columns=columns)
 
 
 def run_row(record: Record) -> Row:
     """The row of one record."""
     settings = {f"settings.{name}": value for name, value in record["settings"].items()}
-    recipe = {f"recipe.{name}": record.get("recipe", {}).get(name) or "" for name in RECIPE}
+    recipe = {f"recipe.{name}": recipe_of(record).get(name) or "" for name in PARTS}
     return {name: value(record) for name, value in COLUMNS.items()} | settings | recipe
+
+
+def recipe_of(record: Record) -> dict[str, str | None]:
+    """What a run was trained with, by the names in PARTS and others; older records have other words, or none."""
+    return record.get("identity") or record.get("recipe") or {}
+
+
+def own_code(record: Record) -> bool:
+    """Whether a run has a model, loss, optimizer, scheduler or transform that its settings do not make."""
+    return bool(record.get("own_code", not record["command"]))
+
+
+def multiply_adds(record: Record, of: str) -> float:
+    """A number of multiply-adds of a record; NaN where it is unknown."""
+    value = record["compute"][of]
+    return int(value) if isinstance(value, (int, float)) else math.nan
+
+
+def run_title(run: str, dataset: str, record: Record | None = None) -> str:
+    """What a person calls a run: the title of its experiment, with its seed; or its name, where it is of none.
+
+    record: of the run, where there is one: it tells whether the run rests on stand-in weights.
+    """
+    experiment, seed = catalog.read_experiments(dataset).get(family(run)), seed_of(run)
+    title = experiment.title + ("" if seed is None else f", seed {seed}") if experiment else run
+    return title + STAND_IN * (record is not None and "stand-in" in record["weights"]["label"])
 
 
 def load_histories(dataset: str) -> pd.DataFrame:
@@ -94,11 +131,6 @@ def load_histories(dataset: str) -> pd.DataFrame:
 def history_frame(record: Record) -> pd.DataFrame:
     """The epochs of a run, a row each: `dataset`, `run`, `epoch`, `learning_rate`, `train_loss` to `val_accuracy`."""
     return pd.DataFrame(record["history"]).assign(dataset=record["settings"]["dataset"], run=record["run"])
-
-
-def best_epoch(record: Record) -> dict[str, Any]:
-    """The epoch of the highest validation accuracy, the first of several."""
-    return dict(max(record["history"], key=lambda epoch: epoch["val_accuracy"]))
 
 
 def group_runs(runs: Iterable[Row]) -> dict[str, Row]:
@@ -124,8 +156,9 @@ def group_seeds(runs: Iterable[Row]) -> list[Row]:
 
 def all_but_the_seed(run: Row) -> str:
     """Everything that decides a run's numbers but the seed: what the runs of a group have in common."""
-    facts = {name: run[name] for name in ("experiment", "overrides", "epochs", "start", "data_sha256")}
-    facts |= {name: value for name, value in run.items() if name.startswith(("settings.", "recipe."))}
+    facts = {name: run[name] for name in ("experiment", "overrides", "epochs", "start", "data_sha256", "own_code")}
+    decides = ("settings.", "recipe.") if run["own_code"] else "settings."  # records of another age word a recipe anew
+    facts |= {name: value for name, value in run.items() if name.startswith(decides)}
     del facts["settings.seed"], facts["settings.weights"]  # `start` says what the weights are, without seeds
     return json.dumps(facts, sort_keys=True)
 
@@ -141,20 +174,10 @@ def summary_row(runs: list[Row]) -> Row:
         values = [run[name] for run in runs if not math.isnan(run[name])]
         row[name] = mean(values) if values else math.nan
         row[f"{name}_std"] = stdev(values) if len(values) > 1 else math.nan
-    sizes = dict.fromkeys(size for run in runs for size in run["other_sizes"])
-    row["other_sizes"] = {
-        size: mean(r["other_sizes"][size] for r in runs if size in r["other_sizes"]) for size in sizes
-    }
     row["seconds"] = mean(run["seconds"] for run in runs)
     row["machines"] = [machine for run in runs for machine in run["machines"]]
     row["runs"], row["commands"] = [run["run"] for run in runs], [run["command"] for run in runs]
     return row | {"seeds": len(runs)}
-
-
-def title_of(record: Record) -> str:
-    """The title of the experiment that a run is of, on its data set; empty where it is of none."""
-    experiment = catalog.read_experiments(record["settings"]["dataset"]).get(family(record["run"]))
-    return experiment.title if experiment else ""
 
 
 def start_of(record: Record) -> str:
@@ -185,7 +208,7 @@ def published(name: str, dataset: str) -> Row | None:
 
     None where nothing was, and on a data set whose numbers do not compare with the published ones.
     """
-    return PUBLISHED.get(family(name)) if DATASETS[dataset].comparable else None
+    return PUBLISHED.get(family(name)) if dataset_info(dataset).comparable else None
 
 
 def published_curve(name: str, dataset: str, key: str) -> pd.Series:
@@ -206,30 +229,25 @@ def listing(dataset: str) -> str:
 
     Ablations are counted, not listed. Runs that belong to no experiment come last.
     """
-    heading = f"{dataset}: {dataset_info(dataset).help}. Records are in {reports_dir() / dataset}"
     experiments, runs = catalog.read_experiments(dataset), read_runs(dataset)
-    names = [name for name, experiment in experiments.items() if not experiment.ablation]
     lines = [("experiment", "epochs", "last", "best", "title")]
-    for name in dict.fromkeys([*names, *(run["experiment"] for run in runs if not run["is_ablation"])]):
-        own = [run for run in runs if run["experiment"] == name]
-        lines.append((name, *results(own, experiments.get(name))))
+    plain = [name for name, experiment in experiments.items() if not experiment.ablation]
+    for name in dict.fromkeys([*plain, *(run["experiment"] for run in runs if not run["is_ablation"])]):
+        own, known = [run for run in runs if run["experiment"] == name], experiments.get(name)
+        title = known.title if known else "own code" * own[0]["own_code"]
+        if own:
+            planned = known.settings.epochs if known else own[0]["planned_epochs"]
+            last, best = (percent(mean(run[key] for run in own)) for key in ("accuracy", "best_accuracy"))
+            title += f" (mean of {len(own)} seeds)" * (len(own) > 1)
+            lines.append((name, f"{min(run['epochs'] for run in own)} of {planned}", last, best, title))
+        else:
+            made = known and not known.trains and (known.page_folder / "index.html").is_file()
+            lines.append((name, "page made" if made else "not run yet", "", "", title))
         parts = {each.name for each in experiments.values() if each.ablation and each.ablation.recipe == name}
-        if parts:
-            ran = len(parts & {run["experiment"] for run in runs})
-            lines.append((f"  {len(parts)} ablations", f"{ran} run", "", "", ""))
+        ran = len(parts & {run["experiment"] for run in runs})
+        lines += [(f"  {len(parts)} ablations", f"{ran} run", "", "", "")] if parts else []
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
     notes = [f"not counted: {folder} is a copy of run {run}, or was renamed" for folder, run in copies(dataset).items()]
-    return "\n".join([heading, "", *aligned, *notes])
-
-
-def results(runs: list[Row], experiment: catalog.Experiment | None) -> tuple[str, str, str, str]:
-    """Epochs, last and best accuracy, and title of an experiment with its `runs`, or of runs that are of none."""
-    title = experiment.title if experiment else ""
-    if not runs:
-        made = experiment and not experiment.trains and (experiment.page_folder / "index.html").is_file()
-        return "page made" if made else "not run yet", "", "", title
-    planned = experiment.settings.epochs if experiment else runs[0]["planned_epochs"]
-    last, best = (percent(mean(run[key] for run in runs)) for key in ("accuracy", "best_accuracy"))
-    seeds = f" (mean of {len(runs)} seeds)" if len(runs) > 1 else ""
-    return f"{min(run['epochs'] for run in runs)} of {planned}", last, best, title + seeds
+    where = f"{dataset}: {dataset_info(dataset).help}. Records are in {reports_dir() / folder_name(dataset)}"
+    return "\n".join([where, "", *aligned, *notes])

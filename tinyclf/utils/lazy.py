@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import matplotlib.pyplot as plt
     import pandas as pd
+    from matplotlib import colors
 
-__all__ = ["pd", "plt"]
+__all__ = ["colors", "pd", "plt"]
 
 
 class Lazy(ModuleType):
@@ -19,4 +20,4 @@ class Lazy(ModuleType):
 
 
 if not TYPE_CHECKING:
-    pd, plt = Lazy("pandas"), Lazy("matplotlib.pyplot")
+    colors, pd, plt = Lazy("matplotlib.colors"), Lazy("pandas"), Lazy("matplotlib.pyplot")
