@@ -13,6 +13,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -47,6 +48,21 @@ class Packed:
     fingerprint: str  # sha256 over classes, pixels and labels: the same for folder and zip of the same content
     train: PackedSplit
     val: PackedSplit
+    hold_out: bool = False  # val is a part of train, see `hold_out_split`
+
+    @property
+    def identity(self) -> str:
+        """sha256, hexadecimal, of what is trained and validated on: classes, labels and images.
+
+        Images that are the cache's own map were compared with its fingerprint, which stands for them. All others are
+        read, in a second or two for the largest set.
+        """
+        digest = hashlib.sha256(json.dumps(self.classes).encode())
+        for split in (self.train, self.val):
+            digest.update(f"{split.images.shape} {split.images.dtype} {len(split.labels)}".encode())
+            digest.update(np.ascontiguousarray(split.labels, "<i8").data)
+            digest.update(getattr(split.images, "content", None) or np.ascontiguousarray(split.images).data)
+        return digest.hexdigest()
 
 
 def load_data(name: str, hold_out: bool = False) -> Packed:
@@ -73,7 +89,8 @@ def hold_out_split(data: Packed) -> Packed:
         chosen[np.flatnonzero(labels == label)[::10]] = True
     train, val = (PackedSplit(data.train.images[rows], labels[rows]) for rows in (~chosen, chosen))
     part = f"{data.fingerprint}, every tenth image held out"
-    return dataclasses.replace(data, train=train, val=val, fingerprint=hashlib.sha256(part.encode()).hexdigest())
+    fingerprint = hashlib.sha256(part.encode()).hexdigest()
+    return dataclasses.replace(data, train=train, val=val, fingerprint=fingerprint, hold_out=True)
 
 
 def class_subset(data: Packed, step: int) -> Packed:
@@ -84,7 +101,7 @@ def class_subset(data: Packed, step: int) -> Packed:
         splits.append(PackedSplit(split.images[rows], split.labels[rows] // step))
     ordinal = {10: "tenth"}.get(step, f"{step}th")  # in words, as in the fingerprints of existing records
     part = hashlib.sha256(f"{data.fingerprint}, every {ordinal} class".encode()).hexdigest()
-    return Packed(data.name, data.classes[::step], data.class_names[::step], part, *splits)
+    return Packed(data.name, data.classes[::step], data.class_names[::step], part, splits[0], splits[1])
 
 
 def pack(path: Path, layout: Layout, name: str) -> Packed:
@@ -109,7 +126,7 @@ def _open(folder: Path, name: str) -> Packed:
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         digest = hashlib.sha256(json.dumps(meta["classes"]).encode())
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for what in (f"{split}_{array}" for split in SPLITS for array in ("images", "labels")):
             with (folder / f"{what}.npy").open("rb") as file:
                 np.lib.format.read_magic(file)
@@ -118,8 +135,10 @@ def _open(folder: Path, name: str) -> Packed:
             arrays[what] = np.load(folder / f"{what}.npy", mmap_mode="r")
         if digest.hexdigest() != meta["fingerprint"]:
             raise ValueError("its arrays are not those that were written")
-        splits = [PackedSplit(arrays[f"{split}_images"], np.array(arrays[f"{split}_labels"])) for split in SPLITS]
-        return Packed(name, meta["classes"], meta["class_names"], meta["fingerprint"], *splits)
+        for split in SPLITS:  # an attribute of the map alone: what is taken out of it, or copied, does not have it
+            arrays[f"{split}_images"].content = f"{split} of {meta['fingerprint']}".encode()
+        train, val = (PackedSplit(arrays[f"{split}_images"], np.array(arrays[f"{split}_labels"])) for split in SPLITS)
+        return Packed(name, meta["classes"], meta["class_names"], meta["fingerprint"], train, val)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise TinyclfError(f"The packed cache {folder} is damaged ({error}): remove it, to pack again.") from error
 

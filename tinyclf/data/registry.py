@@ -1,13 +1,18 @@
-"""The data sets by name, and every fact that depends on the name. Imports neither torch nor NumPy."""
+"""The data sets by name, or by their folder, and every fact that depends on that. Imports neither torch nor NumPy."""
 
+import os
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
-from tinyclf.utils.errors import one_of
+from tinyclf.utils.errors import TinyclfError, one_of
+from tinyclf.utils.paths import user_path
 
 # Address of the official archive, from the data set's authors at Stanford (CS231n).
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 SIDE = 64  # pixels, width and height of every image
+STEPS = 40  # of an epoch of own images by default, or more where their batches have 100
 
 # Mean and standard deviation of red, green and blue on the scale 0..1: as torchvision's ImageNet weights expect them,
 # and rounded ones of Tiny-ImageNet's training images.
@@ -20,7 +25,10 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], ...]] = {
 
 @dataclass(frozen=True)
 class Layout:
-    """A set in Tiny-ImageNet's layout on disk: its folder, and how many images of each class a split has."""
+    """A set in Tiny-ImageNet's layout on disk: its folder, and how many images of each class a split has.
+
+    Without classes, it is a folder of own images, of any number.
+    """
 
     folder: str
     classes: int
@@ -31,9 +39,9 @@ class Layout:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What depends on the name of a data set."""
+    """What depends on the data set."""
 
-    name: str
+    name: str  # of own images: the absolute path of their folder
     title: str  # the name in words, for a heading
     help: str  # what it is, in a few words
     input_size: int  # by default, in pixels: as published, and smaller where all shall be quick
@@ -44,6 +52,11 @@ class DatasetInfo:
     synthetic: bool = False  # made on this machine: its images may be shown to anybody
     comparable: bool = False  # its results compare with the published ones
     note: str = ""  # what a reader of its results must know, in Markdown
+
+    @property
+    def own(self) -> bool:
+        """Whether it is a folder of own images."""
+        return not self.layout.classes
 
 
 TINY_IMAGENET = Layout("tiny-imagenet-200", classes=200, train=500, val=50, test=50)
@@ -91,7 +104,29 @@ DATASETS = {
 WHOLE_DATASETS = tuple(info.name for info in DATASETS.values() if not info.subset_of)
 
 
-def dataset_info(name: str) -> DatasetInfo:
-    """The facts of a data set by its name. Raises TinyclfError for an unknown name."""
-    one_of("dataset", name, DATASETS)
-    return DATASETS[name]
+def dataset_info(dataset: str) -> DatasetInfo:
+    """The facts of a data set, by its name or by the path of a folder of own images, which need not be there.
+
+    A path has a `/`, or is an existing folder. Raises TinyclfError for an unknown name.
+    """
+    path = Path() if dataset in DATASETS else Path(os.path.abspath(user_path(dataset)))
+    if dataset in DATASETS or not (os.sep in dataset or os.path.isdir(path)):
+        one_of("dataset", dataset, DATASETS, "or the path of a folder with train/CLASS/* and val/CLASS/*")
+        return DATASETS[dataset]
+    files = (name for _, _, names in os.walk(path / "train") for name in names)
+    batch_size = max(10, len(list(islice(files, 100 * STEPS))) // STEPS)
+    return DatasetInfo(str(path), path.name, "images in a folder", SIDE, batch_size, Layout(path.name, 0, 0, 0, 0))
+
+
+def folder_name(dataset: str) -> str:
+    """The name of a data set's folder under reports: its own name, or that of the folder of own images.
+
+    Raises TinyclfError where a folder of own images is called as one of DATASETS, or has no name.
+    """
+    info = dataset_info(dataset)
+    name = info.name.rpartition("/")[2]
+    if info.own and (name in DATASETS or not name or name.startswith(".")):
+        raise TinyclfError(
+            f"dataset = {dataset!r}: its pages go by its folder's name, which cannot be {name!r}: rename it"
+        )
+    return name

@@ -18,6 +18,8 @@ NOTEBOOKS = (PROJECT or PACKAGE) / "notebooks"
 
 def user_path(path: str | Path) -> Path:
     """An absolute path, with `~` and `~user` replaced. Raises TinyclfError where nobody knows that user's folder."""
+    if not str(path) or "\0" in str(path):
+        raise TinyclfError(f"{str(path)!r} is no path")
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:
