@@ -1,8 +1,6 @@
 """The command line. It imports what a command needs when that command runs: torch alone takes seconds."""
 
-import io
 import os
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +11,9 @@ from typer import Argument, Option
 from typer.core import TyperCommand, TyperGroup
 
 import tinyclf
-from tinyclf.experiments.launch import WORKER
+from tinyclf.experiments.launch import TRAIN, WORKER
+from tinyclf.experiments.processes import interrupted, prepare_process
 from tinyclf.experiments.request import Dataset, Device, Request, run_one_by_one, takes_request, usage, use_device
-from tinyclf.experiments.request import train as train_one
 from tinyclf.utils.errors import TinyclfError, UsageError
 from tinyclf.utils.paths import PROJECT, reports_dir
 
@@ -23,6 +21,7 @@ if TYPE_CHECKING:  # it needs pydantic, which takes as long as all of `tinyclf -
     from tinyclf.experiments.catalog import Experiment
 
 Runs = Annotated[list[str], Argument(metavar="RUN...", help="runs that have a record")]
+PAGE = "tinyclf.report.notebook:run"  # runs an experiment to its page
 MeasuredDataset = Literal["mini", "tiny-imagenet"]
 
 
@@ -38,7 +37,7 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as reason:
             print("tinyclf: interrupted; the same command goes on after the last finished epoch", file=sys.stderr)
-            raise typer.Exit(128 + (reason.args or (signal.SIGINT,))[0]) from None
+            raise typer.Exit(interrupted(reason)) from None
         except TinyclfError as error:
             print(f"tinyclf: {error}", file=sys.stderr)
             raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
@@ -74,21 +73,14 @@ def list_experiments(dataset: Dataset = "mini") -> None:
     print(listing(dataset))
 
 
-def make_page(experiment: "Experiment") -> None:
-    """Run the notebook of an experiment, to its page."""
-    from tinyclf.report import notebook
-
-    notebook.run(experiment)
-
-
 @app.command(cls=ManySeeds)
 @takes_request()
 def run(request: Request) -> None:
     """Run experiments to their pages under reports/, write the front page, and print their paths."""
     request = replace(request, names=[*(name for name in request.names if name != "summary"), "summary"])
     experiments = request.experiments()
-    request.run(experiments, make_page)
-    for experiment in experiments if not request.is_part else ():
+    request.run(experiments, PAGE)
+    for experiment in experiments if WORKER not in os.environ else ():
         print(experiment.page_folder / "index.html")
 
 
@@ -98,9 +90,9 @@ def report(request: Request) -> None:
     """Run all experiments, then print the accuracy tables and the path of the front page."""
     experiments = request.experiments()
     try:
-        request.run(experiments, make_page)
+        request.run(experiments, PAGE)
     finally:
-        if not request.is_part:
+        if WORKER not in os.environ:
             table(request.dataset)
             print(f"\n{reports_dir() / request.dataset / 'index.html'}")
 
@@ -109,12 +101,12 @@ def report(request: Request) -> None:
 @takes_request()
 def train(request: Request) -> None:
     """Train experiments to their records, without notebook and page."""
-    request.run(request.experiments(), train_one)
+    request.run(request.experiments(), TRAIN)
 
 
 def make_pages(experiments: "list[Experiment]") -> None:
     """Run the notebooks of experiments, and print the paths of their pages."""
-    run_one_by_one(experiments, make_page)
+    run_one_by_one(experiments, PAGE)
     for experiment in experiments:
         print(experiment.page_folder / "index.html")
 
@@ -205,16 +197,8 @@ def table(dataset: Dataset = "mini") -> None:
     print(f"{answer_in_markdown(accuracies)}\n\n{markdown_report(accuracies)}")
 
 
-def terminate(number: int, _: object) -> None:
-    """End as by Ctrl-C, by another signal."""
-    raise KeyboardInterrupt(number)
-
-
 def main() -> None:
-    """Run the command line. What a terminal cannot show is replaced there, and ends no run."""
+    """Run the command line."""
     if WORKER not in os.environ:  # one of several processes is ended by that which started it, and says nothing
-        signal.signal(signal.SIGTERM, terminate)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+        prepare_process()
     app(prog_name="tinyclf")

@@ -1,17 +1,20 @@
 """What a command line asks to run: the options that `tinyclf run`, `report` and `train` share, and what they select."""
 
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from inspect import Signature, signature
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments import launch
+from tinyclf.experiments.processes import end_with_parent
 from tinyclf.utils.errors import TinyclfError, UsageError
 
 if TYPE_CHECKING:
@@ -61,12 +64,6 @@ class Request:
     processes: Annotated[int, Option(min=1, metavar="N", help=PROCESSES_HELP)] = 1
     jobs: Annotated[int, Option(min=1, metavar="N", help=JOBS_HELP)] = 1
     device: Device = "auto"
-    only: Annotated[str, Option(hidden=True, help="do this run alone of all that the others give: a job")] = ""
-
-    @property
-    def is_part(self) -> bool:
-        """Whether this process does a part of what another one was asked for: a job, or one of several processes."""
-        return bool(self.only) or launch.WORKER in os.environ
 
     def experiments(self) -> "list[Experiment]":
         """The experiments to run: as `select` has them, without those that others start from and that have finished.
@@ -79,8 +76,6 @@ class Request:
             from tinyclf.experiments.catalog import select
 
             experiments = select(self.names, self.dataset, self.overrides(), self.imagenet, self.seeds)
-        if self.only:
-            return [run for run in experiments if run.name == self.only]
         if not any(experiment.needed for experiment in experiments):
             return experiments
         from tinyclf.experiments.parent import is_finished  # reads checkpoints, by torch
@@ -96,32 +91,24 @@ class Request:
             raise TinyclfError(f"--epochs {self.epochs} and -p epochs={given['epochs']}: give one of them")
         return given | ({"epochs": self.epochs} if self.epochs else {})
 
-    def run(self, experiments: "list[Experiment]", do: "Callable[[Experiment], None]") -> None:
-        """`do` the experiments of this request, in this process or in others; `do` may be `train`.
+    def run(self, experiments: "list[Experiment]", function: str) -> None:
+        """Call `function`, a `package.module:function`, with each experiment, in this process or in others.
 
         In several processes, those that train are trained first, and one process then does what else there is to do.
         Raises TinyclfError where one fails, see `run_one_by_one` and `launch.run_jobs`.
         """
         trained = [experiment for experiment in experiments if experiment.trains]
-        if self.is_part:
-            launch.end_with_parent()
-            for experiment in experiments if self.only else trained:
-                do(experiment) if self.only else train(experiment)
+        if launch.WORKER in os.environ:
+            Thread(target=end_with_parent, daemon=True).start()
+            pkgutil.resolve_name(launch.TRAIN)(*trained)
         elif self.jobs > 1:
-            launch.run_jobs(launch.plan(experiments), launch.shares(self.jobs, self.device))
+            launch.run_jobs(launch.plan(experiments, function), launch.shares(self.jobs, self.device))
         elif self.processes > 1 and trained:
-            launch.run_processes(self.processes, self.device)
-            if do is not train:
-                run_one_by_one(replace(self, force=False).experiments(), do)
+            launch.run_processes(self.processes, self.device, trained)
+            if function != launch.TRAIN:
+                run_one_by_one(replace(self, force=False).experiments(), function)
         else:
-            run_one_by_one(experiments, do)
-
-
-def train(experiment: "Experiment") -> None:
-    """Train an experiment to its record."""
-    from tinyclf.experiments.train import train_experiment
-
-    train_experiment(experiment.name, experiment.parameters)
+            run_one_by_one(experiments, function)
 
 
 def takes_request(*left_out: str) -> Callable[[Callable[[Request], None]], Callable[..., None]]:
@@ -149,13 +136,13 @@ def usage() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def run_one_by_one(experiments: "list[Experiment]", do: "Callable[[Experiment], None]") -> None:
-    """`do` the experiments. One that fails is named at once, and the others still run; then raises TinyclfError."""
-    failed = []
+def run_one_by_one(experiments: "list[Experiment]", function: str) -> None:
+    """Call `function` with each experiment. Raises TinyclfError in the end where one failed, which is named at once."""
+    call, failed = pkgutil.resolve_name(function), []
     for experiment in experiments:
         print(f"{experiment.name}: {experiment.title}", file=sys.stderr)
         try:
-            do(experiment)
+            call(experiment)
         except TinyclfError as error:
             print(f"tinyclf: {experiment.name}: {error}", file=sys.stderr)
             failed.append(experiment.name)

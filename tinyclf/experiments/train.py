@@ -7,8 +7,15 @@ from tinyclf.experiments.parameters import RUN_NAME
 from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
+from tinyclf.experiments.toml_files import Experiment
 from tinyclf.training.device import connected
 from tinyclf.utils.errors import TinyclfError
+
+
+def train(*experiments: Experiment) -> None:
+    """Train experiments to their records, one after the other."""
+    for experiment in experiments:
+        train_experiment(experiment.name, experiment.parameters)
 
 
 def train_experiment(name: str, parameters: dict[str, Any]) -> None:
