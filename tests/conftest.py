@@ -17,7 +17,7 @@ from tinyclf.data.registry import Layout
 # Equality to the last bit is the CPU's promise. Tests that use a GPU, where there is one, ask for `gpu`.
 os.environ["ACCELERATE_USE_CPU"] = "true"
 # Files that take longest: first, so that two workers are done at the same time
-LONGEST = ("pages", "killed", "distributed", "notebook", "cells", "export", "any_recipe", "fake_cuda", "installed")
+LONGEST = ("pages", "killed", "examples", "distributed", "notebook", "cells", "export", "any_recipe", "installed")
 WNIDS = ("n03", "n01", "n04", "n02")  # wnids.txt of the official set is not sorted either
 
 

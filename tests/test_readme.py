@@ -5,7 +5,6 @@ import re
 import runpy
 import shutil
 import subprocess
-import tomllib
 
 import nbformat
 import pytest
@@ -72,14 +71,3 @@ def test_the_architecture_names_every_module():
     }
     modules = (PROJECT / "tinyclf").glob("*/*.py")
     assert named == {f"{path.parent.name}/{path.name}" for path in modules if path.stem != "__init__"}
-
-
-def test_every_dependency_has_its_reason():
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
-    needed = [
-        *project["dependencies"],
-        *(line for extra in project["optional-dependencies"].values() for line in extra),
-    ]
-    reasons = (PROJECT / "CONTRIBUTING.md").read_text().split("## Dependencies")[1]
-    names = {line.split(">=")[0] for line in needed} - {"tinyclf[lab,export]"}
-    assert {name for name in names if name not in reasons} == set()
