@@ -104,19 +104,6 @@ def test_same_bytes_every_time(root: Path, tmp_path: Path) -> None:
     assert digest(synthetic.make_dataset(MINI, tmp_path)) == digest(root)
 
 
-def test_a_set_of_another_version_and_a_folder_of_the_users_stay(tmp_path: Path) -> None:
-    good = digest(synthetic.make_dataset(FEW, tmp_path / "good"))
-    for number, text in enumerate(("tinyclf mini, version 0\n", None)):
-        own = tmp_path / str(number) / "mini"
-        own.mkdir(parents=True)
-        (own / "labels.csv").write_text("x")
-        if text:
-            (own / ".recipe").write_text(text)
-        made = synthetic.make_dataset(FEW, own.parent)
-        assert made.name.startswith("mini-") and digest(made) == good and (own / "labels.csv").read_text() == "x"
-        assert synthetic.find_dataset(FEW, own.parent) == made == synthetic.make_dataset(FEW, own.parent)
-
-
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
 def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException) -> None:
     write, written = synthetic._write_image, []
