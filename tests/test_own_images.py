@@ -69,7 +69,7 @@ def test_their_middle_is_packed_at_64x64_and_anew_when_the_folder_changes(pets, 
         (lambda pets: (pets / "train/list.csv").touch(), r"not in the folder of a class are: train/list\.csv"),
         (
             lambda pets: [(pets / name).write_bytes(b"x") for name in ("train/cat/a.txt", "val/cat/b.png")],
-            r"2 of the images(.|\n)*train/cat/a\.txt .*formats JPEG(.|\n)*val/cat/b\.png in",
+            r"2 of the images(.|\n)*train/cat/a\.txt in .*formats JPEG(.|\n)*val/cat/b\.png in",
         ),
         (shutil.rmtree, r"no folder /.*pets, which should hold train/CLASS"),
     ],

@@ -80,7 +80,9 @@ class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26
         try:
             return self._decode(self.source.read(name))
         except ValueError as error:
-            raise TinyclfError(f"{name} in {self.source.path} {error}. Replace that file, or the whole set.") from error
+            raise TinyclfError(
+                f"{name} in {self.source.path}: {error}. Replace that file, or the whole set."
+            ) from error
 
     def check(self) -> None:
         """Decodes every image. Raises one TinyclfError naming those damaged or not 64x64."""
