@@ -17,7 +17,6 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from tinyclf.data.archive import fingerprint
-from tinyclf.data.images import decode
 from tinyclf.data.tiny_imagenet import TinyImageNet
 from tinyclf.utils.errors import TinyclfError
 
@@ -152,12 +151,6 @@ def test_what_is_wrong_is_named(small, split, damage, expected):
     assert str(small.folder) in str(error.value)
 
 
-def test_a_missing_set_says_what_to_put_where(tmp_path):
-    with pytest.raises(TinyclfError, match=r"tiny-imagenet-200\.zip.*download=True") as error:
-        TinyImageNet(tmp_path / "nowhere")
-    assert str(tmp_path / "nowhere") in str(error.value)
-
-
 def test_an_unknown_split_is_refused(small):
     with pytest.raises(TinyclfError, match=r"'valid'.*train, val, test"):
         TinyImageNet(small.folder, "valid", layout=small.layout)
@@ -225,12 +218,3 @@ def test_check_names_every_bad_image(small):
         data.check()
     for part in ("val_2.JPEG", "63x64", "val_7.JPEG", "val_9.JPEG"):
         assert part in str(error.value)
-
-
-def test_decode_is_pil(small):
-    modes = set()
-    for path in small.folder.rglob("*.JPEG"):
-        with Image.open(path) as image:
-            modes.add(image.mode)
-            assert np.array_equal(decode(path.read_bytes()), image.convert("RGB"))
-    assert modes == {"L", "RGB"}

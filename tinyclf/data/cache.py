@@ -100,8 +100,8 @@ def class_subset(data: Packed, step: int) -> Packed:
     for split in (data.train, data.val):
         rows = np.flatnonzero(split.labels % step == 0)
         splits.append(PackedSplit(split.images[rows], split.labels[rows] // step))
-    ordinal = {10: "tenth"}.get(step, f"{step}th")  # in words, as in the fingerprints of existing records
-    part = hashlib.sha256(f"{data.fingerprint}, every {ordinal} class".encode()).hexdigest()
+    words = f"{data.fingerprint}, every {'tenth' if step == 10 else step} class"  # as in existing records
+    part = hashlib.sha256(words.encode()).hexdigest()
     return Packed(data.name, data.classes[::step], data.class_names[::step], part, splits[0], splits[1])
 
 

@@ -18,7 +18,7 @@ from tinyclf.data.registry import TINY_IMAGENET, URL, Layout, dataset_info
 from tinyclf.data.synthetic import dataset_folder, make_dataset
 from tinyclf.utils import paths
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import locked, writable
+from tinyclf.utils.files import locked
 
 SIZE = 248_100_043  # bytes, of the official archive
 DIGEST = "md5:90528d7ca1a48142e341f4ef8d21d0de"
@@ -92,7 +92,6 @@ def download(
     by_hand = f"Or get it by hand: {url} ({f'{size:,} bytes, ' * bool(size)}{digest}), to be put at {target}."
     if target.exists():
         return target
-    writable(target.parent, f"work in another folder. {by_hand}")
     with locked(target.with_name(f"{target.name}.lock"), f"Another process is downloading {target}: wait for it"):
         try:
             if not target.exists():  # else another process finished just now
