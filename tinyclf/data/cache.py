@@ -148,8 +148,7 @@ def _open(folder: Path, name: str) -> Packed:
 
 def _write(path: Path, layout: Layout, target: Path) -> None:
     """Decodes all images into `target`, whole or not at all. Raises TinyclfError naming images that are damaged."""
-    names = ("train", "val", "test") if layout.classes else SPLITS  # test too, so that the set is whole
-    train, val, *_ = (TinyImageNet(path, split, layout=layout) for split in names)
+    train, val = (TinyImageNet(path, split, layout=layout) for split in SPLITS)
     size = (len(train) + len(val)) * SIDE * SIDE * 3
     print(f"packing {path} into {target.parent} ({size:,} bytes)", file=sys.stderr, flush=True)
     try:
