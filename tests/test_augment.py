@@ -79,36 +79,6 @@ def test_an_image_and_its_label_are_mixed_with_the_one_before_by_the_same_share(
     assert ways <= {"mixup" if augmentation.mixup else "", "cutmix" if augmentation.cutmix else ""}
 
 
-def shares(augmentation, batches=4000):
-    """The share that images keep, by batch, and whether pixels are mixed: of batches of two, black and white."""
-    images = np.zeros((2 * batches, 8, 8, 3), np.uint8)
-    images[1::2] = 255
-    found = list(ImageLoader(images, np.arange(2 * batches) % 2, 2, augmentation=augmentation).epoch(1))
-    grey = [bool(((batch.images > 0) & (batch.images < 1)).any()) for batch in found]
-    return np.array([batch.targets[0, 0].item() for batch in found]), np.array(grey)
-
-
-def test_the_shares_of_mixup_are_of_the_beta_distribution():
-    found, _ = shares(Augmentation(mixup=0.4))
-    expected, places = np.random.default_rng(0).beta(0.4, 0.4, 1_000_000), np.linspace(0.05, 0.95, 19)
-    below = [(found < place).mean() for place in places]
-    assert below == pytest.approx([(expected < place).mean() for place in places], abs=0.025)
-
-
-def test_the_boxes_of_cutmix_are_those_of_the_paper():
-    """Squares whose area is of the Beta distribution, with a centre anywhere, cut at the edges."""
-    rng = np.random.default_rng(0)
-    half = np.floor(np.sqrt(1 - rng.beta(1, 1, 100_000)) / 2 * 8)
-    centre = rng.integers(0, 8, (2, 100_000))
-    width, height = (np.minimum(each + half, 8) - np.maximum(each - half, 0) for each in centre)
-    found, grey = shares(Augmentation(cutmix=1.0))
-    assert found.mean() == pytest.approx((1 - width * height / 64).mean(), abs=0.015) and not grey.any()
-
-
-def test_with_both_each_batch_gets_one_of_the_two_with_equal_probability():
-    assert shares(Augmentation(mixup=5.0, cutmix=1.0))[1].mean() == pytest.approx(0.5, abs=0.03)
-
-
 def test_mixing_repeats_by_seed_and_epoch_and_leaves_other_random_numbers_alone(data):
     def epoch(seed, number):
         return torch.cat([batch.images for batch in ImageLoader(*data, 8, augmentation=ALL, seed=seed).epoch(number)])

@@ -70,7 +70,12 @@ def combined(folder: Path) -> None:
     rename_all(".jpg")(folder)
 
 
+def without_test(folder: Path) -> None:
+    shutil.rmtree(folder / "test")
+
+
 COPIES = {
+    "without test": without_test,
     "val/<class>/*": sort_val,
     "without val_annotations.txt": without_annotations,
     "sorted beside the official one": keep_both,

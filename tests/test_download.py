@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tinyclf.data.locate import download
 from tinyclf.utils.errors import TinyclfError
@@ -22,7 +24,7 @@ class Server(ThreadingHTTPServer):
     content = CONTENT
     drops: tuple[int, ...] = ()  # each of the first answers ends after so many bytes
     ranges = True
-    lengths = True  # whether Content-Length is sent
+    length: str | None = ""  # the Content-Length that is sent; empty: the true one, None: none
     failures: tuple[int, ...] = ()  # each of the first answers is this status
     asked: list[str | None]  # the Range header of each request
 
@@ -40,8 +42,8 @@ class Handler(BaseHTTPRequestHandler):
         if start and start >= len(server.content):
             return self.send_error(416)
         self.send_response(206 if start else 200)
-        if server.lengths:
-            self.send_header("Content-Length", str(len(server.content) - start))
+        if server.length is not None:
+            self.send_header("Content-Length", server.length or str(len(server.content) - start))
         self.end_headers()
         end = start + server.drops[number] if number < len(server.drops) else None
         self.wfile.write(server.content[start:end])
@@ -64,7 +66,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def fetch(server: Server, folder: Path, **changed: object) -> Path:
     url = f"http://127.0.0.1:{server.server_port}/set.zip"
-    return download(folder, url, **{"size": len(CONTENT), "md5": MD5, "pause": 0} | changed)
+    return download(folder, url, **{"digest": f"md5:{MD5}", "size": len(CONTENT), "pause": 0} | changed)
 
 
 def left(folder: Path) -> list[str]:
@@ -78,9 +80,9 @@ def test_a_whole_file_comes_once(server, tmp_path):
     assert left(target.parent) == ["set.zip"]
 
 
-@pytest.mark.parametrize("lengths", [True, False])
-def test_a_dropped_connection_is_resumed(server, tmp_path, capsys, lengths):
-    server.lengths = lengths
+@pytest.mark.parametrize("length", ["", None])
+def test_a_dropped_connection_is_resumed(server, tmp_path, capsys, length):
+    server.length = length
     server.drops = (500_000, 0, 0, 0, 300_000, 0)
     assert fetch(server, tmp_path, tries=4).read_bytes() == CONTENT
     assert server.asked == [None] + ["bytes=500000-"] * 4 + ["bytes=800000-"] * 2
@@ -104,10 +106,10 @@ def test_a_server_that_ignores_range_and_one_that_is_busy(server, tmp_path):
     assert server.asked == [None] * 3 + ["bytes=700000-", "bytes=100000-"]
 
 
-@pytest.mark.parametrize("lengths", [True, False])
+@pytest.mark.parametrize("length", ["", None])
 @pytest.mark.parametrize("content", [CONTENT[:-1] + b"x", CONTENT + b"x", CONTENT[:-1], b"<html>Log in</html>"])
-def test_a_wrong_file_is_not_used(server, tmp_path, content, lengths):
-    server.content, server.lengths = content, lengths
+def test_a_wrong_file_is_not_used(server, tmp_path, content, length):
+    server.content, server.length = content, length
     with pytest.raises(TinyclfError, match="cannot be fetched") as error:
         fetch(server, tmp_path)
     assert "set.zip" not in left(tmp_path) and f":{server.server_port}/set.zip" in str(error.value)
@@ -137,9 +139,9 @@ def test_a_server_that_is_not_there_or_silent_is_given_up(tmp_path, monkeypatch)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/a.zip"
         with pytest.raises(TinyclfError, match=rf"{url} cannot be fetched: .*timed out"):
-            download(tmp_path, url, 10, "0", tries=1, timeout=0.05)
+            download(tmp_path, url, "md5:0", tries=1, timeout=0.05)
     with pytest.raises(TinyclfError, match=rf"{url} cannot be fetched: .*refused"):
-        download(tmp_path, url, 10, "0", tries=2, pause=0)
+        download(tmp_path, url, "md5:0", tries=2, pause=0)
 
 
 def test_two_downloads_do_not_mix_and_the_part_of_a_browser_is_left_alone(server, tmp_path):
@@ -153,5 +155,33 @@ def test_two_downloads_do_not_mix_and_the_part_of_a_browser_is_left_alone(server
 
 def test_a_folder_that_cannot_be_made(server, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(TinyclfError, match=r"cannot write to .*file .*get it by hand: .*1,000,003 bytes"):
+    with pytest.raises(TinyclfError, match=r"cannot lock .*file/set\.zip\.lock .*use another folder"):
         fetch(server, tmp_path / "file")
+
+
+@pytest.mark.parametrize("part", [b"", CONTENT[:1000], CONTENT])
+@pytest.mark.parametrize("length", ["", None])
+def test_a_file_whose_size_nobody_knows_is_whole_by_its_hash(server, tmp_path, length, part):
+    server.length = length
+    (tmp_path / "set.zip.tinyclf-part").write_bytes(part)
+    digest = f"sha256:{hashlib.sha256(CONTENT).hexdigest()[:8]}"
+    assert fetch(server, tmp_path, digest=digest, size=0).read_bytes() == CONTENT
+
+
+def test_any_text_as_the_length_of_a_file(server, tmp_path):
+    """Of a number that is too small or too large, too little comes, and it says so."""
+    server.content = CONTENT[:1000]
+    texts = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1) | st.integers(-10, 2000).map(str)
+
+    @settings(max_examples=100, deadline=None, derandomize=True, database=None)
+    @given(st.sampled_from(["abc", "1e3", "1000, 1000", " ", "9" * 400, "9" * 5000, "1_000"]) | texts)
+    def check(length: str) -> None:
+        server.length = length
+        try:
+            digest = f"md5:{hashlib.md5(server.content).hexdigest()}"
+            assert fetch(server, tmp_path, digest=digest, size=0, tries=1).read_bytes() == server.content
+            (tmp_path / "set.zip").unlink()
+        except TinyclfError:
+            assert length.strip().replace("_", "").lstrip("+-").isdecimal() and "set.zip" not in left(tmp_path)
+
+    check()

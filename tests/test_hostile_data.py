@@ -1,6 +1,7 @@
 """Files of a data set that are hostile, odd or damaged: any bytes give a data set or a TinyclfError, and no hang."""
 
 import io
+import itertools
 import os
 import shutil
 import struct
@@ -11,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from tinyclf.data.annotations import SPLITS, read_classes, read_split
-from tinyclf.data.archive import Source, fingerprint, open_source
-from tinyclf.data.tiny_imagenet import TinyImageNet, decode
+from tinyclf.data.archive import Source, fingerprint
+from tinyclf.data.images import decode, decode_any
+from tinyclf.data.tiny_imagenet import TinyImageNet
 from tinyclf.utils.errors import TinyclfError
 
 few = settings(
@@ -66,7 +68,10 @@ def jpeg(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("size", [(65500, 65500), (10000, 10000), (64, 65), (0, 0)])
 def test_an_image_that_says_it_is_huge_is_refused(size):
-    with warnings.catch_warnings(), pytest.raises(ValueError, match=r"than 64x64 pixels|instead of 64x64|not a whole"):
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(ValueError, match=r"none of the formats|cannot be decoded|instead of 64x64|not a whole"),
+    ):
         warnings.simplefilter("ignore")
         decode(jpeg(*size))
 
@@ -93,7 +98,7 @@ def mutated(data: bytes) -> st.SearchStrategy[bytes]:
 
 
 def read_everything(path: Path, layout) -> None:
-    source = open_source(path)
+    source = Source(path)
     classes, _ = read_classes(source, layout)
     for split in SPLITS:
         for name in read_split(source, layout, split, classes).names[:1]:
@@ -114,8 +119,57 @@ def test_any_bytes_in_a_text_file(small_set, scratch, name):
             assert str(scratch) in str(error) and len(str(error)) < 5000
 
     check()
-    (scratch / name).write_bytes(good)
+    (scratch / name).write_bytes(b"\xef\xbb\xbf" + good.replace(b"\n", b"\r\n"))  # as Windows's editors leave it
     read_everything(scratch, small_set.layout)
+    (scratch / name).write_bytes(good)
+
+
+def test_the_words_of_a_class_may_have_any_characters_but_those_that_end_lines(small_set, scratch):
+    good = (scratch / "words.txt").read_text()
+
+    @few
+    @given(st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"])))
+    @example("a\x85b\u2028c\u2029d\x0ce\x0bf\x1cg\ufeffh")
+    def check(words: str) -> None:
+        (scratch / "words.txt").write_bytes(good.replace("word n02, other word", words).encode())
+        assert read_classes(Source(scratch), small_set.layout)[1][1] == words
+
+    check()
+    (scratch / "words.txt").write_text(good)
+
+
+def test_names_in_a_zip_may_have_either_separator_and_come_once(tmp_path):
+    names = ("wnids.txt", "train/n01/images/n01_0.JPEG", "test/images/test_0.JPEG")
+
+    @few
+    @given(
+        st.sampled_from(["", "set/", "a\\b\\", "wnids.txt/"]),
+        st.lists(st.tuples(st.sampled_from(names), st.booleans())),
+    )
+    def check(start: str, members: list[tuple[str, bool]]) -> None:
+        with zipfile.ZipFile(tmp_path / "set.zip", "w") as opened:
+            for name, windows in [("wnids.txt", False), *members]:
+                opened.writestr(start + (name.replace("/", "\\") if windows else name), name)
+        os.utime(tmp_path / "set.zip", ns=(0, next(times)))
+        written = ["wnids.txt", *(name for name, _ in members)]
+        if len({*written}) < len(written):
+            with pytest.raises(TinyclfError, match=r"set\.zip has '.*' more than once"):
+                Source(tmp_path / "set.zip")
+        else:
+            source = Source(tmp_path / "set.zip")
+            assert source.files == sorted(written) and all(source.read(name).decode() == name for name in written)
+
+    times = itertools.count(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of zipfile's, that a name comes twice
+        check()
+
+
+def test_a_zip_within_the_zip_is_named(small, tmp_path):
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as outer:
+        outer.write(small.zip, "archive/small.zip")
+    with pytest.raises(TinyclfError, match=r"outer\.zip .*no wnids\.txt.*another zip, archive/small\.zip: unpack"):
+        TinyImageNet(tmp_path / "outer.zip", layout=small.layout)
 
 
 def test_any_bytes_in_a_zip(small_set):
@@ -149,11 +203,12 @@ def test_any_bytes_as_an_image(small_set):
     good = (small_set.folder / "val/images/val_0.JPEG").read_bytes()
 
     @few
-    @given(mutated(good))
-    def check(data: bytes) -> None:
+    @given(st.sampled_from([decode, decode_any]), mutated(good))
+    def check(read, data: bytes) -> None:
         try:
-            image = decode(data)
-        except ValueError:
+            image = read(data)
+        except ValueError as error:
+            assert "0x" not in str(error)
             return
         assert image.size == (64, 64) and image.mode == "RGB" and np.asarray(image).shape == (64, 64, 3)
 

@@ -70,20 +70,6 @@ def test_shuffled_every_image_comes_once_an_epoch_with_its_label(images):
     assert orders[0] != orders[1]
 
 
-def test_each_image_is_mirrored_or_not_by_a_random_number_of_its_own(images):
-    mirrored = []
-    for epoch in range(40):
-        for pixels, labels, _ in ImageLoader(images, LABELS, 6, augmentation=FLIP).epoch(epoch):
-            for pixel, label in zip(pixels.permute(0, 2, 3, 1).numpy(), labels, strict=True):
-                plain = images[label].astype(np.float32) / 255
-                mirrored.append(not np.array_equal(pixel, plain))
-                np.testing.assert_array_equal(pixel, plain[:, ::-1] if mirrored[-1] else plain)
-    by_epoch = np.array(mirrored).reshape(40, COUNT)
-    assert by_epoch.mean() == pytest.approx(0.5, abs=0.04)
-    assert by_epoch.any(axis=0).all() and not by_epoch.all(axis=0).any()  # no image always, none never
-    assert all(0 < epoch.sum() < COUNT for epoch in by_epoch)  # not one random number for all
-
-
 def test_images_that_reside_on_a_device_give_the_same_batches(images):
     """On a CPU in place of a GPU: the same code, and the same parameters."""
     options = {"shuffle": True, "augmentation": Augmentation(flip=True, crop_padding=4, mixup=0.2, cutmix=1.0)}

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinyclf.data.archive import Source
-from tinyclf.data.registry import Layout
+from tinyclf.data.registry import URL, Layout
 from tinyclf.utils.errors import TinyclfError
 
 VAL_TABLE = "val/val_annotations.txt"
@@ -48,9 +48,12 @@ def read_classes(source: Source, layout: Layout) -> tuple[list[str], list[str]]:
 
     wnids.txt itself is not sorted; every published checkpoint counts its classes in sorted order.
     """
+    inner = [f", but another zip, {name}: unpack that one" for name in source.files if name.endswith(".zip")]
+    _demand(source, "wnids.txt" in source.files, f"it holds no wnids.txt, as {URL} does{inner[0] if inner else ''}")
     classes = sorted(set(_lines(source, "wnids.txt")))
     words = dict(line.split("\t", 1) for line in _lines(source, "words.txt") if "\t" in line)
-    _expect(source, "wnids.txt", "classes", len(classes), layout.classes)
+    count = len(classes)
+    _demand(source, count == layout.classes, f"wnids.txt has {count} classes instead of {layout.classes}")
     _refuse(source, "words.txt has no words for", [wnid for wnid in classes if wnid not in words])
     return classes, [words[wnid] for wnid in classes]
 
@@ -62,6 +65,17 @@ def read_split(source: Source, layout: Layout, split: str, classes: list[str]) -
     """
     read = {"train": _read_train, "val": _read_val, "test": _read_test}[split]
     return read(source, layout, classes)
+
+
+def read_own(source: Source, split: str) -> tuple[list[str], Split]:
+    """The sorted classes of own images, the folders in train, and a split: all files in those. Raises TinyclfError."""
+    train, val = source.names("train"), source.names("val")
+    _demand(source, bool(train and val), "it needs images in train/CLASS/* and in val/CLASS/*")
+    _refuse(source, "not in the folder of a class are", [name for name in train + val if name.count("/") < 2])
+    classes = sorted(set(map(_folder, train)))
+    _refuse(source, "images in val, and none in train, have the classes", set(map(_folder, val)) - set(classes))
+    names = source.names(split)
+    return classes, Split(names, [classes.index(_folder(name)) for name in names], None)
 
 
 def _read_train(source: Source, layout: Layout, classes: list[str]) -> Split:
@@ -86,8 +100,8 @@ def _read_val(source: Source, layout: Layout, classes: list[str]) -> Split:
 
 
 def _read_test(source: Source, layout: Layout, classes: list[str]) -> Split:
-    names = _images(source, "test")
-    _expect(source, "test/images", "images", len(names), layout.classes * layout.test)
+    names, count = _images(source, "test"), layout.classes * layout.test
+    _demand(source, len(names) == count, f"test/images has {len(names):,} images instead of {count:,}")
     return Split(names, [NO_LABEL] * len(names), None)
 
 
@@ -106,13 +120,12 @@ def _table(source: Source, table: str, names: list[str], columns: int) -> list[l
     A copy may have given its files other endings than the annotations: names are compared without.
     """
     rows = [line.split("\t") for line in _lines(source, table)]
-    whole = [len(row) == columns and all(map(CORNER.fullmatch, row[-4:])) for row in rows]
-    broken = [f"line {number}" for number, good in enumerate(whole, 1) if not good]
-    _refuse(source, f"{table} has lines that cannot be read", broken)
-    by_stem, stems = {_stem(row[0]): row for row in rows}, set(map(_stem, names))
-    _refuse(source, f"{table} lists twice", [row[0] for row in rows if by_stem[_stem(row[0])] is not row])
-    _refuse(source, f"{table} has no line for", [name for name in names if _stem(name) not in by_stem])
-    _refuse(source, f"{table} lists images that are not there", [by_stem[stem][0] for stem in by_stem.keys() - stems])
+    broken = [row[0] for row in rows if len(row) != columns or not all(map(CORNER.fullmatch, row[-4:]))]
+    _refuse(source, f"{table} has lines that cannot be read, those of", broken)
+    listed, there = Counter(_stem(row[0]) for row in rows), Counter(map(_stem, names))
+    uneven = [f"{stem} ({listed[stem]})" for stem in listed | there if listed[stem] != there[stem]]
+    _refuse(source, f"{table} does not list each image that is there once, and no others", uneven)
+    by_stem = {_stem(row[0]): row for row in rows}
     return [by_stem[_stem(name)] for name in names]
 
 
@@ -139,23 +152,19 @@ def _images(source: Source, folder: str) -> list[str]:
 
 
 def _lines(source: Source, name: str) -> list[str]:
-    text = source.read(name).decode("utf-8", errors="replace")
-    return [line for line in text.splitlines() if line.strip()]
-
-
-def _expect(source: Source, place: str, what: str, count: int, expected: int) -> None:
-    if count != expected:
-        raise _incomplete(source, f"{place} has {count:,} {what} instead of {expected:,}")
+    """The lines of a text file that are not blank; of what Unicode has for line ends, only those of files end them."""
+    text = source.read(name).decode("utf-8-sig", errors="replace")
+    return [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
 
 
 def _refuse(source: Source, fault: str, culprits: Collection[str]) -> None:
     """Raises TinyclfError with the first three culprits and how many more there are, if there are any."""
-    if culprits:
-        first = ", ".join(name[:100] for name in sorted(culprits)[:3])
-        rest = f" and {len(culprits) - 3:,} more" if len(culprits) > 3 else ""
-        raise _incomplete(source, f"{fault}: {first}{rest}")
+    first = ", ".join(name[:100] for name in sorted(culprits)[:3])
+    rest = f" and {len(culprits) - 3:,} more" if len(culprits) > 3 else ""
+    _demand(source, not culprits, f"{fault}: {first}{rest}")
 
 
-def _incomplete(source: Source, fault: str) -> TinyclfError:
-    remedy = "Put back what is missing, or replace the whole set by the official one."
-    return TinyclfError(f"The data set in {source.path} is not complete: {fault}. {remedy}")
+def _demand(source: Source, good: bool, fault: str) -> None:
+    if not good:
+        remedy = "Put back what is missing, or replace the whole set."
+        raise TinyclfError(f"The data set in {source.path} is not complete: {fault}. {remedy}")

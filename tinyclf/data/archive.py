@@ -3,10 +3,11 @@
 import hashlib
 import os
 import zipfile
+from collections.abc import Iterable
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
-from tinyclf.data.registry import URL
 from tinyclf.utils.errors import TinyclfError
 
 PARTS = ("wnids.txt", "words.txt", "train", "val", "test")  # a folder may hold anything else beside them
@@ -16,64 +17,54 @@ DEPTH = 3  # folders in which an image lies: train/<wnid>/images
 class Source:
     """The files of a data set by their path below `wnids.txt`, with `/` between the parts, in a folder or in a zip.
 
-    It can be pickled and forked: another process opens the zip for itself, as two must not share a position in it.
-    Raises TinyclfError for what is neither.
+    It can be pickled and forked. Raises TinyclfError for what is neither, and for a zip that has a file twice.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.is_folder = path.is_dir()
-        self._zip: zipfile.ZipFile | None = None
-        self._process, self._start = 0, ""
-        if self.is_folder:
-            files = _files_in(path)
-        else:
-            members = [info.filename for info in self._opened().infolist() if not info.is_dir()]
-            inside = min((name for name in members if f"/{name}".endswith("/wnids.txt")), key=len, default="")
-            self._start = inside.removesuffix("wnids.txt")
-            files = [name.removeprefix(self._start) for name in members if name.startswith(self._start)]
-        self._files = sorted(name for name in files if "/." not in f"/{name}")  # without `.DS_Store`, `._x.JPEG`
-        if "wnids.txt" not in self._files:
-            raise TinyclfError(f"{path} holds no wnids.txt. The official zip is {URL}.")
+        self.path = Path(path).absolute()
+        self._is_folder, self._changed = self.path.is_dir(), self.path.stat().st_mtime_ns
+        self._members: dict[str, str] = {}  # of a zip: the name in it of each file
+        self.files = _files_in(self.path) if self._is_folder else self._files_in_zip()
 
     def names(self, folder: str) -> list[str]:
         """The files below `folder`, sorted as strings; hidden ones are left out."""
-        return [name for name in self._files if name.startswith(f"{folder}/")]
+        return [name for name in self.files if name.startswith(f"{folder}/")]
 
     def read(self, name: str) -> bytes:
         """The content of a file. Raises TinyclfError where it is missing or damaged, or no file."""
         try:
-            return (self.path / name).read_bytes() if self.is_folder else self._opened().read(self._start + name)
+            return (self.path / name).read_bytes() if self._is_folder else self._zip().read(self._members[name])
         except Exception as error:  # of bytes that others wrote, zipfile raises nearly anything
             raise _unreadable(f"{name} in {self.path}", error) from error
 
-    def _opened(self) -> zipfile.ZipFile:
-        if self._zip is None or self._process != os.getpid():
-            try:
-                self._zip, self._process = zipfile.ZipFile(self.path), os.getpid()
-            except Exception as error:
-                remedy = "Remove it and put the official zip there, or let it be downloaded again"
-                raise TinyclfError(f"{self.path} is not a whole zip: {error!r}. {remedy}.") from error
-        return self._zip
+    def _zip(self) -> zipfile.ZipFile:
+        return _opened_zip(self.path, self._changed, os.getpid())
 
-    def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_zip": None}
-
-
-@lru_cache(4)
-def _source(path: Path, changed: int) -> Source:
-    return Source(path)
+    def _files_in_zip(self) -> list[str]:
+        """The files below `wnids.txt`, wherever it is in the zip, or all; some programs write \\ between the parts."""
+        members = self._zip().namelist()
+        names = [member.replace("\\", "/") for member in members]
+        start = min((name for name in names if f"/{name}".endswith("/wnids.txt")), key=len, default="")[:-9]
+        self._members = {name.removeprefix(start): member for name, member in zip(names, members, strict=True)}
+        files = _visible(name.removeprefix(start) for name in names if name.startswith(start) and name[-1] != "/")
+        if twice := [name for name, again in pairwise(files) if name == again]:
+            raise TinyclfError(f"{self.path} has {twice[0]!r} more than once: put the official zip there.")
+        return files
 
 
-def open_source(path: Path) -> Source:
-    """The data set in `path`; a zip, whose directory of 120,000 files takes a second, is read once for all splits."""
-    path = Path(path).absolute()
-    return _source(path, path.stat().st_mtime_ns) if path.is_file() else Source(path)
+@lru_cache(2)  # by the process too: two must not share a position in a file
+def _opened_zip(path: Path, changed: int, process: int) -> zipfile.ZipFile:
+    """The zip; its directory, of 120,000 files, takes a second to read."""
+    try:
+        return zipfile.ZipFile(path)
+    except Exception as error:
+        remedy = "Remove it and put the official zip there, or let it be downloaded again"
+        raise TinyclfError(f"{path} is not a whole zip: {error!r}. {remedy}.") from error
 
 
 def fingerprint(path: Path) -> str:
     """A hex digest of the names, sizes and times of change of the data set's files. Reads no file's content."""
-    names = sorted(f"/{name}" for name in _files_in(path) if "/." not in f"/{name}") if path.is_dir() else [""]
+    names = [f"/{name}" for name in _files_in(path)] if path.is_dir() else [""]
     try:
         stats = [(name, os.stat(f"{path}{name}")) for name in names]
     except OSError as error:
@@ -83,7 +74,7 @@ def fingerprint(path: Path) -> str:
 
 
 def _files_in(root: Path) -> list[str]:
-    """The files of the set by their path below `root`. Its folders are at most DEPTH deep: a loop of links ends."""
+    """The files of the set by their path below `root`, sorted; at most DEPTH folders deep: a loop of links ends."""
     files = []
     for place, folders, names in os.walk(root, followlinks=True, onerror=_refuse_folder):
         parts = Path(place).relative_to(root).parts
@@ -92,7 +83,12 @@ def _files_in(root: Path) -> list[str]:
         elif len(parts) == DEPTH:
             folders.clear()
         files += ["/".join((*parts, name)) for name in names]
-    return files
+    return _visible(files)
+
+
+def _visible(files: Iterable[str]) -> list[str]:
+    """The files sorted, without those that systems hide: `.DS_Store`, `._x.JPEG`."""
+    return sorted(name for name in files if "/." not in f"/{name}")
 
 
 def _refuse_folder(error: OSError) -> None:
@@ -101,4 +97,4 @@ def _refuse_folder(error: OSError) -> None:
 
 def _unreadable(what: str, error: Exception) -> TinyclfError:
     fault = getattr(error, "strerror", None) or error
-    return TinyclfError(f"{what} cannot be read: {fault}. Put the official file there.")
+    return TinyclfError(f"{what} cannot be read: {fault}. Put a whole one there.")

@@ -21,7 +21,7 @@ from PIL import Image
 from tinyclf.data.archive import fingerprint
 from tinyclf.data.locate import locate_dataset
 from tinyclf.data.registry import SIDE, Layout, dataset_info
-from tinyclf.data.tiny_imagenet import TinyImageNet
+from tinyclf.data.tiny_imagenet import TinyImageNet, refuse
 from tinyclf.utils import paths
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import locked, new_folder
@@ -42,7 +42,7 @@ class PackedSplit:
 class Packed:
     """A whole packed data set."""
 
-    name: str  # one of registry.DATASETS
+    name: str  # one of registry.DATASETS, or the path of own images
     classes: list[str]  # wnids, sorted
     class_names: list[str]  # their words, in the same order
     fingerprint: str  # sha256 over classes, pixels and labels: the same for folder and zip of the same content
@@ -68,11 +68,12 @@ class Packed:
 def load_data(name: str, hold_out: bool = False) -> Packed:
     """The data set of that name, one of registry.DATASETS; first makes, downloads or packs it where need be.
 
+    Or own images, by the path of a folder with `train/CLASS/*` and `val/CLASS/*`, of any size: see `decode_any`.
     hold_out: replace val by a part of train, see `hold_out_split`.
     Raises TinyclfError for an unknown name, and when the set is missing, incomplete or damaged.
     """
     info = dataset_info(name)
-    data = pack(*locate_dataset(name), name)
+    data = pack(*locate_dataset(name), info.name)
     if info.subset_of:
         data = class_subset(data, info.class_step)
     return hold_out_split(data) if hold_out else data
@@ -99,22 +100,24 @@ def class_subset(data: Packed, step: int) -> Packed:
     for split in (data.train, data.val):
         rows = np.flatnonzero(split.labels % step == 0)
         splits.append(PackedSplit(split.images[rows], split.labels[rows] // step))
-    ordinal = {10: "tenth"}.get(step, f"{step}th")  # in words, as in the fingerprints of existing records
-    part = hashlib.sha256(f"{data.fingerprint}, every {ordinal} class".encode()).hexdigest()
+    words = f"{data.fingerprint}, every {'tenth' if step == 10 else step} class"  # as in existing records
+    part = hashlib.sha256(words.encode()).hexdigest()
     return Packed(data.name, data.classes[::step], data.class_names[::step], part, splits[0], splits[1])
 
 
 def pack(path: Path, layout: Layout, name: str) -> Packed:
     """Opens the cache of the data set in `path`, a folder or a zip; writes it first if there is none.
 
-    It is next to `path`, or where that cannot be written, in one of `paths.data_dirs`. Several processes may ask at
-    once: one packs, the others wait. Raises TinyclfError for a damaged set or cache, and when the disk is full.
+    It is next to `path`, or where that cannot be written, and for own images, in one of `paths.data_dirs`. Several
+    processes may ask at once: one packs, the others wait. Raises TinyclfError for a damaged set or cache, and when the
+    disk is full.
     """
     key = hashlib.sha256(f"{FORMAT} {fingerprint(path)}".encode()).hexdigest()[:16]
     below = Path(f"{layout.folder}.packed", key)
-    folder = next((place / below for place in (path.parent, *paths.data_dirs()) if (place / below).is_dir()), None)
+    beside = [path.parent] if layout.classes else []
+    folder = next((place / below for place in (*beside, *paths.data_dirs()) if (place / below).is_dir()), None)
     if folder is None:
-        folder = paths.data_dir(path.parent) / below
+        folder = paths.data_dir(*beside) / below
         with locked(folder.with_suffix(".lock")):
             if not folder.is_dir():  # else another process wrote it meanwhile
                 _write(path, layout, folder)
@@ -145,14 +148,13 @@ def _open(folder: Path, name: str) -> Packed:
 
 def _write(path: Path, layout: Layout, target: Path) -> None:
     """Decodes all images into `target`, whole or not at all. Raises TinyclfError naming images that are damaged."""
-    train, val, _ = (TinyImageNet(path, split, layout=layout) for split in ("train", "val", "test"))
+    train, val = (TinyImageNet(path, split, layout=layout) for split in SPLITS)
     size = (len(train) + len(val)) * SIDE * SIDE * 3
     print(f"packing {path} into {target.parent} ({size:,} bytes)", file=sys.stderr, flush=True)
     try:
         with new_folder(target) as folder:
             digest = hashlib.sha256(json.dumps(train.classes).encode())
-            for split in (train, val):
-                _write_split(split, folder, digest)
+            refuse([fault for split in (train, val) for fault in _write_split(split, folder, digest)])
             meta = {"classes": train.classes, "class_names": train.class_names, "fingerprint": digest.hexdigest()}
             (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     except OSError as error:
@@ -162,8 +164,8 @@ def _write(path: Path, layout: Layout, target: Path) -> None:
         ) from error
 
 
-def _write_split(split: TinyImageNet, folder: Path, digest: "hashlib._Hash") -> None:
-    """Writes a split's images and labels and adds both to `digest`. Raises TinyclfError naming damaged images."""
+def _write_split(split: TinyImageNet, folder: Path, digest: "hashlib._Hash") -> list[str]:
+    """Writes a split's images and labels and adds both to `digest`. Returns what is wrong with images, each by name."""
     with (folder / f"{split.split}_images.npy").open("wb") as file:
         about = {"descr": "|u1", "fortran_order": False, "shape": (len(split), SIDE, SIDE, 3)}
         np.lib.format.write_array_header_1_0(file, about)
@@ -173,9 +175,10 @@ def _write_split(split: TinyImageNet, folder: Path, digest: "hashlib._Hash") -> 
             file.write(pixels)
             digest.update(pixels)
 
-        split.check("packing", write)
+        faults = split.faults("packing", write)
         file.flush()
         os.fsync(file.fileno())  # so that not even a power cut leaves a renamed cache with holes
     labels = np.array(split.targets, "<i8")
     np.save(folder / f"{split.split}_labels.npy", labels)
     digest.update(labels.data)
+    return faults

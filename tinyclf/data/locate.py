@@ -5,6 +5,7 @@ import http.client
 import os
 import sys
 import time
+import urllib.error
 import urllib.request
 from os.path import isfile  # which is False, and not an error, where nothing may be read
 from pathlib import Path
@@ -14,33 +15,36 @@ from tqdm import tqdm
 
 from tinyclf.data.annotations import SPLITS
 from tinyclf.data.registry import TINY_IMAGENET, URL, Layout, dataset_info
-from tinyclf.data.synthetic import find_dataset, make_dataset
+from tinyclf.data.synthetic import dataset_folder, make_dataset
 from tinyclf.utils import paths
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import locked, writable
+from tinyclf.utils.files import locked
 
 SIZE = 248_100_043  # bytes, of the official archive
-MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
+DIGEST = "md5:90528d7ca1a48142e341f4ef8d21d0de"
 CHUNK = 1 << 18  # bytes read at a time
 GONE = (401, 403, 404, 410)  # HTTP statuses for which another try does not help
+NOTHING_LEFT = 416  # the one that says that a file has no more bytes
 
 
 def locate_dataset(name: str) -> tuple[Path, Layout]:
     """The folder or zip of a data set, or of its whole, and its layout; first made or downloaded where need be.
 
-    Tiny-ImageNet is expected where `TINYCLF_DATA` points, else in `data/`, where it is downloaded if missing.
+    name: one of registry.DATASETS, or the path of own images. Tiny-ImageNet is expected where `TINYCLF_DATA` points,
+    else in `data/`, where it is downloaded if missing.
     """
     info = dataset_info(name)
     layout = info.layout
+    if info.own:
+        if not os.path.isdir(info.name):
+            raise TinyclfError(f"dataset: no folder {info.name}, which should hold train/CLASS/* and val/CLASS/*")
+        return Path(info.name), layout
     if info.synthetic:
-        made = (folder for parent in paths.data_dirs() if (folder := find_dataset(layout, parent)))
+        made = (folder for parent in paths.data_dirs() if (folder := dataset_folder(layout, parent)).is_dir())
         return next(made, None) or make_dataset(layout, paths.data_dir()), layout
     found = [path for root in paths.tiny_imagenet_sources() if (path := locate(root, layout))]
-    if found:
-        return found[0], layout
-    if root := os.environ.get("TINYCLF_DATA"):
-        raise _missing(paths.user_path(root), layout, "correct TINYCLF_DATA, or unset it to have the set downloaded")
-    return locate_or_download(paths.data_dir(), layout, fetch=True), layout
+    chosen = os.environ.get("TINYCLF_DATA")
+    return found[0] if found else locate_or_download(Path(chosen or paths.data_dir()), layout, not chosen), layout
 
 
 def locate_or_download(root: Path, layout: Layout = TINY_IMAGENET, fetch: bool = False) -> Path:
@@ -48,17 +52,13 @@ def locate_or_download(root: Path, layout: Layout = TINY_IMAGENET, fetch: bool =
     root = paths.user_path(root)
     path = locate(root, layout)
     if path is None and fetch and layout == TINY_IMAGENET:
-        path = download(root)
+        path = download(root, URL, DIGEST, SIZE)
     if path is None:
-        raise _missing(root, layout, "pass download=True" if layout == TINY_IMAGENET else "choose another folder")
+        raise TinyclfError(
+            f"{root} holds neither the folder {layout.folder} nor {layout.folder}.zip. Put one of them there, correct "
+            f"the path, or have it downloaded (unset TINYCLF_DATA; in Python, download=True): {URL}"
+        )
     return path
-
-
-def _missing(root: Path, layout: Layout, remedy: str) -> TinyclfError:
-    return TinyclfError(
-        f"{root} holds neither the folder {layout.folder} nor {layout.folder}.zip. Put one of them there, or "
-        f"{remedy}. The official zip is {URL}."
-    )
 
 
 def locate(root: Path, layout: Layout) -> Path | None:
@@ -66,7 +66,7 @@ def locate(root: Path, layout: Layout) -> Path | None:
 
     A folder wins over a zip. A `root` that is a folder of the set, such as `train`, stands for the whole set.
     """
-    if root.is_file():
+    if root.is_file() or not layout.classes:
         return root
     parents = [root, *sorted(root.glob("[!.]*/"))]
     folders = [parent / layout.folder for parent in parents]
@@ -78,33 +78,27 @@ def locate(root: Path, layout: Layout) -> Path | None:
 
 
 def download(
-    folder: Path,
-    url: str = URL,
-    size: int = SIZE,
-    md5: str = MD5,
-    tries: int = 4,
-    pause: float = 1,
-    timeout: float = 30,
+    folder: Path, url: str, digest: str, size: int = 0, *, tries: int = 4, pause: float = 1, timeout: float = 30
 ) -> Path:
     """Fetches `url` into `folder` and returns the file's path; does nothing where that file is already there.
 
-    `<name>.tinyclf-part` keeps what came, and the next try, or the next call, goes on from there. After a try without
-    a byte it waits `pause` seconds, then twice as long and so on; `timeout` seconds of silence end a connection.
-    Raises TinyclfError after `tries` tries in a row without a byte, and for a file of another size or md5.
+    digest: how its hash has to start, as `md5:90528d7c`. size: its bytes; 0 where nobody knows. `<name>.tinyclf-part`
+    keeps what came, and the next try, or the next call, goes on from there. After a try without a byte it waits `pause`
+    seconds, then twice as long and so on; `timeout` seconds of silence end a connection.
+    Raises TinyclfError after `tries` tries in a row without a byte, and for another file, of which nothing is kept.
     """
     target = Path(folder) / url.rpartition("/")[2]
     part = target.with_name(f"{target.name}.tinyclf-part")  # browsers name theirs `.part`
-    by_hand = f"Or get it by hand: {url} ({size:,} bytes, md5 {md5}), to be put at {target}."
+    by_hand = f"Or get it by hand: {url} ({f'{size:,} bytes, ' * bool(size)}{digest}), to be put at {target}."
     if target.exists():
         return target
-    writable(target.parent, f"work in another folder. {by_hand}")
     with locked(target.with_name(f"{target.name}.lock"), f"Another process is downloading {target}: wait for it"):
         try:
             if not target.exists():  # else another process finished just now
-                print(f"downloading {url} ({size:,} bytes) to {target}", file=sys.stderr, flush=True)
+                tqdm.write(f"downloading {target}: waiting {timeout:.0f} seconds for an answer. {by_hand}", sys.stderr)
                 with part.open("ab") as file:
                     _fetch(file, url, size, tries, pause, timeout)
-                _verify(part, md5)
+                _verify(part, digest)
                 os.replace(part, target)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise TinyclfError(f"{url} cannot be fetched: {error}. Start again to go on. {by_hand}") from error
@@ -112,14 +106,14 @@ def download(
 
 
 def _fetch(file: BinaryIO, url: str, size: int, tries: int, pause: float, timeout: float) -> None:
-    """Appends to `file` until it has `size` bytes, over as many connections as that takes. Raises the last's error."""
-    failures = 0
+    """Appends to `file` until it is whole, over as many connections as that takes. Raises the last's error."""
+    failures = whole = 0
     # disable=None: no bar where stderr is not a terminal.
-    with tqdm(total=size, unit="B", unit_scale=True, desc=file.name, disable=None) as bar:
-        while (start := file.tell()) < size:
+    with tqdm(total=size or None, unit="B", unit_scale=True, desc=file.name, disable=None) as bar:
+        while not whole:
+            start = file.tell()
             try:
-                _append(file, url, size, timeout, bar)
-                if file.tell() < size:
+                if not (whole := _append(file, url, size, timeout, bar)):
                     raise ConnectionError("the server ended it")
             except (OSError, http.client.HTTPException) as error:
                 failures = failures + 1 if file.tell() <= start else 0
@@ -129,29 +123,38 @@ def _fetch(file: BinaryIO, url: str, size: int, tries: int, pause: float, timeou
                 time.sleep(pause * 2 ** max(failures - 1, 0))
 
 
-def _append(file: BinaryIO, url: str, size: int, timeout: float, bar: "tqdm[None]") -> None:
-    """Appends what one connection gives. Raises ValueError where the server has another file."""
+def _append(file: BinaryIO, url: str, size: int, timeout: float, bar: "tqdm[None]") -> bool:
+    """Appends what one connection gives: whether that is all. Raises ValueError where the server has another file."""
     start = file.tell()
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    with urllib.request.urlopen(request, timeout=timeout) as response:
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if error.code == NOTHING_LEFT:
+            return True
+        raise
+    with response:
         if response.status != 206:
             start = 0  # a server that ignores Range begins anew
-        length = int(response.headers.get("Content-Length", size - start))
-        if start + length != size:  # such as the page of a network that wants a login first
-            raise ValueError(f"the server's file has {start + length:,} bytes instead of {size:,}")
+        # `length` is None where Content-Length is missing or no number
+        total = size if response.length is None else start + response.length
+        if size and total != size:  # such as the page of a network that wants a login first
+            raise ValueError(f"the server's file has {total:,} bytes instead of {size:,}")
         file.seek(start)
         file.truncate()
         bar.update(start - bar.n)
-        while file.tell() < size and (chunk := response.read(CHUNK)):
+        while (not total or file.tell() < total) and (chunk := response.read(CHUNK)):
             file.write(chunk)
             bar.update(len(chunk))
+        return file.tell() >= total
 
 
-def _verify(part: Path, md5: str) -> None:
+def _verify(part: Path, digest: str) -> None:
     """Raises ValueError for another file, which is removed, so that the next call starts anew."""
+    kind, _, expected = digest.partition(":")
     with part.open("rb") as file:
-        actual = hashlib.file_digest(file, "md5").hexdigest()
-    if actual != md5:
+        actual = hashlib.file_digest(file, kind).hexdigest()
+    if not actual.startswith(expected):
         found = part.stat().st_size
         part.unlink()
-        raise ValueError(f"it is not the file it should be: {found:,} bytes, md5 {actual}. It is removed")
+        raise ValueError(f"it is not the file it should be: {found:,} bytes, {kind}:{actual}. It is removed")

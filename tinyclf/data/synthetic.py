@@ -24,39 +24,32 @@ from tinyclf.utils.files import locked, new_folder
 Array = NDArray[np.float64]
 
 VERSION = 4  # raise it when the pixels change: the sets of before are left alone, and not used
-RECIPE = ".recipe"  # the file that says of which version a set is
 GREY_EVERY = 50  # one image in 50 is greyscale; in Tiny-ImageNet 2,178 of 120,000 are (1.8%)
 PRETRAIN = Layout("mini-pretrain", classes=20, train=100, val=5, test=1)
 ZOOMS = {MINI.folder: (1.0, 1.0), PRETRAIN.folder: (0.8, 2.4)}  # how much larger than in `mini` an object is seen
 SYNONYMS = dict(striped="banded", checkered="chequered", dotted="spotted", ringed="rippled", zigzag="chevron")
 
 
-def find_dataset(layout: Layout, parent: Path) -> Path | None:
-    """The folder of MINI or PRETRAIN in `parent`, if it is there in this version."""
-    recipes = [folder / RECIPE for folder in _places(layout, parent)]
-    whole = (path for path in recipes if path.is_file() and path.read_text("utf-8", "replace") == _version(layout))
-    return next((path.parent for path in whole), None)
+def dataset_folder(layout: Layout, parent: Path) -> Path:
+    """The folder of MINI or PRETRAIN in `parent`: its name tells everything that decides the bytes of the set."""
+    recipe = f"tinyclf mini, version {VERSION}, Pillow {PIL.__version__}, {layout}\n"
+    return parent / f"{layout.folder}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
 
 
 def make_dataset(layout: Layout, parent: Path) -> Path:
-    """The folder of MINI or PRETRAIN in `parent`, written whole or not at all if it is not there; others wait.
-
-    It gets a longer name where its own is taken. Raises TinyclfError if it cannot be written.
-    """
+    """`dataset_folder`, written whole or not at all if it is not there; others wait. Raises TinyclfError."""
+    target = dataset_folder(layout, parent)
     with locked(parent / f".{layout.folder}.lock"):
-        if found := find_dataset(layout, parent):
-            return found
-        target, other = _places(layout, parent)
-        target = other if target.exists() else target
         try:
-            with new_folder(target) as folder:
-                _write_dataset(layout, folder)
+            if not target.exists():
+                with new_folder(target) as folder:
+                    _write_dataset(layout, folder)
         except OSError as error:
             raise TinyclfError(
                 f"The synthetic data set cannot be written to {target}: {error.strerror}. Free some space, or work in "
                 "another folder."
             ) from error
-        return target
+    return target
 
 
 def class_table(folder: str | None = None) -> dict[str, tuple[str, str]]:
@@ -71,16 +64,6 @@ def class_table(folder: str | None = None) -> dict[str, tuple[str, str]]:
             if folder in (None, owner):
                 table[f"n9{s + 1:03d}{t + 1:03d}0"] = (shape, texture)
     return table
-
-
-def _version(layout: Layout) -> str:
-    """Everything that decides the bytes of a set."""
-    return f"tinyclf mini, version {VERSION}, Pillow {PIL.__version__}, {layout}\n"
-
-
-def _places(layout: Layout, parent: Path) -> tuple[Path, Path]:
-    digest = hashlib.sha256(_version(layout).encode()).hexdigest()[:8]
-    return parent / layout.folder, parent / f"{layout.folder}-{digest}"
 
 
 def _write_dataset(layout: Layout, root: Path) -> None:
@@ -103,7 +86,6 @@ def _write_dataset(layout: Layout, root: Path) -> None:
     (root / "wnids.txt").write_text("\n".join(_generator("wnids").permutation(list(table))) + "\n", "utf-8")
     words = [f"{wnid}\t{t} {s}, {SYNONYMS[t]} {s}" for wnid, (s, t) in class_table().items()]
     (root / "words.txt").write_text("\n".join(words) + "\n", "utf-8")
-    (root / RECIPE).write_text(_version(layout), "utf-8")
 
 
 def _write_image(path: Path, kind: tuple[str, str], zooms: tuple[float, float]) -> str:

@@ -1,6 +1,5 @@
 """Tiny-ImageNet as a torchvision data set, read from the official folder or zip, which is never unpacked."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,11 @@ from PIL import Image
 from torchvision.datasets import VisionDataset
 from tqdm import tqdm
 
-from tinyclf.data.annotations import SPLITS, read_classes, read_split
-from tinyclf.data.archive import open_source
+from tinyclf.data.annotations import SPLITS, read_classes, read_own, read_split
+from tinyclf.data.archive import Source
+from tinyclf.data.images import decode, decode_any
 from tinyclf.data.locate import locate_or_download
-from tinyclf.data.registry import SIDE, TINY_IMAGENET, Layout
+from tinyclf.data.registry import TINY_IMAGENET, Layout
 from tinyclf.utils.errors import TinyclfError, one_of
 
 
@@ -27,7 +27,8 @@ class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26
         transform: from PIL image to whatever the model takes.
         target_transform: the same for the target.
         download: fetches the official zip into `root` where the set is not there yet.
-        layout: name and numbers, for other sets in the same layout.
+        layout: name and numbers, for other sets in the same layout, and for own images in `train/CLASS/*` and
+            `val/CLASS/*`, of any size, which are made 64x64 as `decode_any` says.
 
     Attributes:
         classes: the wnids, sorted; a target is an index of this list.
@@ -54,10 +55,14 @@ class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26
         super().__init__(root, transform=transform, target_transform=target_transform)
         one_of("split", split, SPLITS)
         self.split = split
-        self.source = open_source(locate_or_download(Path(self.root), layout, download))
-        self.classes, self.class_names = read_classes(self.source, layout)
+        self.source = Source(locate_or_download(Path(self.root), layout, download))
+        if layout.classes:
+            self.classes, self.class_names = read_classes(self.source, layout)
+            files, self._decode = read_split(self.source, layout, split, self.classes), decode
+        else:
+            self.classes, files = read_own(self.source, split)
+            self.class_names, self._decode = self.classes, decode_any
         self.class_to_idx = {wnid: target for target, wnid in enumerate(self.classes)}
-        files = read_split(self.source, layout, split, self.classes)
         self.samples = list(zip(files.names, files.targets, strict=True))
         self.targets = files.targets
         self.boxes = files.boxes
@@ -73,14 +78,18 @@ class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26
         """The image alone, 64x64 and RGB, not transformed. Raises TinyclfError naming the file when it is damaged."""
         name = self.samples[index][0]
         try:
-            return decode(self.source.read(name))
+            return self._decode(self.source.read(name))
         except ValueError as error:
             raise TinyclfError(
-                f"{name} in {self.source.path} {error}. Replace that file by the official one."
+                f"{name} in {self.source.path}: {error}. Replace that file, or the whole set."
             ) from error
 
-    def check(self, verb: str = "checking", use: Callable[[Image.Image], Any] | None = None) -> None:
-        """Decodes every image, and gives it to `use`. Raises one TinyclfError naming those damaged or not 64x64."""
+    def check(self) -> None:
+        """Decodes every image. Raises one TinyclfError naming those damaged or not 64x64."""
+        refuse(self.faults("checking"))
+
+    def faults(self, verb: str, use: Callable[[Image.Image], Any] = id) -> list[str]:
+        """Decodes every image, and gives it to `use`. Returns what is wrong with those that cannot be."""
         faults = []
         for index in tqdm(range(len(self)), f"{verb} {self.split}", unit=" images", disable=None):
             try:
@@ -88,28 +97,15 @@ class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26
             except TinyclfError as error:
                 faults.append(str(error))
                 continue
-            if use:
-                use(image)
-        if faults:
-            listed = "\n  - ".join(faults[:5])
-            raise TinyclfError(f"{len(faults):,} of the images cannot be used:\n  - {listed}")
+            use(image)
+        return faults
 
     def extra_repr(self) -> str:
         return f"Split: {self.split}\nSource: {self.source.path}"
 
 
-def decode(data: bytes) -> Image.Image:
-    """A JPEG file's image as `Image.open(...).convert("RGB")` gives it. Raises ValueError unless whole and 64x64."""
-    try:
-        image = Image.open(io.BytesIO(data), formats=["JPEG"])
-        # PIL ignores a missing end where someone set ImageFile.LOAD_TRUNCATED_IMAGES, as many notebooks do. The
-        # end-of-image marker must follow the last start-of-scan marker: neither occurs within compressed data.
-        whole = data.rfind(b"\xff\xd9") >= data.rfind(b"\xff\xda")
-        if whole and image.size == (SIDE, SIDE):
-            return image.convert("RGB")
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"is far larger than {SIDE}x{SIDE} pixels ({error})") from error
-    except Exception as error:  # the ways in which PIL gives up on bytes are many
-        raise ValueError(f"is not a whole JPEG ({error})") from error
-    size = f"is {image.width}x{image.height} pixels instead of {SIDE}x{SIDE}"
-    raise ValueError(size if image.size != (SIDE, SIDE) else "is cut short")
+def refuse(faults: list[str]) -> None:
+    """Raise one TinyclfError for all that is wrong with images, if anything is."""
+    if faults:
+        listed = "\n  - ".join(faults[:100])
+        raise TinyclfError(f"{len(faults):,} of the images cannot be used:\n  - {listed}")

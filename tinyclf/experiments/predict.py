@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from tinyclf.data.images import read_image as read_image
 from tinyclf.data.loader import ImageLoader
 from tinyclf.data.locate import locate_dataset
-from tinyclf.data.registry import DATASETS, SIDE
+from tinyclf.data.registry import DATASETS
 from tinyclf.data.tiny_imagenet import TinyImageNet
 from tinyclf.experiments.parent import trained
 from tinyclf.experiments.settings import Settings
@@ -21,7 +21,6 @@ from tinyclf.utils.errors import TinyclfError, one_of
 from tinyclf.utils.files import atomic_write
 
 TOP = 5
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # of PIL's, those that run no other program
 
 
 class Predictor:
@@ -87,27 +86,6 @@ class Predictor:
         names = sorted(rows, key=lambda name: (len(name), name))  # test_2 before test_10
         atomic_write(predictions, "".join(f"{name} {rows[name]}\n" for name in names))
         return predictions
-
-
-def read_image(path: Path) -> np.ndarray:
-    """An image file as one of the data set: RGB, its middle square resized to 64x64 (bicubic), uint8 (64, 64, 3).
-
-    It is turned as its EXIF says. An image of 64x64 pixels stays as it is. Raises TinyclfError for a file that is no
-    whole image in one of FORMATS, and for one whose numbers have no known range: floats, and integers of 32 bits.
-    """
-    if not path.is_file():
-        raise TinyclfError(f"{path} is no image that can be read: no file")
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            upright = ImageOps.exif_transpose(image)
-            wide = image.mode == "I" and image.format == "TIFF"  # of PNG and PPM, "I" too is 16 bits
-            if wide or image.mode == "F":
-                raise ValueError("it has 32 bits, a sign or floating-point numbers; save it with 8 or 16 bits")
-            if image.mode.startswith("I"):  # 16 bits of grey, which PIL would cut off at 255
-                upright = Image.fromarray((np.asarray(upright) / 257).round().astype(np.uint8))
-            return np.asarray(ImageOps.fit(upright.convert("RGB"), (SIDE, SIDE), Image.Resampling.BICUBIC))
-    except Exception as error:  # the ways in which PIL gives up on a file are many
-        raise TinyclfError(f"{path} is no image that can be read: {error}") from error
 
 
 def lines(name: str, classes: Iterable[tuple[float, str, str]]) -> str:

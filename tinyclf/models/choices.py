@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.paths import user_file
 
 STEMS = ("imagenet", "small", "small-pool", "sub-pixel")
 NAMED_WEIGHTS = ("none", "imagenet", "mini")
@@ -18,7 +18,4 @@ def is_file(weights: str) -> bool:
 
 def existing_file(weights: str) -> Path:
     """The path of a state dict. Raises TinyclfError where it is missing."""
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        raise TinyclfError(f"weights: no file {path} (looked for from {Path.cwd()})")
-    return path
+    return user_file(weights, "weights")

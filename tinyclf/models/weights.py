@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import re
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torchvision.models import get_model_weights  # type: ignore[attr-defined] #
 from tinyclf.data.augment import Augmentation
 from tinyclf.data.cache import pack
 from tinyclf.data.loader import ImageLoader
+from tinyclf.data.locate import download
 from tinyclf.data.synthetic import PRETRAIN, VERSION, make_dataset
 from tinyclf.models.choices import FILE, NAMED_WEIGHTS, existing_file, is_file
 from tinyclf.models.resnet import build_model, compose_filters, head_names, shrink_filters, stem_of
@@ -25,7 +25,6 @@ from tinyclf.utils.files import atomic_write
 from tinyclf.utils.paths import data_dir, reports_dir
 
 IMAGENET_CLASSES = 1000
-TIMEOUT = 30.0  # seconds that a download waits for its next byte
 AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # in torchvision's files of GoogLeNet and Inception v3
 DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # torchvision's files have `norm.1` for `norm1`
 # Where training scripts, Lightning and timm keep the state dict within a checkpoint, and what starts its names there
@@ -161,21 +160,10 @@ def imagenet_file(model_name: str) -> Path:
     url: str = files.get("IMAGENET1K_V1", files["DEFAULT"]).value.url
     path: Path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     prefix = path.stem.rsplit("-", 1)[-1]  # torchvision names its files after the start of their sha256
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
-    try:
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), prefix)
-        if not fingerprint(path).startswith(prefix):
-            raise RuntimeError(f"the file that is there is another one: its sha256 does not start with {prefix}")
-    except (OSError, RuntimeError) as error:
+    if not fingerprint(download(path.parent, url, f"sha256:{prefix}")).startswith(prefix):
         raise TinyclfError(
-            f"weights = 'imagenet': no {path} ({error}). Put {url} there by hand, or give the path of a state dict "
-            "instead, as a stand-in: weights=PATH"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(before)
+            f"weights = 'imagenet': {path} is another file, its sha256 does not start with {prefix}: remove it"
+        )
     return path
 
 

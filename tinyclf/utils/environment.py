@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,7 @@ def describe(device: torch.device, processes: int = 1) -> dict[str, dict[str, ob
         "device": device.type,
         "name": torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
         "cores": os.cpu_count(),
+        "usable_cores": usable_cores(),
         "processes": processes,
         "threads": torch.get_num_threads(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
@@ -77,7 +79,8 @@ def others_on_gpu(uuid: object) -> int | None:
 def git(*words: str) -> str | None:
     """What git says of this checkout; None where it refuses or is missing, which a line on standard error tells."""
     try:
-        done = subprocess.run(["git", "-C", str(PROJECT), *words], capture_output=True, text=True)
+        own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # hooks set GIT_DIR
+        done = subprocess.run(["git", "-C", str(PROJECT), *words], capture_output=True, text=True, env=own)
     except OSError as error:
         return warn_of_commit(f"git cannot be started: {error.strerror}")
     if done.returncode:
@@ -128,6 +131,16 @@ def installed_commit() -> str | None:
         return None
     found: str | None = noted.get("vcs_info", {}).get("commit_id")
     return found
+
+
+def usable_cores(groups: str = "/sys/fs/cgroup") -> int:
+    """The cores that this process may use: those that it is bound to, or as many as its container has time of."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # of control groups 2 and 1
+        with suppress(OSError, ValueError):  # there are none, or no limit, which is no number
+            quota, period = (int(word) for file in files for word in Path(groups, file).read_text().split())
+            cores = min(cores, max(1, quota // period)) if quota > 0 else cores
+    return cores
 
 
 def cpu_name() -> str:

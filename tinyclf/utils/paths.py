@@ -5,6 +5,7 @@ In a checkout they are the checkout's own folders. An installed package carries 
 """
 
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,6 +27,21 @@ def user_path(path: str | Path) -> Path:
         raise TinyclfError(
             f"{path}: no home folder is known for its {Path(path).parts[0]}; give a full path"
         ) from error
+
+
+def user_file(path: str | Path, what: str) -> Path:
+    """The `user_path` of an existing file. Raises TinyclfError where it is missing, or a folder or a pipe.
+
+    what: what it is for, as the message begins.
+    """
+    file = user_path(path)
+    try:
+        if stat.S_ISREG(file.stat().st_mode):
+            return file
+        fault = "it is a folder" if file.is_dir() else "it is no regular file"
+    except OSError as error:  # nothing there, a link to nothing, no access, a name that is too long
+        fault = str(error.strerror)
+    raise TinyclfError(f"{what}: no file {str(file)[:300]} ({fault})")
 
 
 def data_dirs() -> list[Path]:
