@@ -118,7 +118,7 @@ def test_a_run_that_was_continued_elsewhere_tells_both_machines():
 
 
 def test_a_run_on_a_gpu_says_which_versions_are_not_recorded_and_own_code_that_it_is():
-    record = leave("mine", Settings(epochs=2), own_code=True, command="", identity={"transform": "RandAugment()"})
+    record = leave("mine", Settings(epochs=2), own_code=True, command="", recipe={"transform": "RandAugment()"})
     (environment,) = record["environments"]
     environment["hardware"] = environment["hardware"] | {"device": "cuda", "name": "A GPU"}
     environment["versions"]["cuda"] = "13.0"
@@ -267,7 +267,7 @@ def test_a_comparison_shows_what_differs_in_the_recipe_and_of_long_texts_the_par
         "optimizer": "AdamW(lr=0.0003)",
         "transform": "RandAugment()",
     }
-    leave("two", Settings(epochs=2, seed=1), identity=same | other, own_code=True)
+    leave("two", Settings(epochs=2, seed=1), recipe=same | other, own_code=True)
     page = comparing()
     assert page.differences(["one", "two"]).T.to_dict("list") == {
         "seed": ["0", "1"],
@@ -275,6 +275,11 @@ def test_a_comparison_shows_what_differs_in_the_recipe_and_of_long_texts_the_par
         "optimizer": ["SGD(lr=0.001, momentum=0.9)", "AdamW(lr=0.0003)"],
         "transform": ["not recorded", "RandAugment()"],
     }
+    for name, code in (("one", "1"), ("two", "2")):
+        leave(name, Settings(epochs=2), recipe=same, identity={"criterion": f"loss\n  bytecode {code}"}, own_code=True)
+    assert comparing().differences(["one", "two"]).index.tolist() == ["criterion"], (
+        "where all have them, the whole texts"
+    )
     assert page.links["two"] == '<a href="../../two/record.json">two</a>'
 
 
