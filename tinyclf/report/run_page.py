@@ -7,7 +7,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from IPython.display import HTML, Markdown, display
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from tinyclf.data.registry import dataset_info, folder_name
 from tinyclf.experiments import catalog
@@ -65,8 +65,8 @@ def recorded(names: list[str], dataset: str) -> dict[str, Record]:
 
 
 def heading(title: str, dataset: str) -> Markdown:
-    """The heading of a run's page: its title and its data set."""
-    return Markdown(f"# {title}, on {dataset_info(dataset).title}")
+    """The heading of a page: its title, which is text whatever is in it, and its data set."""
+    return Markdown(f"# {escape(f'{title}, on {dataset_info(dataset).title}')}")
 
 
 def show_title(settings: Settings, run_name: str) -> None:
