@@ -1,6 +1,5 @@
 """The pages as a reader has them: opened from disk in a browser without a network, wide, narrow and dark."""
 
-import io
 import json
 import re
 import shutil
@@ -13,7 +12,6 @@ import nbformat
 import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
-from PIL import Image
 
 from tinyclf import cli
 from tinyclf.experiments.catalog import Experiment, select
@@ -247,30 +245,6 @@ def test_text_from_data_shows_as_it_is(made, browser):
         assert text.count(EVIL[:23]) >= 4  # in two cells of the table, in a heading, and as the notebook printed it
         assert page.locator("main script").count() == 0
         assert EVIL[:23] in page.locator("figure img").first.get_attribute("alt")
-
-
-def test_a_dark_page_has_dark_figures(made, browser):
-    path = made / "mini" / "baseline-scratch" / "index.html"
-    luminance = {}
-    for scheme in ("light", "dark"):
-        with opened(browser, path, 1440, scheme) as (page, _):
-            luminance[scheme] = brightness(page.locator("figure img").first.screenshot())
-    assert luminance["light"] > 200 and luminance["dark"] < 60  # the means, of 255: lines and ink are few
-
-
-def brightness(png):
-    """The mean of a PNG's pixels, 0..255."""
-    return np.asarray(Image.open(io.BytesIO(png)).convert("L")).mean()
-
-
-def test_a_figures_numbers_are_those_of_the_record(made, browser):
-    record = json.loads((made / "mini/baseline-scratch/record.json").read_text())
-    with opened(browser, made / "mini/baseline-scratch/index.html", 1440) as (page, _):
-        with page.expect_download() as download:
-            page.locator("figcaption a").first.click()
-        lines = download.value.path().read_text().splitlines()
-    assert lines[0].startswith("epoch,accuracy,deviation,published")
-    assert float(lines[1].split(",")[1]) == record["history"][0]["train_accuracy"]
 
 
 def test_the_headline_of_a_run_is_above_the_fold_and_equal_to_the_record(made, browser):

@@ -46,10 +46,10 @@ def run_pages(names: list[str], dataset: str) -> list[Experiment]:
 
 def comparison(names: list[str], dataset: str) -> Experiment:
     """The page that compares runs, each once. Raises TinyclfError for one without a record, and for fewer than two."""
-    records = recorded(names, dataset)
-    if len(records) < 2:
+    if len(set(names)) < 2:
         known = ", ".join(read_records(dataset)) or "none"
         raise TinyclfError(f"nothing to compare: name two runs on {dataset} or more of {known}")
+    records = recorded(names, dataset)
     titles, several = [run_title(name, dataset, record) for name, record in records.items()], " ".join(records)
     folder = f"comparisons/{'-'.join(records)[:80]}-{hashlib.sha256(several.encode()).hexdigest()[:8]}"
     parameters = {"dataset": dataset, "runs": several}
