@@ -168,7 +168,8 @@ WRONG = """() => {
         ...levels.filter((level, place) => level > (place ? levels[place - 1] : 0) + 1).map(level => `h${level}`),
         ...[...document.querySelectorAll("h1, h2, h3, th")].filter(each => !each.textContent.trim()),
         ...[...document.querySelectorAll(".table")].filter(each => each.tabIndex < 0),
-        ...[...document.querySelectorAll("main summary")].filter(each => each.getBoundingClientRect().top < title.top),
+        ...[...document.querySelectorAll("main summary")]
+            .filter(each => each.checkVisibility() && each.getBoundingClientRect().top < title.top),
     ].map(each => each.outerHTML ?? each);
 }"""
 
