@@ -90,27 +90,6 @@ def test_compute_within_two_per_cent_is_equal_and_no_chain_of_it(page):
     assert compared(page, share=[1.0, 1.015, 1.03, 1.04, 1.06])["group_size"].tolist() == [2, 2, 2, 2, 1]
 
 
-def test_the_figure_marks_the_chosen_one_and_names_those_that_none_reaches_with_as_little_compute(page):
-    leave("fast-scratch.slower", planned("fast-scratch.slower", "tiny-imagenet"), (0.1, 0.5))
-    rows = compared(
-        page,
-        "tiny-imagenet",
-        share=[0.01, 0.02, 0.0201, 0.0202, 0.04, 0.08],
-        accuracy=[0.2, 0.3, 0.31, 0.29, 0.25, 0.4],
-    )
-    figure, _, _ = page.compute_figure(rows)
-    assert {text.get_text() for text in figure.axes[0].texts} == {"0.01", "0.02", "0.0201", "0.08"}
-    for name in ("fast-scratch.four", "fast-scratch.shallow-whitened"):
-        leave(name, planned(name, "tiny-imagenet"), (0.1, 0.5))
-    rows = compared(page, "tiny-imagenet").drop("slower")
-    assert rows["chosen"].to_dict() == {"four": False, "shallow-whitened": True}
-    figure, words, data = page.compute_figure(rows)
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["ablation, ± 1 standard error", "chosen as the recipe, ± 1 standard error"]
-    assert "shallow-whitened 50.0% at 13.3%" in words and data["error"].tolist() == pytest.approx([0.25 / 10**0.5] * 2)
-    assert "chosen as the recipe" in table(rows, page.COLUMNS).data
-
-
 def test_the_committed_table_is_that_of_the_committed_records(page, monkeypatch):
     monkeypatch.delenv("TINYCLF_REPORTS", raising=False)
     for path in (PROJECT / "reports").glob("*/ablations.csv"):

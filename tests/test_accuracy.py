@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 from records import leave, planned
 
-from tinyclf.data.registry import DATASETS
 from tinyclf.report.accuracy import NOT_RUN, STAND_IN_NOTE, accuracy_table, goal_text, markdown_report, markdown_tables
 from tinyclf.report.format import Cell, duration, format_metric, hardware, points, share, short_commit
 from tinyclf.report.runs import PUBLISHED, published, published_at, published_curve
@@ -71,19 +70,6 @@ def test_the_table_has_the_numbers_of_the_records_and_the_published_one_at_the_s
     assert first[1:4] == ["25.94%", "", "not run yet (`tinyclf run baseline-scratch --dataset tiny-imagenet`)"]
     header = "| experiment | published | ours | verdict | epochs | compute | time |"
     assert markdown_tables(accuracy_table("tiny-imagenet")).count(header) == 2
-
-
-@pytest.mark.parametrize("dataset", ["mini", "tiny-imagenet-20"])
-def test_beside_what_does_not_compare_nothing_published_is_told(dataset):
-    leave("baseline-scratch", planned("baseline-scratch", dataset))
-    leave("fast-scratch", planned("fast-scratch", dataset), (0.9,))
-    table = accuracy_table(dataset)
-    text = markdown_report(table)
-    for row in table.rows:
-        assert all(math.isnan(row[key]) for key in ("published_last", "published_then", "difference"))
-        assert row["goals"] == []
-    assert "| experiment | ours | verdict | epochs |" in text and "25.94" not in markdown_tables(table)
-    assert DATASETS[dataset].note in text
 
 
 def test_runs_from_weights_have_a_table_of_their_own_and_held_out_ones_none():

@@ -49,14 +49,6 @@ def test_numbers_are_aligned_by_what_they_are_not_by_how_they_look():
     assert tags == ["number", None] * 3
 
 
-def test_an_index_is_a_column_where_it_says_something():
-    frame = pd.DataFrame({"a": ["x", "y"]})
-    assert table(frame.set_index(pd.Index([3, 4], name="epoch"))).data.count("<th ") == 2
-    assert table(frame.set_index(pd.Index(["one", "two"]))).data.count("<td>") == 5  # no empty heading
-    assert table(frame[frame["a"] == "y"]).data.count("<th ") == 1
-    assert 'class="x"' in table(frame, kind="x").data
-
-
 def test_a_table_has_its_text_where_no_html_is_shown():
     text = repr(table(pd.DataFrame({"run": [link("mine", "mine/index.html")], "epochs": [3]})))
     assert text.split() == ["run", "epochs", "mine", "3"]

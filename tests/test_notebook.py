@@ -10,11 +10,9 @@ import sys
 from pathlib import Path
 
 import nbformat
-import papermill
 import pytest
 from cells import names_of
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from papermill.exceptions import PapermillExecutionError
 
 from tinyclf import cli
 from tinyclf.experiments.catalog import Experiment
@@ -189,22 +187,6 @@ def test_what_the_user_has_of_matplotlib_is_on_no_page_and_stops_none(tmp_path, 
     assert "value 7" in text and "matplotlib-" not in text and str(tmp_path) not in text
 
 
-def test_an_interrupt_leaves_the_pages_of_an_earlier_run(tmp_path, folder, monkeypatch):
-    one = experiment(tmp_path, "good", VALUE)
-    notebook.run(one)
-    place = folder / "mini" / "good"
-    before = {name: (place / name).read_bytes() for name in left_in(place)}
-
-    def interrupt(source, target, *args, **kwargs):
-        Path(target).write_text("{}")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(notebook.papermill, "execute_notebook", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        cli.run_one_by_one([one], notebook.run)
-    assert {name: (place / name).read_bytes() for name in left_in(place)} == before
-
-
 def test_two_pages_of_one_experiment_are_not_made_at_once(tmp_path, folder):
     place = folder / "mini" / "good"
     with locked(place / ".page.lock"), pytest.raises(TinyclfError, match=rf"running already.*process {os.getpid()}"):
@@ -234,27 +216,6 @@ def test_plain_papermill_runs_the_baseline_from_any_folder(tmp_path, folder):
     train_experiment("from Python", {"dataset": "mini", "run_name": "from-python"} | quick)
     histories = [(folder / "mini" / run / "history.csv").read_bytes() for run in ("from-papermill", "from-python")]
     assert histories[0] == histories[1]  # to the last bit
-
-
-def test_plain_papermill_with_a_slip_in_a_parameters_name_stops_at_once(tmp_path, folder):
-    with pytest.raises(PapermillExecutionError, match=r"'epoch': did you mean epochs\? Expected one of dataset, "):
-        papermill.execute_notebook(NOTEBOOKS / "1_baseline.ipynb", tmp_path / "out.ipynb", {"epoch": 1})
-    assert not folder.exists()
-
-
-def test_of_progress_nothing_stays_on_the_page(tmp_path, folder):
-    passing = """
-import time
-for left in ("20 s left", "10 s left"):
-    print("\\r" + left, end="", flush=True)
-    time.sleep(0.5)  # so that each comes on its own
-print("\\r         \\r", end="", flush=True)
-time.sleep(0.5)
-print("epoch 1")
-"""
-    notebook.run(experiment(tmp_path, "long", passing))
-    (cell,) = nbformat.read(next(folder.rglob("notebook.ipynb")), 4).cells[-1:]
-    assert [output.text for output in cell.outputs] == ["epoch 1\n"]
 
 
 def heading(title, *tags):

@@ -20,9 +20,7 @@ from tinyclf.report.evaluation import (
     class_table,
     commonest,
     confusion_shares,
-    evaluation_table,
     heat_map,
-    reliability,
 )
 from tinyclf.report.figures import Line, curves, svg
 from tinyclf.report.run_page import (
@@ -86,17 +84,6 @@ def test_several_runs_share_a_figure_that_takes_nothing_of_the_users_style():
         assert svg(curves(lines, "accuracy", "validation").figure) == svg(figure)
 
 
-def test_the_evaluation_has_a_column_for_each_way_to_evaluate():
-    plain = leave("preprocessing", planned("preprocessing"))
-    assert list(evaluation_table(plain).texts) == ["metric", "validation, 88x88"]
-    assert "top-1 accuracy" not in repr(evaluation_table(plain)), "the headline has it"
-    result = {"top1": 0.3, "top5": 0.6, "loss": 3.0, "calibration_error": 0.01}
-    record = leave("preprocessing", planned("preprocessing"), flip_tta=result, other_sizes={"64": result})
-    texts = evaluation_table(record).texts
-    assert list(texts)[1:] == ["validation, 88x88", "validation, 88x88, flip TTA", "validation, 64x64"]
-    assert texts["validation, 64x64"].tolist() == ["30.00%", "60.00%", "3.000", "1.00%"]
-
-
 def test_provenance_tells_command_recipe_data_weights_and_machine(reports):
     recipe = {"model": "ResNet", "criterion": "CrossEntropyLoss()", "optimizer": "SGD(lr=0.1)", "scheduler": "StepLR"}
     parent = leave("preprocessing", planned("preprocessing"))
@@ -118,7 +105,7 @@ def test_a_run_that_was_continued_elsewhere_tells_both_machines():
 
 
 def test_a_run_on_a_gpu_says_which_versions_are_not_recorded_and_own_code_that_it_is():
-    record = leave("mine", Settings(epochs=2), own_code=True, command="", identity={"transform": "RandAugment()"})
+    record = leave("mine", Settings(epochs=2), own_code=True, command="", recipe={"transform": "RandAugment()"})
     (environment,) = record["environments"]
     environment["hardware"] = environment["hardware"] | {"device": "cuda", "name": "A GPU"}
     environment["versions"]["cuda"] = "13.0"
@@ -185,19 +172,6 @@ def test_the_headline_has_result_interval_published_verdict_epochs_and_time():
     record = leave("baseline-scratch", planned("baseline-scratch", "tiny-imagenet"), (0.05, 0.2))
     record["data"]["val"] = 10_000
     assert 'class="above"' in headline(record) and "2 of 15 epochs so far" in headline(record)
-
-
-def test_on_a_data_set_that_does_not_compare_the_headline_tells_what_it_is_and_nothing_published():
-    told = headline(leave("baseline-scratch", planned("baseline-scratch")))
-    assert "published 2" not in told and "reproduced" not in told and "synthetic data set" in told
-
-
-def test_reliability_is_in_per_cent(reports):
-    record = leave("mine", Settings(epochs=2))
-    write(reports / "mine/reliability.csv", ("from", "to", "images", "confidence", "accuracy"), (0, 0.5, 4, 0.3, 0.25))
-    figure, text, data = reliability(record)
-    assert "expected calibration error 5.00%" in text and "30% to 25%" in text and len(data) == 1
-    assert figure.axes[0].yaxis.get_major_formatter()(0.5) == "50%"
 
 
 def test_only_runs_with_a_record_are_compared_two_at_least_and_no_two_comparisons_share_a_folder():
@@ -267,7 +241,7 @@ def test_a_comparison_shows_what_differs_in_the_recipe_and_of_long_texts_the_par
         "optimizer": "AdamW(lr=0.0003)",
         "transform": "RandAugment()",
     }
-    leave("two", Settings(epochs=2, seed=1), identity=same | other, own_code=True)
+    leave("two", Settings(epochs=2, seed=1), recipe=same | other, own_code=True)
     page = comparing()
     assert page.differences(["one", "two"]).T.to_dict("list") == {
         "seed": ["0", "1"],
@@ -275,6 +249,11 @@ def test_a_comparison_shows_what_differs_in_the_recipe_and_of_long_texts_the_par
         "optimizer": ["SGD(lr=0.001, momentum=0.9)", "AdamW(lr=0.0003)"],
         "transform": ["not recorded", "RandAugment()"],
     }
+    for name, code in (("one", "1"), ("two", "2")):
+        leave(name, Settings(epochs=2), recipe=same, identity={"criterion": f"loss\n  bytecode {code}"}, own_code=True)
+    assert comparing().differences(["one", "two"]).index.tolist() == ["criterion"], (
+        "where all have them, the whole texts"
+    )
     assert page.links["two"] == '<a href="../../two/record.json">two</a>'
 
 

@@ -195,7 +195,7 @@ def answer(table: AccuracyTable) -> list[str]:
 
 def answer_in_markdown(table: AccuracyTable) -> str:
     """The sentences of `answer`, the first one bold."""
-    first, *others = answer(table)
+    first, *others = (sentence.replace("<", "&lt;") for sentence in answer(table))
     return " ".join([f"**{first}**", *others])
 
 

@@ -7,7 +7,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from IPython.display import HTML, Markdown, display
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from tinyclf.data.registry import dataset_info, folder_name
 from tinyclf.experiments import catalog
@@ -20,18 +20,8 @@ from tinyclf.report import evaluation
 from tinyclf.report.accuracy import STAND_IN_NOTE
 from tinyclf.report.figures import SPLITS, Line, curves, show
 from tinyclf.report.format import Column, assignments, duration, format_metric, hardware, percent, percent_range
-from tinyclf.report.html import Table, details, link, small_lines, table, verdict_mark
-from tinyclf.report.runs import (
-    STAND_IN,
-    group_seeds,
-    history_frame,
-    own_code,
-    published,
-    published_curve,
-    read_runs,
-    recipe_of,
-    run_title,
-)
+from tinyclf.report.html import PIECES, Table, details, link, small_lines, table, verdict_mark
+from tinyclf.report.runs import group_seeds, history_frame, own_code, published, published_curve, read_runs, run_title
 from tinyclf.report.verdict import interval, verdict
 from tinyclf.utils.environment import public_origin
 from tinyclf.utils.errors import TinyclfError, one_of
@@ -43,6 +33,7 @@ if TYPE_CHECKING:
 
 HEADLINE, CURVES = "headline", ("curve-accuracy", "curve-loss")  # identify the outputs that `show_title` makes room for
 METRICS = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
+SCRIPT = "script.py"  # the code of a run that is in no notebook, in its folder
 ON_A_GPU = ("cuda", "cudnn", "driver")  # versions that older records lack
 
 
@@ -55,10 +46,10 @@ def run_pages(names: list[str], dataset: str) -> list[Experiment]:
 
 def comparison(names: list[str], dataset: str) -> Experiment:
     """The page that compares runs, each once. Raises TinyclfError for one without a record, and for fewer than two."""
-    records = recorded(names, dataset)
-    if len(records) < 2:
+    if len(set(names)) < 2:
         known = ", ".join(read_records(dataset)) or "none"
         raise TinyclfError(f"nothing to compare: name two runs on {dataset} or more of {known}")
+    records = recorded(names, dataset)
     titles, several = [run_title(name, dataset, record) for name, record in records.items()], " ".join(records)
     folder = f"comparisons/{'-'.join(records)[:80]}-{hashlib.sha256(several.encode()).hexdigest()[:8]}"
     parameters = {"dataset": dataset, "runs": several}
@@ -74,8 +65,8 @@ def recorded(names: list[str], dataset: str) -> dict[str, Record]:
 
 
 def heading(title: str, dataset: str) -> Markdown:
-    """The heading of a run's page: its title and its data set."""
-    return Markdown(f"# {title}, on {dataset_info(dataset).title}")
+    """The heading of a page: its title, which is text whatever is in it, and its data set."""
+    return Markdown(f"# {escape(f'{title}, on {dataset_info(dataset).title}')}")
 
 
 def show_title(settings: Settings, run_name: str) -> None:
@@ -187,7 +178,9 @@ def settings_table(settings: Settings, run_name: str = "") -> HTML:
         recipe, told = catalog.read_experiments(settings.dataset)[family(name)].settings, "published recipe"
     rows = pd.DataFrame({"value": values, told: dataclasses.asdict(recipe)}, dtype=object).map(repr)
     rows, differs = rows.rename_axis("setting"), rows["value"] != rows[told]
-    first = table(rows[differs]).data if differs.any() else Markup("<p>No setting differs from the {}.</p>").format(told)
+    first = (
+        table(rows[differs]).data if differs.any() else Markup("<p>No setting differs from the {}.</p>").format(told)
+    )
     return HTML(first + details(f"all {len(rows)} settings", table(rows)).data)
 
 
@@ -195,16 +188,21 @@ def show_provenance(record: Record) -> None:
     """Display where a run's numbers come from, and what a reader must know of its weights."""
     dataset = record["settings"]["dataset"]
     display(provenance(record, "../"))
-    if run_title(record["run"], dataset, record).endswith(STAND_IN) and not dataset_info(dataset).synthetic:
+    if "stand-in" in record["weights"]["label"] and not dataset_info(dataset).synthetic:
         display(Markdown(STAND_IN_NOTE))
+    if own_code(record) and (texts := record.get("identity")):
+        told = "\n\n".join(f"{part}: {text}" for part, text in texts.items() if text)
+        display(details("all that was trained", HTML(PIECES.commands(told))))
 
 
 def provenance(record: Record, runs: str) -> Table:
     """Where a record's numbers come from. runs: leads from the page to the folder of runs, to link a parent."""
     weights, compute, data = record["weights"], record["compute"], record["data"]
     facts = {"command": record["command"] or "none: own code", "settings that differ": assignments(record["overrides"])}
-    facts |= {key: text for key, text in recipe_of(record).items() if key != "data"}
+    facts |= record.get("recipe") or {}
     facts |= {"data": f"{data['name']}, sha256 {data['sha256']}", "starts from": weights["label"]}
+    if table_path(record, SCRIPT).is_file():
+        facts["code"] = link(SCRIPT, SCRIPT)
     if weights["file"]:
         facts["weights file"] = f"{weights['file']}, sha256 {weights['sha256']}"
     if parent := weights.get("parent"):

@@ -14,7 +14,7 @@ from typing import Any
 from tinyclf.data.registry import dataset_info, folder_name
 from tinyclf.experiments import catalog
 from tinyclf.experiments.names import family, seed_of
-from tinyclf.experiments.record import Record, copies, read_records, warn
+from tinyclf.experiments.record import RECIPE, Record, copies, read_records, warn
 from tinyclf.experiments.settings import Settings
 from tinyclf.report.format import percent
 from tinyclf.utils.errors import TinyclfError
@@ -24,7 +24,6 @@ from tinyclf.utils.paths import reports_dir
 Row = dict[str, Any]  # values by the names of columns
 # What the open project Tiny-ImageNet-Classifier published, by the name of the experiment that reproduces it
 PUBLISHED: dict[str, Row] = tomllib.loads(Path(__file__).with_name("published.toml").read_text("utf-8"))
-PARTS = ("model", "criterion", "optimizer", "scheduler", "ema", "transform", "before_step")  # of a recipe
 STAND_IN = " (stand-in weights)"  # ends the title of what rests on weights that are not ImageNet's
 # Averaged over seeds, with their deviation; `resized` is the accuracy of the same model at another input size
 AVERAGED = ("accuracy", "best_accuracy", "top5", "loss", "calibration_error", "flip_tta", "resized")
@@ -33,7 +32,8 @@ COLUMNS: dict[str, Callable[[Record], Any]] = {
     "run": lambda record: record["run"],
     "experiment": lambda record: family(record["run"]),
     "title": lambda record: run_title(record["run"], record["settings"]["dataset"], record),
-    "own_code": lambda record: own_code(record),  # whether settings alone do not make it
+    "own_code": lambda record: own_code(record),
+    "identity": lambda record: record.get("identity", {}),  # the texts of all that decides the numbers
     "is_ablation": lambda record: catalog.ablation(record["run"]) is not None,
     "split": lambda record: "held-out" if record["settings"]["hold_out"] else "val",  # that it was evaluated on
     "seed": lambda record: record["settings"]["seed"],
@@ -68,7 +68,7 @@ def read_runs(dataset: str) -> list[Row]:
     """The runs on `dataset` that have a record, in the order of the experiments.
 
     A row has the columns of COLUMNS, `settings.NAME` for each setting that the record knows, and `recipe.NAME` for each
-    of PARTS, empty where the record has none. A record of which no row can be made is named on stderr and left out.
+    of RECIPE, empty where the record has none. A record of which no row can be made is named on stderr and left out.
     """
     order = {name: number for number, name in enumerate(catalog.read_experiments(dataset))}
     rows = []
@@ -86,20 +86,15 @@ def load_runs(dataset: str) -> pd.DataFrame:
     Accuracies lie in 0..1, losses are in nats, times in seconds, compute is in multiply-adds. The columns are those of
     COLUMNS, `settings.NAME` and `recipe.NAME`. A record that cannot be used is named on stderr and left out.
     """
-    columns = [*COLUMNS, *map("settings.{}".format, Settings.names()), *map("recipe.{}".format, PARTS)]
+    columns = [*COLUMNS, *map("settings.{}".format, Settings.names()), *map("recipe.{}".format, RECIPE)]
     return pd.DataFrame(read_runs(dataset), columns=columns)
 
 
 def run_row(record: Record) -> Row:
     """The row of one record."""
     settings = {f"settings.{name}": value for name, value in record["settings"].items()}
-    recipe = {f"recipe.{name}": recipe_of(record).get(name) or "" for name in PARTS}
+    recipe = {f"recipe.{name}": record.get("recipe", {}).get(name) or "" for name in RECIPE}
     return {name: value(record) for name, value in COLUMNS.items()} | settings | recipe
-
-
-def recipe_of(record: Record) -> dict[str, str | None]:
-    """What a run was trained with, by the names in PARTS and others; older records have other words, or none."""
-    return record.get("identity") or record.get("recipe") or {}
 
 
 def own_code(record: Record) -> bool:
@@ -157,7 +152,8 @@ def group_seeds(runs: Iterable[Row]) -> list[Row]:
 def all_but_the_seed(run: Row) -> str:
     """Everything that decides a run's numbers but the seed: what the runs of a group have in common."""
     facts = {name: run[name] for name in ("experiment", "overrides", "epochs", "start", "data_sha256", "own_code")}
-    decides = ("settings.", "recipe.") if run["own_code"] else "settings."  # records of another age word a recipe anew
+    # Else settings make the recipe, which records of another age have in other words
+    decides = ("settings.", "recipe.", "identity") if run["own_code"] else "settings."
     facts |= {name: value for name, value in run.items() if name.startswith(decides)}
     del facts["settings.seed"], facts["settings.weights"]  # `start` says what the weights are, without seeds
     return json.dumps(facts, sort_keys=True)
