@@ -152,7 +152,6 @@ def describe_initial_weights(settings: Settings, parent: Parent | None) -> dict[
     return {"label": label, "file": None, "sha256": parent.sha256, "parent": before}
 
 
-@functools.cache
 def identity_of(dataset: str, hold_out: bool) -> str:
     """The identity of a data set as it is."""
     return load_data(dataset, hold_out).identity
