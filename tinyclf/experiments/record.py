@@ -54,7 +54,6 @@ Number = Annotated[float, Field(gt=-1e300, lt=1e300)]  # arithmetic with it stay
 Positive = Annotated[float, Field(gt=0, lt=1e300)]
 Amount = Annotated[float, Field(ge=0, lt=1e300)] | None  # None where it is not known
 Share = Annotated[float, Field(ge=0, le=1)]
-Pixels = Annotated[str, Field(pattern=r"^[0-9]+$")]  # as JSON's keys are
 
 
 class Table(BaseModel):
@@ -101,7 +100,7 @@ RecordFile = table(
     result=table(last=Epoch, best=Epoch),
     evaluation=Metrics,
     flip_tta=(Metrics | None, None),
-    other_sizes=dict[Pixels, Metrics],
+    other_sizes=dict[Annotated[str, Field(pattern=r"^[0-9]+$")], Metrics],  # by pixels, as JSON's keys are text
     seconds=Number,
     images_per_second=Positive,
     finished=Annotated[AwareDatetime, PlainSerializer(datetime.isoformat)],
@@ -224,23 +223,20 @@ def whole_record(path: Path) -> Record | None:
 
 
 def read_records(dataset: str) -> dict[str, Record]:
-    """The records under `reports/<dataset>/`, by name of the run, in order.
-
-    One that cannot be read is named on stderr, once, and left out; so is one in a folder of another name: see `copies`.
-    """
+    """The records of a data set by name of the run, in order: see `all_records`, and `copies` for what is left out."""
     return {folder: record for folder, record, in_place in all_records(dataset) if in_place}
 
 
 def copies(dataset: str) -> dict[str, str]:
-    """The folders under `reports/<dataset>/` that were copied or renamed, each with the name of the run in its record.
-
-    They are no runs, or one would count twice.
-    """
+    """The folders that were copied or renamed, with the run in their record: no runs, or one would count twice."""
     return {folder: record["run"] for folder, record, in_place in all_records(dataset) if not in_place}
 
 
 def all_records(dataset: str) -> Iterator[tuple[str, Record, bool]]:
-    """Every readable record of a data set with its folder, in order, and whether it lies where its run left it."""
+    """Every record of a data set with its folder, in order, and whether it lies where its run left it.
+
+    One that cannot be read is named on stderr, once, and left out.
+    """
     for path in sorted((reports_dir() / folder_name(dataset)).glob(f"*/{RECORD}")):
         try:
             record, folder = read_record(path), path.parent.name
