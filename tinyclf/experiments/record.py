@@ -117,7 +117,7 @@ def write_record(
     other_sizes: dict[int, Evaluation],
     flip_tta: Evaluation | None,
 ) -> Record:
-    """Write record.json and its tables into `folder`; returns the record.
+    """Write record.json and its tables, and the script of own code, into `folder`; returns the record.
 
     about: what the run is, with its history (see `Run`). ended: when, in seconds since 1970. other_sizes: evaluations
     of the same model at other input sizes, in pixels. flip_tta: one with test-time augmentation.
@@ -136,8 +136,7 @@ def write_record(
         "finished": datetime.fromtimestamp(ended, UTC).isoformat(timespec="seconds"),
     }
     for file, header, rows in tables(about, evaluation):
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([header.split(), *rows])
+        csv.writer(text := io.StringIO(), lineterminator="\n").writerows([header.split(), *rows])
         data = text.getvalue().encode()
         atomic_write(folder / file, gzip.compress(data, mtime=0) if file.endswith(".gz") else data)
     if "script" in about:
