@@ -24,12 +24,12 @@ def official(small_set, tmp_path_factory) -> str:
     return cache.pack(copy, small_set.layout, "small").fingerprint
 
 
-def sort_val(folder: Path) -> None:
+def sort_val(folder: Path, below: str = "") -> None:
     """What the scripts do that make `val` fit for ImageFolder; they keep the annotations."""
     for line in (folder / "val/val_annotations.txt").read_text().splitlines():
         name, wnid, *_ = line.split("\t")
-        (folder / "val" / wnid).mkdir(parents=True, exist_ok=True)
-        (folder / "val/images" / name).rename(folder / "val" / wnid / name)
+        (folder / "val" / wnid / below).mkdir(parents=True, exist_ok=True)
+        (folder / "val/images" / name).rename(folder / "val" / wnid / below / name)
     (folder / "val/images").rmdir()
 
 
@@ -65,6 +65,11 @@ def with_hidden_folders(folder: Path) -> None:
         shutil.copy(folder / "val/images/val_0.JPEG", folder / place / ".ipynb_checkpoints/x-checkpoint.JPEG")
 
 
+def combined(folder: Path) -> None:
+    sort_val(folder, "images")
+    rename_all(".jpg")(folder)
+
+
 COPIES = {
     "val/<class>/*": sort_val,
     "without val_annotations.txt": without_annotations,
@@ -72,6 +77,7 @@ COPIES = {
     ".jpg": rename_all(".jpg"),
     "without folders `images`": flat,
     "hidden folders": with_hidden_folders,
+    "sorted .jpg": combined,
 }
 
 
