@@ -1,7 +1,6 @@
 """Whatever a checkpoint, a TOML file, a parameter or a name holds: a result or one message, and no other exception."""
 
 import contextlib
-import json
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,23 +20,17 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-LENGTHS = st.sampled_from([0, 1, 2, 8, 40, 2**31, 2**40, 2**63, 2**64 - 1])
 GOOD = f'[x]\ntitle = "t"\nnotebook = "{NOTEBOOKS}/1_baseline.ipynb"\n'
 
 
 @bounded
-@given(content=st.binary(max_size=60) | st.tuples(LENGTHS, JSON).map(lambda pair: header(*pair)))
-def test_any_header_is_a_damaged_checkpoint_in_one_message(content, tmp_path_factory):
-    path = tmp_path_factory.getbasetemp() / "any.safetensors"
+@given(content=st.binary(max_size=60))
+def test_any_bytes_are_a_damaged_checkpoint_in_one_message(content, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "any.pt"
     path.write_bytes(content)
     with contextlib.suppress(TinyclfError):
         checkpoint.newest(path, report=str)
         raise AssertionError("it was read")
-
-
-def header(length, value):
-    """What a safetensors file starts with: the length of its header, and the header."""
-    return length.to_bytes(8, "little") + json.dumps(value).encode()
 
 
 TOML = st.text(st.sampled_from("[]{}=\".,\n# x1e-_'truefalsnd0:"), max_size=40)

@@ -7,7 +7,7 @@ import pytest
 
 from tinyclf.data import cache
 from tinyclf.data.cache import PackedSplit, load_data
-from tinyclf.experiments import train
+from tinyclf.experiments import parent, train
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS
 
@@ -18,7 +18,7 @@ SHORT = {"epochs": 1, "input_size": 32}
 def folder(tmp_path, monkeypatch):
     """The folder of reports, empty. All trains on every tenth image."""
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
-    for module in (cache, train):
+    for module in (cache, train, parent):  # the last, as no experiment takes a part of its data
         monkeypatch.setattr(module, "load_data", lambda *arguments: some(load_data(*arguments)))
     return tmp_path / "mini"
 

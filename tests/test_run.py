@@ -267,10 +267,10 @@ def other_class(recipe, other):
 
 
 SWAPS = {
-    "optimizer of another model": (lambda own, other: setattr(own, "optimizer", other.optimizer), "tensors of another"),
+    "optimizer of another model": (lambda own, other: setattr(own, "optimizer", other.optimizer), "has 62 of others"),
     "optimizer of the head": (
         lambda own, _: setattr(own, "optimizer", optim.SGD(own.model.fc.parameters(), lr=0.001, momentum=0.9)),
-        r"lacks 60 of the model's that train, the first of them conv1\.weight",
+        "lacks 60 tensors of the model that train",
     ),
     "frozen layers": (
         lambda own, _: own.model.conv1.requires_grad_(False),

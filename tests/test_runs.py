@@ -50,6 +50,15 @@ def test_own_code_is_told_also_of_records_that_are_older_than_the_word():
     assert rows["recipe.model"].to_dict() == {"by-settings": "", "mine": "ResNet", "older": ""}
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "best"), [((0.3, 0.2, 0.1), 1), ((0.1, 0.3, 0.2, 0.3), 2), ((0.2, 0.2), 1), ((0.1, 0.2), 2)]
+)
+def test_the_best_epoch_is_the_first_of_the_highest_accuracy(accuracies, best):
+    leave("mine", Settings(epochs=4), accuracies)
+    (row,) = read_runs("mini")
+    assert (row["best_epoch"], row["best_accuracy"], row["accuracy"]) == (best, max(accuracies), accuracies[-1])
+
+
 def test_without_a_record_the_table_is_empty_and_has_its_columns():
     runs = load_runs("mini")
     assert runs.empty and load_histories("mini").empty and group_runs(read_runs("mini")) == {}

@@ -152,8 +152,7 @@ def describe_initial_weights(settings: Settings, parent: Parent | None) -> dict[
     return {"label": label, "file": None, "sha256": parent.sha256, "parent": before}
 
 
-@functools.cache
-def own_identity(dataset: str, hold_out: bool) -> str:
+def identity_of(dataset: str, hold_out: bool) -> str:
     """The identity of a data set as it is."""
     return load_data(dataset, hold_out).identity
 
@@ -165,14 +164,18 @@ def start_of(name: str, settings: Settings, data: Packed, parent: Parent | None)
     while before := first.get("parent"):  # the first of those that it comes from may have had a file as ImageNet's
         first = before
     stand_in = first["settings"]["weights"] if first is not weights else ""
-    is_own = data.identity != own_identity(data.name, data.hold_out)
-    sha256 = data.identity if is_own else data.fingerprint
+    known = data.identity == identity_of(data.name, data.hold_out)  # else they were changed
     images = {"train": len(data.train.labels), "val": len(data.val.labels)}
     return {
         "command": catalog.command(name, recorded, stand_in if is_file(stand_in) else ""),
-        "overrides": catalog.overrides(name, recorded) | ({"data": f"sha256 {sha256}"} if is_own else {}),
+        "overrides": catalog.overrides(name, recorded),
         "settings": dataclasses.asdict(recorded),
-        "data": {"name": data.name, "classes": len(data.classes), **images, "sha256": sha256},
+        "data": {
+            "name": data.name,
+            "classes": len(data.classes),
+            **images,
+            "sha256": data.fingerprint if known else data.identity,
+        },
         "weights": weights,
         "classes": dict(zip(data.classes, data.class_names, strict=True)),
         "environments": [],

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pydantic
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 
+from tinyclf.data.registry import folder_name
 from tinyclf.experiments.names import check_name, run_folder
 from tinyclf.experiments.settings import BEFORE, Settings
 from tinyclf.utils.errors import NewerVersionError, TinyclfError
@@ -37,19 +38,11 @@ MISTAKES = 100  # kept of a run, the most confident ones
 RECORD, PREDICTIONS, SCRIPT = "record.json", "predictions.csv.gz", "script.py"
 
 
-def known_version(version: int) -> int:
-    if version > VERSION:  # not to be replaced as if it were damaged
-        raise NewerVersionError(f"version {version}, and this tinyclf reads {VERSION}: use the tinyclf that wrote it")
-    if version != VERSION:
-        raise ValueError(f"it is not of version {VERSION}")
-    return version
-
-
 def all_settings(settings: dict[str, Any]) -> dict[str, Any]:
     settings = BEFORE | settings  # those that are newer than the run
-    Settings(**settings)
     if "dataset" not in settings:
         raise ValueError("it has no dataset")
+    Settings(**settings)
     return settings
 
 
@@ -61,7 +54,6 @@ Number = Annotated[float, Field(gt=-1e300, lt=1e300)]  # arithmetic with it stay
 Positive = Annotated[float, Field(gt=0, lt=1e300)]
 Amount = Annotated[float, Field(ge=0, lt=1e300)] | None  # None where it is not known
 Share = Annotated[float, Field(ge=0, le=1)]
-Pixels = Annotated[str, Field(pattern=r"^[0-9]+$")]  # as JSON's keys are
 
 
 class Table(BaseModel):
@@ -92,7 +84,7 @@ Metrics = table(top1=Share, top5=Share, loss=Number, calibration_error=Share)
 Hardware = table(device=Text, name=Text, threads=Count, processes=(Count | None, None))
 Environment = table(commit=(Text | None, None), versions=dict[str, Text], hardware=Hardware)
 RecordFile = table(
-    version=Annotated[int, AfterValidator(known_version)],
+    version=Annotated[int, Field(ge=VERSION, le=VERSION)],
     run=Name,
     command=str,  # that repeats it; empty where there is none
     overrides=dict[str, Any],  # what it has other than its experiment
@@ -108,7 +100,7 @@ RecordFile = table(
     result=table(last=Epoch, best=Epoch),
     evaluation=Metrics,
     flip_tta=(Metrics | None, None),
-    other_sizes=dict[Pixels, Metrics],
+    other_sizes=dict[Annotated[str, Field(pattern=r"^[0-9]+$")], Metrics],  # by pixels, as JSON's keys are text
     seconds=Number,
     images_per_second=Positive,
     finished=Annotated[AwareDatetime, PlainSerializer(datetime.isoformat)],
@@ -125,7 +117,7 @@ def write_record(
     other_sizes: dict[int, Evaluation],
     flip_tta: Evaluation | None,
 ) -> Record:
-    """Write record.json and its tables into `folder`; returns the record.
+    """Write record.json and its tables, and the script of own code, into `folder`; returns the record.
 
     about: what the run is, with its history (see `Run`). ended: when, in seconds since 1970. other_sizes: evaluations
     of the same model at other input sizes, in pixels. flip_tta: one with test-time augmentation.
@@ -144,8 +136,7 @@ def write_record(
         "finished": datetime.fromtimestamp(ended, UTC).isoformat(timespec="seconds"),
     }
     for file, header, rows in tables(about, evaluation):
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([header.split(), *rows])
+        csv.writer(text := io.StringIO(), lineterminator="\n").writerows([header.split(), *rows])
         data = text.getvalue().encode()
         atomic_write(folder / file, gzip.compress(data, mtime=0) if file.endswith(".gz") else data)
     if "script" in about:
@@ -209,10 +200,11 @@ def read_record(path: Path) -> Record:
         if record["result"] == result_of(record["history"]):
             return record
         problem = "its result is not that of its history"
-    except NewerVersionError as error:
-        raise NewerVersionError(f"{path}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
+        if first["loc"] == ("version",) and first["type"] == "less_than_equal":  # not to be taken for a damaged one
+            text = f"version {first['input']}, and this tinyclf reads {VERSION}: use the tinyclf that wrote it"
+            raise NewerVersionError(f"{path}: {text}") from error
         problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
     except (OSError, TypeError, OverflowError, TinyclfError) as error:
         problem = str(error)
@@ -230,26 +222,24 @@ def whole_record(path: Path) -> Record | None:
 
 
 def read_records(dataset: str) -> dict[str, Record]:
-    """The records under `reports/<dataset>/`, by name of the run, in order.
-
-    One that cannot be read is named on stderr, once, and left out; so is one in a folder of another name: see `copies`.
-    """
-    return {path.parent.name: record for path, record in all_records(dataset) if is_in_place(path, record)}
+    """The records of a data set by name of the run, in order: see `all_records`, and `copies` for what is left out."""
+    return {folder: record for folder, record, in_place in all_records(dataset) if in_place}
 
 
 def copies(dataset: str) -> dict[str, str]:
-    """The folders under `reports/<dataset>/` that were copied or renamed, each with the name of the run in its record.
+    """The folders that were copied or renamed, with the run in their record: no runs, or one would count twice."""
+    return {folder: record["run"] for folder, record, in_place in all_records(dataset) if not in_place}
 
-    They are no runs, or one would count twice.
+
+def all_records(dataset: str) -> Iterator[tuple[str, Record, bool]]:
+    """Every record of a data set with its folder, in order, and whether it lies where its run left it.
+
+    One that cannot be read is named on stderr, once, and left out.
     """
-    return {path.parent.name: record["run"] for path, record in all_records(dataset) if not is_in_place(path, record)}
-
-
-def all_records(dataset: str) -> Iterator[tuple[Path, Record]]:
-    """Every readable record under `reports/<dataset>/` with its path, in the order of the folders' names."""
-    for path in sorted((reports_dir() / dataset).glob(f"*/{RECORD}")):
+    for path in sorted((reports_dir() / folder_name(dataset)).glob(f"*/{RECORD}")):
         try:
-            yield path, read_record(path)
+            record, folder = read_record(path), path.parent.name
+            yield folder, record, (record["settings"]["dataset"], record["run"]) == (dataset, folder)
         except TinyclfError as error:
             warn(f"left out: {error}")
 
@@ -258,8 +248,3 @@ def all_records(dataset: str) -> Iterator[tuple[Path, Record]]:
 def warn(text: str) -> None:
     """Say something on stderr, once."""
     print(text, file=sys.stderr)
-
-
-def is_in_place(path: Path, record: Record) -> bool:
-    """Whether a record lies where its run left it."""
-    return bool((record["settings"]["dataset"], record["run"]) == path.parts[-3:-1])

@@ -66,11 +66,10 @@ def refuse_other_parameters(model: nn.Module, criterion: Any, optimizer: Optimiz
     modules = [model, *([criterion] if isinstance(criterion, nn.Module) else [])]
     foreign = given - {id(parameter) for module in modules for parameter in module.parameters()}
     if missing or foreign:
-        lacks = f"lacks {len(missing)} of the model's that train, the first of them {missing[0]}" if missing else ""
-        others = f"has {len(foreign)} tensors of another model" if foreign else ""
         raise TinyclfError(
-            f"the optimizer {' and '.join(filter(None, (lacks, others)))}: make it again of model.parameters(), and "
-            "freeze what shall not train by requires_grad_(False)"
+            f"the optimizer lacks {len(missing)} tensors of the model that train, and has "
+            f"{len(foreign)} of others: make it again of model.parameters(); freeze what shall not train by "
+            "requires_grad_(False)"
         )
 
 

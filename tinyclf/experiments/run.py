@@ -20,7 +20,7 @@ from tinyclf.data.cache import Packed
 from tinyclf.data.loader import ImageLoader
 from tinyclf.experiments import catalog, rules
 from tinyclf.experiments.names import family
-from tinyclf.experiments.parent import changes, checkpoint_of, find_parent, is_finished, own_identity, start_of
+from tinyclf.experiments.parent import changes, checkpoint_of, find_parent, is_finished, start_of
 from tinyclf.experiments.recipe import Recipe, compute, expected_recipe, train_loader, val_loader
 from tinyclf.experiments.record import RECORD, Record, read_record, write_record
 from tinyclf.experiments.settings import Precision, Settings
@@ -115,16 +115,9 @@ class Run:
         self._identify(recipe)
         self.state = TrainingState(model, optimizer, scheduler, ema)
         training, validation = (make(self.data, self.settings, self.process) for make in (train_loader, val_loader))
-        plan = Plan(
-            self.settings.epochs,
-            scheduler_interval,
-            before_step,
-            transform,
-            self.settings.precision,
-            save_to=self.checkpoint,
-            about=self.about,
-            on_epoch=on_epoch,
-        )
+        epochs, precision = self.settings.epochs, self.settings.precision
+        how = scheduler_interval, before_step, transform, precision, self.checkpoint, self.about
+        plan = Plan(epochs, *how, on_epoch=on_epoch)
         with self._locked():
             self._start(recipe, training, plan)
             self.about["history"] = fit(self.state, criterion, training, validation, plan)
@@ -132,26 +125,19 @@ class Run:
 
     def _identify(self, recipe: Recipe) -> None:
         """Note what is trained, and what it costs. What the settings do not say needs a name of its own."""
-        data, by_settings = (
-            self.data,
-            expected_recipe(self.settings, len(self.data.classes), len(self.data.train.labels)),
-        )
-        texts, expected = ({**each.identity(), "data": None} for each in (recipe, by_settings))
-        if self.about["data"]["sha256"] != data.fingerprint:
-            texts["data"] = f"sha256 {self.about['data']['sha256']}"
-            expected["data"] = f"sha256 {own_identity(data.name, data.hold_out)}"
-        other = differences(expected, texts)
+        data, about = self.data, self.about
+        by_settings = expected_recipe(self.settings, len(data.classes), len(data.train.labels))
+        texts = recipe.identity()
+        expected = by_settings.identity() | {"data": f"sha256 {data.fingerprint}"}
+        about |= {"recipe": headlines(texts), "identity": texts | {"data": f"sha256 {about['data']['sha256']}"}}
+        other = differences(expected, about["identity"])
         if other and not self.has_own_name:
-            text = "; ".join(
-                f"{name}: {settings} by its settings, {here} here" for name, (settings, here) in other.items()
-            )
+            text = "; ".join(f"{name}: {said} by its settings, {here} here" for name, (said, here) in other.items())
             raise TinyclfError(f"run {self.name!r} would be recorded as what it is not ({text}): give it another name")
-        if other:  # no command builds these
-            self.about["overrides"] |= {name: here for name, (_, here) in other.items()}
-            self.about["command"] = ""
-        cost = compute(recipe.model, self.settings, data, self.parent)
-        recorded = {"recipe": headlines(recipe.identity()), "identity": texts, "own_code": bool(other)}
-        self.about |= recorded | {"compute": cost}
+        about["own_code"] = bool(other)
+        about["overrides"] |= {name: here for name, (_, here) in other.items()}
+        about["command"] = "" if other else about["command"]  # none builds these
+        about["compute"] = compute(recipe.model, self.settings, data, self.parent)
 
     def _locked(self) -> AbstractContextManager[None]:
         """The folder, held against other processes than those of this run."""
@@ -183,11 +169,7 @@ class Run:
         """Print on what it trains, and own code by what it made; the script that this process runs is kept."""
         say(device_line(self.device))
         if self.about["own_code"]:
-            say(
-                "\n".join(
-                    map(str, ["own code, which no command repeats:", recipe.model, recipe.transform or ""])
-                ).rstrip()
-            )
+            say(f"own code, which no command repeats:\n{recipe.model}\n{recipe.transform or ''}".rstrip())
             with suppress(AttributeError, OSError, UnicodeError):  # a notebook has no file; its page has its code
                 self.about["script"] = Path(sys.modules["__main__"].__file__ or "").read_text("utf-8")
 

@@ -100,9 +100,7 @@ class Canonical:
 
     def attributes(self, values: Mapping[Any, Any]) -> str:
         """Names and values, sorted by name."""
-        return ", ".join(
-            f"{name}={self(value)}" for name, value in sorted(values.items(), key=lambda item: str(item[0]))
-        )
+        return ", ".join(f"{name}={self(values[name])}" for name in sorted(values, key=str))
 
     def of_class(self, value: type) -> str:
         """Its name; with a hash of its code, and of the classes that it is made of, where that is not a library's."""
@@ -122,10 +120,8 @@ class Canonical:
                 captured[key] = cell.cell_contents
         if is_library(value.__module__):
             return f"{name}({self.attributes(captured)})" if captured else name
-        reads = sorted(
-            {step.argval for code in codes for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
-        )
-        captured |= {key: value.__globals__[key] for key in reads if key in value.__globals__}
+        steps = [step for code in codes for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"]
+        captured |= {step.argval: value.__globals__.get(step.argval) for step in steps}
         captured |= {"defaults": value.__defaults__, **(value.__kwdefaults__ or {})}
         return f"{name} {sha(*map(bytecode, codes))}({replace(self, captured=True).attributes(captured)})"
 
@@ -138,7 +134,8 @@ class Canonical:
         """Class, public attributes, parameters, hooks; of losses and own classes the first values of buffers too."""
         library = is_library(type(value).__module__)
         public = {key: item for key, item in vars(value).items() if not key.startswith("_") and key != "training"}
-        told = self.attributes({key: item for key, item in public.items() if item is not None and item is not False})
+        said = {key: item for key, item in public.items() if item is not None and item is not False}
+        told = replace(self, captured=True).attributes(said)
         name = value._get_name() if type(value).__module__.startswith("tinyclf.") else self(type(value))
         text = f"{name}({told.replace('[1, 1]', '1')})"
         text += "".join(f", {name} {tensor(each)}" for name, each in value.named_parameters(recurse=False))
