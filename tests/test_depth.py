@@ -28,7 +28,7 @@ def data_fixture(tmp_path, monkeypatch):
 
 
 def interrupted(run, recipe, after):
-    """Fit a run until the model has been called so often: 3 steps and 2 passes of validation an epoch."""
+    """Fit a run until the model has been called so often: once to look at it, then 3 steps and 2 passes of validation an epoch."""
     calls = []
 
     def interrupt(model, inputs):
@@ -65,7 +65,7 @@ def test_interrupted_and_continued_it_ends_with_the_same_bits(data, tmp_path):
     whole = Run(SETTINGS, data, "whole")
     whole.fit(**vars(build_recipe(SETTINGS, data)))
     whole.finish()
-    interrupted(Run(SETTINGS, data, "cut"), build_recipe(SETTINGS, data), after=7)  # in the epoch that ends shallow
+    interrupted(Run(SETTINGS, data, "cut"), build_recipe(SETTINGS, data), after=8)  # in the epoch that ends shallow
     cut = Run(SETTINGS, data, "cut")
     cut.fit(**vars(build_recipe(SETTINGS, data)))
     cut.finish()
