@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from tinyclf.data.augment import Transform
 from tinyclf.data.cache import Packed
+from tinyclf.data.loader import ImageLoader
 from tinyclf.experiments import catalog
 from tinyclf.experiments.names import family
 from tinyclf.experiments.parent import changes, checkpoint_of, find_parent, is_finished, start_of
@@ -26,7 +27,7 @@ from tinyclf.training import checkpoint
 from tinyclf.training.check import refuse_what_cannot_train
 from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.describe import describe
-from tinyclf.training.device import best_precision, device_line, refuse_unsupported, supported_precision, this_process
+from tinyclf.training.device import best_precision, device_line, supported_precision, this_process
 from tinyclf.training.evaluate import Evaluation, enough_memory, evaluate, say
 from tinyclf.training.loop import BeforeStep, Epoch, Loss, Plan, fit, silent
 from tinyclf.utils import environment
@@ -110,6 +111,7 @@ class Run:
         Raises TinyclfError when the checkpoint is of another recipe, when a name of the catalog is given to another
         recipe than its own, when this run is under way in another process, and for a model that was trained before.
         """
+        self._set_recipe(describe(model, criterion, optimizer, scheduler, scheduler_interval, ema, before_step), model)
         self.state = TrainingState(model, optimizer, scheduler, ema)
         training, validation = (make(self.data, self.settings, self.process) for make in (train_loader, val_loader))
         plan = Plan(
@@ -122,10 +124,8 @@ class Run:
             about=self.about,
             on_epoch=on_epoch,
         )
-        refuse_what_cannot_train(self.state, criterion, training, plan)
-        self._set_recipe(describe(model, criterion, optimizer, scheduler, scheduler_interval, ema, before_step), model)
         with self._locked():
-            self._start(model)
+            self._start(criterion, training, plan)
             self.about["history"] = fit(self.state, criterion, training, validation, plan)
         return list(self.about["history"])
 
@@ -153,17 +153,17 @@ class Run:
         busy = f"run {self.name} on {self.data.name} is under way already; wait for it, or give this one another name"
         return locked(self.folder / ".lock", busy)
 
-    def _start(self, model: nn.Module) -> None:
+    def _start(self, criterion: Loss, train: ImageLoader, plan: Plan) -> None:
         """Refuse what cannot train, then drop the checkpoint of a run that starts over."""
         self._continue_from_checkpoint()  # again, as no other process changes it now
         if to_train := len(self.about["history"]) < self.settings.epochs:
-            refuse_unsupported(self.settings.precision, self.device)
+            refuse_what_cannot_train(self.state, criterion, train, plan)
             say(device_line(self.device))
-        if self.fresh and model in TRAINED:
+        if self.fresh and self.state.model in TRAINED:
             raise TinyclfError(
                 f"run {self.name!r} would start with a model that is trained already: make it and its optimizer again"
             )
-        TRAINED.add(model)
+        TRAINED.add(self.state.model)
         if self.fresh and self.process.is_main_process:
             checkpoint.delete(self.checkpoint)
         self.process.wait_for_everyone()

@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from tinyclf.data.loader import ImageLoader
 from tinyclf.training.checkpoint import TrainingState
-from tinyclf.training.device import autocast, supported_precision
+from tinyclf.training.device import autocast, refuse_unsupported
 from tinyclf.training.loop import Plan
 from tinyclf.utils.errors import TinyclfError, one_of
 
@@ -24,12 +24,12 @@ def refuse_what_cannot_train(state: TrainingState, criterion: Any, train: ImageL
     if isinstance(state.optimizer, torch.optim.LBFGS):
         raise TinyclfError("optimizer: LBFGS computes the loss several times a step, which this loop does not; use SGD")
     one_of("reduction of the criterion", getattr(criterion, "reduction", "mean"), ("mean",))
+    refuse_unsupported(plan.precision, train.device)
     images = next(train.epoch(1, plan.transform)).images[:2]
     model = state.model.to(train.device).eval()
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     cuda = [train.device] if train.device.type == "cuda" else []
-    precision = supported_precision(plan.precision, train.device)
-    with torch.no_grad(), torch.random.fork_rng(cuda), autocast(precision, train.device):
+    with torch.no_grad(), torch.random.fork_rng(cuda), autocast(plan.precision, train.device):
         outputs = model(images)
         for buffer, before in kept:
             buffer.copy_(before)
