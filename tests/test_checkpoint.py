@@ -6,7 +6,6 @@ import time
 import pytest
 import torch
 from torch import nn
-from torch.optim import lr_scheduler
 
 from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import TrainingState
@@ -67,32 +66,6 @@ def test_state_that_is_neither_tensor_nor_number_is_refused_by_name(path):
     with pytest.raises(TinyclfError, match=r"cannot hold builtins\.object"):
         checkpoint.save(path, state, {})
     assert not path.exists()
-
-
-@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad])
-def test_any_optimizer_and_nested_schedulers_come_back_and_train_on_alike(path, optimizer):
-    def fresh():
-        state = trained(0)
-        made = optimizer(state.model.parameters())
-        parts = [lr_scheduler.LinearLR(made), lr_scheduler.CosineAnnealingWarmRestarts(made, 2)]
-        return TrainingState(state.model, made, lr_scheduler.SequentialLR(made, parts, [2]))
-
-    state, other = fresh(), fresh()
-    step(state)
-    checkpoint.save(path, state, {"history": []})
-    checkpoint.restore(checkpoint.newest(path), other)
-    for _ in range(3):
-        step(state)
-        step(other)
-    assert all(map(torch.equal, state.model.state_dict().values(), other.model.state_dict().values()))
-    assert state.optimizer.param_groups[0]["lr"] == other.optimizer.param_groups[0]["lr"]
-
-
-def test_the_one_before_is_kept(path):
-    two(path)
-    assert checkpoint.read(path).about == {"history": [1, 2]}
-    assert checkpoint.read(checkpoint.previous(path)).about == {"history": [1]}
-    assert len(os.listdir(path.parent)) == 2
 
 
 @pytest.mark.parametrize("length", [0, 7, 100, -1])

@@ -5,6 +5,8 @@ import re
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -198,6 +200,45 @@ def test_a_process_that_is_killed_is_named_and_the_others_end(tmp_path, monkeypa
     assert status == 1 and "Traceback" not in wrong
     last = wrong.splitlines()[-1]
     assert re.search(r"failed: process 1 \(process id \d+\) was killed by SIGKILL, .*the same command goes on$", last)
+
+
+SLEEPS = """
+import os, sys, time
+from tinyclf.training.device import this_process
+process = this_process()
+open(f"{sys.argv[1]}/{process.process_index}", "w").write(str(os.getpid()))
+time.sleep(100)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a process that its parent ended")
+def test_no_process_outlives_a_torchrun_that_is_killed(tmp_path):
+    (tmp_path / "sleeps.py").write_text(SLEEPS)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    parent = subprocess.Popen([*torchrun, str(tmp_path / "sleeps.py"), str(tmp_path)], env=environment)
+    files = [tmp_path / "0", tmp_path / "1"]
+    try:
+        wait(lambda: all(file.exists() and file.read_text() for file in files), 100)
+    finally:
+        parent.kill()
+        parent.wait()
+    workers = [int(file.read_text()) for file in files]
+    wait(lambda: not any(map(is_alive, workers)), 5)
+
+
+def wait(until, seconds):
+    deadline = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize(

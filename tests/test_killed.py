@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import random
-import resource
 import signal
 import sys
 import time
@@ -174,29 +173,6 @@ def test_killed_at_a_file_operation_the_same_command_ends_the_same(processes, tm
         assert killed_at(processes, reports, number) == (137, number)
         assert killed_at(processes, reports, 0)[0] == 0
         assert files_of(reports) == whole, number
-
-
-def fill_the_disk():
-    """From the third checkpoint on, no file may grow beyond half of one: the system refuses, as a full disk would."""
-    write, count = checkpoint.atomic_write, []
-
-    def limited(path, data):
-        count.append(1)
-        if len(count) == 3:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (len(data) // 2, resource.RLIM_INFINITY))
-        write(path, data)
-
-    checkpoint.atomic_write = limited
-
-
-def test_a_disk_that_is_full_ends_the_run_with_the_last_checkpoint_usable(processes, tmp_path, uninterrupted, capfd):
-    process = processes.Process(target=child, args=(tmp_path, fill_the_disk))
-    process.start()
-    process.join(60)
-    assert process.exitcode == 1
-    assert len(checkpoint.newest(tmp_path / "mini/short" / CHECKPOINT).about["history"]) == 1
-    assert not list(tmp_path.rglob("*.partial"))
-    assert finished(processes, tmp_path) == uninterrupted[0]
 
 
 def die_in_the_next_rename():

@@ -1,7 +1,13 @@
 """The train loop against plain hand-written PyTorch, on a tiny set."""
 
+import contextlib
 import dataclasses
+import itertools
 import math
+import os
+import re
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -17,7 +23,7 @@ from tinyclf.models.resnet import build_model
 from tinyclf.models.small_map_conv import use_small_map_conv
 from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import TrainingState
-from tinyclf.training.evaluate import evaluate
+from tinyclf.training.evaluate import evaluate, say
 from tinyclf.training.loop import Plan, fit, silent
 from tinyclf.utils.errors import TinyclfError
 
@@ -240,3 +246,46 @@ def test_scaled_gradients_as_of_fp16_train_the_same_and_their_scale_is_continued
     with_scaler(small(), dataclasses.replace(SETTINGS, epochs=2), save_to=path)
     continued, state = with_scaler(small(), SETTINGS, save_to=path)
     assert numbers(continued) == numbers(history) and state.scaler.state_dict() == whole.scaler.state_dict()
+
+
+def broken_streams(tmp_path):
+    """Standard output or error that is full, closed, gone, or never was."""
+    (closed := (tmp_path / "closed").open("w")).close()
+    reader, writer = os.pipe()
+    os.close(reader)
+    return open("/dev/full", "w"), closed, os.fdopen(writer, "w"), None
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a stream that is full is Linux's")
+def test_streams_that_cannot_be_written_to_end_no_run(data, tmp_path, monkeypatch):
+    expected, _ = train_model(small(), *train_and_val(data), SETTINGS)
+    ticks = itertools.count(step=60)
+    monkeypatch.setattr(time, "monotonic", lambda: next(ticks))  # a bar at every step
+    for stream in broken_streams(tmp_path):
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "stderr", stream)
+        history, _ = train_model(small(), *train_and_val(data), SETTINGS, report=say)
+        assert numbers(history) == numbers(expected)
+        if stream:
+            with contextlib.suppress(OSError, ValueError):
+                stream.close()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_tells_how_far_an_epoch_is_and_disappears(data, capsys, monkeypatch, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    ticks = itertools.count(step=1 if terminal else 31)
+    monkeypatch.setattr(time, "monotonic", lambda: next(ticks))
+    train_model(small(), *train_and_val(data), SETTINGS)
+    drawn = capsys.readouterr()[terminal].split("\r")
+    assert re.fullmatch(r"epoch 1 training █{15}░{15} 2/4, \d+:\d\d left *", drawn[1]) and not drawn[3].strip()
+    assert max(map(len, drawn)) < 80
+
+
+@pytest.mark.parametrize("step", [0, -60])
+def test_clocks_that_stand_still_or_jump_back_give_no_negative_seconds(data, monkeypatch, step):
+    ticks = itertools.count(1e6, step)
+    for clock in ("perf_counter", "monotonic", "time"):
+        monkeypatch.setattr(time, clock, lambda: next(ticks))
+    history, _ = train_model(small(), *train_and_val(data), SETTINGS)
+    assert all(row["seconds"] > 0 and 0 < row["images_per_second"] < math.inf for row in history)

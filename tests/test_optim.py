@@ -67,16 +67,6 @@ def test_norms_and_biases_do_not_decay_and_layers_nearer_to_the_image_learn_more
         assert group["lr"] == 0.1 * 0.5 ** parts.index(name.split(".")[0].replace("bn1", "conv1")), name
 
 
-def test_the_published_recipe_has_one_group_as_plain_sgd():
-    model = build_model("resnet18", 10)
-    (group,) = make_optimizer(model, 0.001, 0.9).param_groups
-    (plain,) = optim.SGD(model.parameters(), lr=0.001, momentum=0.9).param_groups
-    assert {key: group[key] for key in plain if key != "params"} == {
-        key: plain[key] for key in plain if key != "params"
-    }
-    assert all(ours is theirs for ours, theirs in zip(group["params"], plain["params"], strict=True))
-
-
 def test_the_average_is_that_of_plain_arithmetic_and_keeps_the_counters():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))

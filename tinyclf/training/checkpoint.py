@@ -25,7 +25,6 @@ from tinyclf.utils.errors import NewerVersionError, TinyclfError
 from tinyclf.utils.files import atomic_write
 
 VERSION = 2  # raise it when an older tinyclf could not go on from a checkpoint; 1 was in safetensors
-PARTS = ("model", "optimizer", "scheduler", "ema", "scaler", "criterion")
 SHA256 = hashlib.sha256().digest_size  # bytes
 
 
@@ -45,9 +44,8 @@ class TrainingState:
     criterion: nn.Module | None = None
 
     def parts(self) -> dict[str, Any]:
-        """What has a state, by the names in PARTS. A loss without weights and buffers has none."""
-        parts = {name: getattr(self, name) for name in PARTS}
-        return {name: part for name, part in parts.items() if part is not None and part.state_dict()}
+        """What has a state, by name. A loss without weights and buffers has none."""
+        return {name: part for name, part in vars(self).items() if part is not None and part.state_dict()}
 
     @property
     def trained_model(self) -> nn.Module:
@@ -61,7 +59,7 @@ class Saved:
 
     path: Path
     about: dict[str, Any]  # what `save` was told about the run, with its history
-    state: dict[str, Any]  # the state dicts, by PARTS
+    state: dict[str, Any]  # the state dicts of the parts of TrainingState, by name
     time: float  # when it was written, in seconds since 1970
 
     @property

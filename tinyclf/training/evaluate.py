@@ -152,9 +152,7 @@ def progress(items: Iterable[Item], name: str, total: int) -> Iterator[Item]:
 
     Elsewhere (in a notebook, in a log) the bar is drawn every half minute, over the one before.
     """
-    terminal = False
-    with suppress(AttributeError, ValueError):  # a stream that was closed at the start, or later
-        terminal = sys.stderr.isatty()
+    terminal = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
     every, file = 0.2 if terminal or BAR in os.environ else 30, sys.stderr if terminal else sys.stdout
     started = drawn = time.monotonic()
     for number, item in enumerate(items):
@@ -181,7 +179,7 @@ def enough_memory(batch_size: int) -> Iterator[None]:
     """Turn running out of memory into a TinyclfError that says which batch size to try."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:
         known = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not known and not any(text in str(error) for text in NO_MEMORY):
             raise
