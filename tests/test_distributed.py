@@ -221,7 +221,7 @@ def test_more_processes_than_cores_are_refused_before_anything_is_written(tmp_pa
     cores = os.cpu_count() or 1
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(TinyclfError, match=f"processes = {cores + 1}: expected 1 to {cores}, as many as there are"):
-        run_processes(cores + 1, "auto")
+        run_processes(cores + 1, "auto", [])
     assert not (tmp_path / "reports").exists()
 
 

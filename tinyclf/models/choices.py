@@ -1,10 +1,14 @@
 """The names that stems and initial weights can have. Imports no torch, so that settings are checked without it."""
 
+import os
 from pathlib import Path
+from typing import Literal, get_args
 
 from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.paths import user_path
 
-STEMS = ("imagenet", "small", "small-pool", "sub-pixel")
+Stem = Literal["imagenet", "small", "small-pool", "sub-pixel"]
+STEMS: tuple[str, ...] = get_args(Stem)
 NAMED_WEIGHTS = ("none", "imagenet", "mini")
 RUN = "run:"  # starts the name of weights that are another run's
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
@@ -18,7 +22,7 @@ def is_file(weights: str) -> bool:
 
 def existing_file(weights: str) -> Path:
     """The path of a state dict. Raises TinyclfError where it is missing."""
-    path = Path(weights).expanduser()
-    if not path.is_file():
+    path = user_path(weights)
+    if not os.path.isfile(path):  # Path.is_file() fails on names that are too long
         raise TinyclfError(f"weights: no file {path} (looked for from {Path.cwd()})")
     return path
