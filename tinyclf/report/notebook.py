@@ -12,7 +12,6 @@ import papermill
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
-from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
@@ -81,7 +80,7 @@ def execute(experiment: Experiment, executed: Path) -> str:
         )
     except PapermillExecutionError as error:
         return str(error.evalue) if error.ename == "TinyclfError" else f"{error.ename}: {error.evalue}"
-    except DeadKernelError:
+    except RuntimeError:  # a DeadKernelError, or at the start a plain one
         failure = "the kernel died: killed, or out of memory (then try a smaller batch_size)"
         notebook = nbformat.read(executed, 4)
         notebook.cells.append(nbformat.v4.new_markdown_cell(f"## The run ended here: {failure}"))
