@@ -20,8 +20,9 @@ from tinyclf import cli
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments import catalog
 from tinyclf.experiments.catalog import read_experiments, select
+from tinyclf.experiments.cells import notebook_parameters
 from tinyclf.experiments.names import family
-from tinyclf.experiments.parameters import notebook_parameters, parse_assignment
+from tinyclf.experiments.parameters import parse_assignment
 from tinyclf.experiments.settings import BEFORE, Settings
 from tinyclf.models.choices import is_file
 from tinyclf.utils.errors import TinyclfError
@@ -34,7 +35,7 @@ def test_every_experiment_resolves_on_every_data_set():
             assert experiment.notebook.is_file()
             assert experiment.parameters["dataset"] == dataset
             whole = notebook_parameters(experiment.notebook) | experiment.parameters  # as papermill runs it
-            assert Settings.from_notebook(whole) == Settings.from_notebook(experiment.parameters)
+            assert Settings.of(whole) == Settings.of(experiment.parameters)
         ablations = [name for name in read_experiments(dataset) if catalog.ablation(name)]
         for experiment in select(ablations, dataset):
             assert experiment.parameters["hold_out"] and experiment.parameters["run_name"] == experiment.name
@@ -59,7 +60,7 @@ PUBLISHED = {
 def test_the_published_experiments_are_run_with_the_published_recipe(dataset):
     runs = {each.name: each.parameters for each in select([], dataset) if "run_name" in each.parameters}
     for name, recipe in PUBLISHED.items():
-        assert Settings.from_notebook(runs[name]) == Settings(dataset=dataset, **recipe)
+        assert Settings.of(runs[name]) == Settings(dataset=dataset, **recipe)
 
 
 STEPS = {
@@ -124,19 +125,48 @@ def test_what_the_command_of_a_run_selects_has_its_settings(tmp_path):
         words = shlex.split(catalog.command(run.name, run.settings))
         assert words[:5] == ["tinyclf", "train", names[-1], "--dataset", "mini"] and words[-2:] == ["--seeds", "3"]
         assert ("--imagenet x.safetensors" in " ".join(words)) == bool(imagenet)
-        parameters = dict(parse_assignment(after) for word, after in pairwise(words) if word == "-p")
-        assert parameters == given
+        texts = dict(parse_assignment(after) for word, after in pairwise(words) if word == "-p")
+        *_, again = select(names, "mini", texts, imagenet, seeds=[3])
+        assert again == run
 
 
 def test_the_command_of_a_run_of_no_experiment_gives_the_notebook_of_recipes_all_its_settings():
     settings = Settings(dataset="tiny-imagenet", epochs=3, adapt="stem, classes", weights="run:other", seed=4)
     assert catalog.overrides("mine", settings) == {"weights": "run:other", "adapt": "stem, classes", "epochs": 3}
     words = shlex.split(catalog.command("mine", settings))
-    assert words[:3] == ["papermill", "notebooks/4_recipes.ipynb", "out.ipynb"]
-    given = dict(parse_assignment(f"{key}={value}") for key, value in zip(words[4::3], words[5::3], strict=True))
-    assert given["run_name"] == "mine" and set(words[3::3]) == {"-p"}
-    own = notebook_parameters(NOTEBOOKS / "4_recipes.ipynb")
-    assert Settings.from_notebook(own | given) == settings
+    assert words[:5] == ["tinyclf", "run", "notebooks/4_recipes.ipynb", "--dataset", "tiny-imagenet"]
+    given = dict(parse_assignment(after) for word, after in pairwise(words) if word == "-p")
+    for name in ("mine", "3e563"):  # whatever its name looks like
+        (run,) = select([str(PROJECT / words[2])], "tiny-imagenet", given | {"run_name": name}, seeds=[int(words[-1])])
+        assert run.settings == settings and run.parameters["run_name"] == f"{name}-seed-4" and run.is_own
+
+
+def test_a_copy_of_a_notebook_is_run_under_its_own_name_by_its_own_cell(tmp_path):
+    source = (NOTEBOOKS / "1_baseline.ipynb").read_text()
+    for name, expected in (("", "my-copy"), ("mine", "mine")):
+        (tmp_path / "my-copy.ipynb").write_text(source.replace('run_name = \\"\\"', f'run_name = \\"{name}\\"'))
+        notebook_parameters.cache_clear()
+        (run,) = select([str(tmp_path / "my-copy.ipynb")], "mini", {"epochs": "3"})
+        assert (run.name, run.notebook, run.settings.epochs) == (expected, tmp_path / "my-copy.ipynb", 3)
+    with pytest.raises(TinyclfError, match="its cell of parameters lacks one of nesterov"):
+        select([str(tmp_path / "my-copy.ipynb")], "mini", {"nesterov": "true"})
+    (tmp_path / "my-copy.ipynb").write_text(source.replace('dataset = \\"mini', 'dataset = \\"tiny-imagenet'))
+    notebook_parameters.cache_clear()
+    with pytest.raises(TinyclfError, match="give --dataset tiny-imagenet"):
+        select([str(tmp_path / "my-copy.ipynb")], "mini")
+    for command in ("train", "run --processes 2"):
+        done = CliRunner().invoke(cli.app, [*command.split(), str(NOTEBOOKS / "1_baseline.ipynb")])
+        assert done.exit_code == 2 and "is run by `tinyclf run`, in one process" in done.output
+
+
+def test_own_images_have_the_experiments_of_tiny_imagenet_that_train(tmp_path):
+    folder = str(tmp_path / "birds")
+    (run,) = select(["baseline-imagenet"], folder)
+    assert run.settings.dataset == folder and run.settings.input_size == 64 and run.page_folder.parent.name == "birds"
+    assert catalog.command(run.name, run.settings).startswith(f"tinyclf train baseline-imagenet --dataset {folder} ")
+    names = {each.name for each in select([], folder)}
+    assert "summary" in names and not names & {"data", "ablations"}
+    assert not any(each.goals for each in read_experiments(folder).values())
 
 
 def test_published_results_have_the_names_of_their_experiments():
@@ -268,9 +298,11 @@ def test_a_notebook_that_ran_is_not_clean_and_cleaning_it_gives_it_back(tmp_path
         ((["fast-scratch.emma"], "mini"), "did you mean fast-scratch.ema? Expected one of data, base"),
         ((["baseline-scratch"], "nope"), "dataset = 'nope'"),
         ((["baseline-scratch"], "mini", {"epoch": 9}), "did you mean epochs?"),
-        ((["baseline-scratch"], "mini", {"epochs": "many"}), "epochs = 'many': expected int"),
+        ((["baseline-scratch"], "mini", {"epochs": "many"}), "epochs = 'many': expected a whole number"),
         ((["baseline-scratch"], "mini", {"batch_size": -1}), "batch_size = -1"),
-        ((["baseline-scratch"], "mini", {"weights": "nothing-here.pth"}), "no file nothing-here.pth"),
+        ((["baseline-scratch"], "mini", {"weights": "nothing-here.pth"}), "nothing-here.pth (looked"),
+        ((["baseline-scratch"], "mini", {"lr": 0.1}), "did you mean learning_rate?"),
+        ((["baseline-scratch"], "mini", {"optimizer": "adamw"}), "no setting chooses it; build it in a copy"),
         ((["data"], "mini", {"epochs": 2}), "parameter = 'epochs'"),
         ((["data"], "tiny-imagenet-20"), "experiment = 'data'"),
         (([], "mini", {"dataset": "tiny-imagenet"}), "parameter = 'dataset'"),

@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +21,7 @@ from tinyclf import cli
 from tinyclf.data.augment import Augmentation
 from tinyclf.data.cache import load_data
 from tinyclf.data.loader import ImageLoader
-from tinyclf.experiments.launch import run_processes
+from tinyclf.experiments.launch import children, run_processes
 from tinyclf.experiments.recipe import build_recipe, recipe_for
 from tinyclf.experiments.record import read_record
 from tinyclf.experiments.run import Run
@@ -125,9 +127,9 @@ def test_history_and_validation_count_every_image_exactly_once(results):
 def launch(monkeypatch, capfd):
     """`tinyclf train --processes 2`, to its end: the status, and what it and its processes printed."""
 
-    def launch(epochs, *arguments, path=PROJECT):
+    def launch(epochs, *arguments):
         parameters = [f"-p{name}={value}" for name, value in ({"epochs": epochs} | QUICK).items()]
-        monkeypatch.setenv("PYTHONPATH", f"{path}{os.pathsep}{PROJECT}")
+        forkserver._forkserver._stop()  # the next one prints to where this test captures it
         command = ["tinyclf", "train", "baseline-scratch", "--processes", "2"]
         monkeypatch.setattr(sys, "argv", [*command, *parameters, *arguments])
         capfd.readouterr()
@@ -168,16 +170,19 @@ def test_a_run_starts_and_continues_in_two_processes_and_continues_in_one(tmp_pa
 def test_an_error_in_one_of_the_processes_ends_the_command_with_its_message(tmp_path, monkeypatch, launch):
     """The second process alone is told to write into a folder that cannot be made."""
     (tmp_path / "file").touch()
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os\n"
-        "if os.environ.get('RANK') == '1':\n"
-        f"    os.environ['TINYCLF_REPORTS'] = {str(tmp_path / 'file' / 'reports')!r}\n"
-    )
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
-    status, _, wrong = launch(1, path=tmp_path)
+    bad = {"1": {"TINYCLF_REPORTS": str(tmp_path / "file" / "reports")}}
+
+    @contextmanager
+    def one_is_told(*given):
+        with children(*given) as start:
+            yield lambda function, arguments, env: start(function, arguments, env | bad.get(env["RANK"], {}))
+
+    monkeypatch.setattr("tinyclf.experiments.launch.children", one_is_told)
+    status, _, wrong = launch(1)
     assert status == 1
     assert f"tinyclf: cannot write to {tmp_path / 'file' / 'reports'}" in wrong
-    said = r"tinyclf: training in 2 processes failed: process 1 \(process id \d+\) ended with status 1: its message"
+    said = r"tinyclf: training in 2 processes failed: process 1 \(process id \d+\) failed with status 1, its message"
     assert re.match(said, wrong.splitlines()[-1])
 
 
@@ -262,7 +267,7 @@ def test_more_processes_than_cores_are_refused_before_anything_is_written(tmp_pa
     cores = os.cpu_count() or 1
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(TinyclfError, match=f"processes = {cores + 1}: expected 1 to {cores}, as many as there are"):
-        run_processes(cores + 1, "auto")
+        run_processes(cores + 1, "auto", [])
     assert not (tmp_path / "reports").exists()
 
 

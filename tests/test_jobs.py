@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -24,19 +25,13 @@ HERE = {"OMP_NUM_THREADS": "1"}
 @pytest.fixture(autouse=True)
 def threads(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")  # given back after a test that changes it
+    forkserver._forkserver._stop()  # the next one prints to where this test captures it
 
 
 def job(folder, name, needs=(), until="", after=()):
-    command = python(f"note(pathlib.Path({str(folder)!r}), {name!r}, {until!r})")
-    return Job(name, f"title of {name}", command, frozenset(needs), frozenset(after))
-
-
-def python(call):
-    """The command that calls a function of job_functions.py."""
-    code = (
-        f"import pathlib, sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from job_functions import *; {call}"
+    return Job(
+        name, f"title of {name}", "job_functions:note", (folder, name, until), frozenset(needs), frozenset(after)
     )
-    return [sys.executable, "-c", code]
 
 
 def read(folder):
@@ -55,10 +50,9 @@ def test_jobs_run_at_the_same_time_and_after_what_they_need(tmp_path, capfd):
     assert {given["OMP_NUM_THREADS"] for _, _, given in ran.values()} == {"1"}
 
 
-def test_of_those_that_may_start_the_longest_does(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["tinyclf", "train"])
+def test_of_those_that_may_start_the_longest_does(tmp_path, capfd):
     names = ["finetuning", "finetuning-small-stem", "baseline-scratch", "data"]
-    planned = {each.name: each for each in plan(select(names, "mini"))}
+    planned = {each.name: each for each in plan(select(names, "mini"), "a:b")}
     todo = [replace(job(tmp_path, name), length=planned[name].length) for name in names]
     run_jobs(todo, [HERE])
     started = [line.split(":")[0] for line in capfd.readouterr().err.splitlines() if "title of" in line]
@@ -67,8 +61,8 @@ def test_of_those_that_may_start_the_longest_does(tmp_path, capfd, monkeypatch):
 
 def test_a_failure_is_told_and_leaves_all_but_what_needs_it(tmp_path, capfd):
     todo = [
-        Job("bad", "to fail", python("fail('the disk is full')")),
-        Job("worse", "to fail", python("os._exit(9)")),
+        Job("bad", "to fail", "job_functions:fail", ("the disk is full",)),
+        Job("worse", "to be killed", "job_functions:kill"),
         job(tmp_path, "child", ("bad",)),
         job(tmp_path, "grandchild", ("child",)),
         job(tmp_path, "good"),
@@ -79,23 +73,24 @@ def test_a_failure_is_told_and_leaves_all_but_what_needs_it(tmp_path, capfd):
     assert sorted(read(tmp_path)) == ["good", "last"]
     lines = capfd.readouterr().err.splitlines()
     assert "bad: the disk is full" in lines and "bad: the last words" in lines
+    assert any(line.startswith("worse: killed by SIGKILL") for line in lines)
     assert "child: skipped, as it needs bad" in lines and "grandchild: skipped, as it needs child" in lines
 
 
-def test_the_plan_of_mini_has_parents_stand_in_weights_and_the_summary_in_order(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["tinyclf", "run", "data", "--seeds", "0", "1"])
-    todo = {job.name: job for job in plan(select([], "mini"))}
+def test_the_plan_of_mini_has_parents_stand_in_weights_and_the_summary_in_order():
+    todo = {job.name: job for job in plan(select([], "mini"), "a:b")}
     assert todo["finetuning"].needs == {"preprocessing"} and todo["preprocessing"].needs == {STAND_IN}
-    words = ["run", "--only", "finetuning", "data", "--seeds", "0", "1"]
-    assert not todo["baseline-scratch"].needs and todo["finetuning"].command[-7:] == words
+    (run,) = todo["finetuning"].arguments
+    assert not todo["baseline-scratch"].needs and run.name == "finetuning" and todo["finetuning"].function == "a:b"
     assert todo["summary"].after == todo.keys() - {"summary", STAND_IN}
     assert "summary" not in todo["ablations"].after and not todo["data"].after
-    assert STAND_IN not in {job.name for job in plan(select(["fast-scratch"], "mini"))}
+    assert STAND_IN not in {job.name for job in plan(select(["fast-scratch"], "mini"), "a:b")}
 
 
 def test_cores_and_gpus_are_shared(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
+    monkeypatch.setattr(launch.shutil, "which", lambda name: name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
@@ -109,7 +104,6 @@ def test_cores_and_gpus_are_shared(monkeypatch):
 @pytest.mark.parametrize("command", [["run", "data"], ["report"], ["train", "baseline-scratch"]])
 def test_every_command_takes_the_number_of_jobs(command, monkeypatch):
     asked = []
-    monkeypatch.setattr(sys, "argv", ["tinyclf", *command])
     monkeypatch.setattr(launch, "run_jobs", lambda todo, environments: asked.append((todo, len(environments))))
     assert CliRunner().invoke(cli.app, [*command, "--jobs", "3"]).exit_code == 0
     ((todo, count),) = asked
@@ -119,15 +113,15 @@ def test_every_command_takes_the_number_of_jobs(command, monkeypatch):
 
 
 SCRIPT = """
-import sys
-from test_jobs import python
+import pathlib, sys
 from tinyclf import cli
 from tinyclf.experiments import launch
-names = [launch.Job(name, "to sleep", python(f"sleep(pathlib.Path({sys.argv[1]!r}), {name!r})")) for name in "abc"]
-launch.plan = lambda experiments: names
-launch.shares = lambda count, device: [{}] * count
-sys.argv[1:] = ["train", "baseline-scratch", "--jobs", "2"]
-cli.main()
+folder = pathlib.Path(sys.argv[-1])
+jobs = [launch.Job(name, "to sleep", "job_functions:sleep", (folder, name)) for name in "abc"]
+launch.plan = lambda experiments, function: jobs
+if __name__ == "__main__":
+    sys.argv[1:] = ["train", "baseline-scratch", "--jobs", "2"]
+    cli.main()
 """
 
 
@@ -139,8 +133,8 @@ def alive(process: int) -> bool:
     return not Path(f"/proc/{process}/stat").exists() or ") Z " not in Path(f"/proc/{process}/stat").read_text()
 
 
-@pytest.mark.parametrize(("what", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupt_ends_all_jobs_with_the_same_word(what, status, tmp_path):
+@pytest.mark.parametrize("what", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupt_ends_all_jobs_with_the_same_word_and_a_kill_leaves_none(what, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
@@ -151,10 +145,12 @@ def test_an_interrupt_ends_all_jobs_with_the_same_word(what, status, tmp_path):
     while not all(note.is_file() and note.read_text() for note in notes):
         time.sleep(0.1)
         assert running.poll() is None, running.communicate()[1]
-    running.send_signal(what)
+    os.kill(running.pid, what)
     said = running.communicate(timeout=60)[1]
-    assert running.returncode == status, said
-    assert not (tmp_path / "c").exists()
-    time.sleep(1)
-    assert not any(alive(int(note.read_text())) for note in notes), "a process outlived the command"
-    assert "Traceback" not in said and "tinyclf: interrupted; the same command goes on" in said
+    assert running.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[what], said
+    assert not (tmp_path / "c").exists() and "Traceback" not in said
+    assert what == signal.SIGKILL or "tinyclf: interrupted; the same command goes on" in said
+    deadline = time.monotonic() + 20
+    while any(alive(int(note.read_text())) for note in notes):
+        assert time.monotonic() < deadline, "a process outlived the command"
+        time.sleep(0.1)

@@ -5,9 +5,13 @@ import re
 
 import pytest
 import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
 from papermill import inspect_notebook
 
-from tinyclf.experiments.parameters import check_parameters, notebook_parameters, parse_assignment
+from tinyclf.experiments.cells import notebook_parameters
+from tinyclf.experiments.parameters import accepted_parameters, check_parameters, parse_assignment, read
+from tinyclf.experiments.settings import Settings
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS
 
@@ -48,7 +52,7 @@ def test_a_copy_of_a_notebook_is_judged_by_its_own_cell(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("line", "said"),
     [
         ("force = 'true'", "expected bool, got str (papermill's -p reads True and False"),
         ("run_name = 1", "expected str, got int (papermill's -p reads a number; to give text: -r NAME TEXT, or"),
@@ -56,22 +60,53 @@ def test_a_copy_of_a_notebook_is_judged_by_its_own_cell(tmp_path):
         ("weight_decay = 'much'", "expected float, got str"),
     ],
 )
-def test_a_value_of_another_type_is_refused_with_what_to_write(given, said):
+def test_a_value_of_another_type_is_refused_with_what_to_write(line, said):
     with pytest.raises(TinyclfError, match=re.escape(said)):
-        check(f"# Parameters\n{given}\n")
+        check(f"# Parameters\n{line}\n")
     if number := re.search(r"write (.*)\)", said):
         assert isinstance(yaml.safe_load(number[1]), float)
 
 
-def test_an_assignment_on_the_command_line_is_read_as_python_writes_values():
-    for text, expected in [
-        ("epochs=3", ("epochs", 3)),
-        ("learning_rate=1e-3", ("learning_rate", 0.001)),
-        ("flip=false", ("flip", False)),
-        ("weights=a=b.pth", ("weights", "a=b.pth")),
-        ("run_name=", ("run_name", "")),
-    ]:
-        assert parse_assignment(text) == expected
+def test_an_assignment_on_the_command_line_is_a_name_and_a_text():
+    assert parse_assignment("weights=a=b.pth") == ("weights", "a=b.pth")
     for text in ("epochs", "=3", "a b=3"):
         with pytest.raises(TinyclfError, match="expected NAME=VALUE"):
             parse_assignment(text)
+
+
+ODD = st.sampled_from(["-" * 9999, "9" * 400, "nan", "inf", "None", "true", "3e563", "1_000", "0,001", "\u0663", ""])
+
+
+@given(st.sampled_from(["epochs", "learning_rate", "flip", "run_name"]), ODD | st.text())
+@example("epochs", "3")
+@example("learning_rate", "1e-05")
+@example("flip", "False")
+def test_a_text_is_read_as_what_its_parameter_is_or_refused_in_a_line(name, text):
+    default = accepted_parameters(NOTEBOOKS / "1_baseline.ipynb")[name]
+    try:
+        value = read(name, text, default)
+    except TinyclfError as error:
+        assert name in str(error) and "expected" in str(error) and len(str(error)) < 120
+        wanted = {"epochs": r"-?\d{1,9}", "learning_rate": r"-?\d{1,9}(\.\d{1,9})?", "flip": "[Tt]rue|[Ff]alse"}
+        assert not re.fullmatch(wanted[name], text, re.ASCII)
+    else:
+        assert type(value) is type(default)
+        assert {"run_name": text, "flip": text.lower() == "true"}.get(name, value) == value
+        if name in ("epochs", "learning_rate"):
+            assert value == type(default)(text)
+
+
+def test_settings_come_from_the_cells_of_parameters_alone():
+    cells = [
+        "epochs = 3\nrun_name = ''  # as in a notebook",
+        "flip = False\nseed = 5",
+        "# Parameters\nepochs = 4\n",
+        "x()",
+    ]
+    namespace = {"In": ["", *cells], "epochs": 4, "flip": False, "seed": 5, "model": object()}
+    assert Settings.from_notebook(namespace) == Settings(epochs=4)
+    with pytest.raises(TinyclfError, match="epochs = 5: it was set outside the cell of parameters"):
+        Settings.from_notebook(namespace | {"epochs": 5})
+    with pytest.raises(TinyclfError, match="no cell of parameters ran"):
+        Settings.from_notebook({"In": ["", "epochs = 3"], "epochs": 3})
+    assert Settings.from_notebook({"epochs": 3, "model": object()}) == Settings(epochs=3)

@@ -14,7 +14,7 @@ from tinyclf.data.cache import load_data
 from tinyclf.data.locate import locate_dataset
 from tinyclf.data.tiny_imagenet import TinyImageNet
 from tinyclf.experiments import predict
-from tinyclf.experiments.predict import Predictor, read_image
+from tinyclf.experiments.predict import Predictor, load_function, read_image
 from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
@@ -77,6 +77,34 @@ def test_images_of_any_size_and_kind_become_64x64(tmp_path):
     for mode in ("L", "RGBA", "P", "CMYK"):
         small.convert(mode).save(tmp_path / f"{mode}.tiff")
         assert read_image(tmp_path / f"{mode}.tiff").shape == (64, 64, 3)
+
+
+def test_transparency_is_shown_on_white_and_said(tmp_path, capfd):
+    clear = Image.new("RGBA", (64, 64), (255, 0, 0, 51))
+    clear.save(tmp_path / "clear.JPEG", "PNG")
+    np.testing.assert_array_equal(read_image(tmp_path / "clear.JPEG")[0, 0], (255, 204, 204))
+    assert "clear.JPEG: transparent, shown on white" in capfd.readouterr().err
+    clear.save(tmp_path / "clear.pdf", "PDF")
+    with pytest.raises(TinyclfError, match=r"clear\.pdf .* it is none of BMP, GIF, JPEG, JPEG2000, PNG"):
+        read_image(tmp_path / "clear.pdf")
+
+
+def test_a_model_of_own_code_is_handed_in_or_named(tmp_path, monkeypatch, reports):
+    code = (
+        "import torchvision\ndef make(classes):\n    return torchvision.models.shufflenet_v2_x0_5(num_classes=classes)"
+    )
+    (tmp_path / "own.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    image, make = np.zeros((64, 64, 3), np.uint8), load_function("own:make")
+    expected = Predictor("short", "mini").most_probable(image)
+    assert Predictor("short", "mini", make).most_probable(image) == expected
+    assert Predictor("short", "mini", make(10)).most_probable(image) == expected
+    done = CliRunner().invoke(cli.app, ["export", "short", "--model", "own:make", "--format", "safetensors"])
+    assert done.exit_code == 0 and "the run's own model" in done.stdout
+    (reports / "mini" / "short" / "model.safetensors").unlink()
+    for name in ("own", "own:other", "none:make", ":"):
+        done = CliRunner().invoke(cli.app, ["predict", "x.png", "--run", "short", "--model", name])
+        assert done.exit_code == 2 and "expected MODULE:FUNCTION" in done.output
 
 
 def test_16_bits_of_grey_are_scaled_and_numbers_of_unknown_range_refused(tmp_path):

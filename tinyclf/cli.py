@@ -12,15 +12,26 @@ from typer.core import TyperCommand, TyperGroup
 
 import tinyclf
 from tinyclf.experiments.launch import TRAIN, WORKER
+from tinyclf.experiments.names import dataset_folder
 from tinyclf.experiments.processes import interrupted, prepare_process
-from tinyclf.experiments.request import Dataset, Device, Request, run_one_by_one, takes_request, usage, use_device
+from tinyclf.experiments.request import (
+    Dataset,
+    Device,
+    Request,
+    complete_runs,
+    run_one_by_one,
+    takes_request,
+    usage,
+    use_device,
+)
 from tinyclf.utils.errors import TinyclfError, UsageError
-from tinyclf.utils.paths import PROJECT, reports_dir
+from tinyclf.utils.paths import PROJECT
 
 if TYPE_CHECKING:  # it needs pydantic, which takes as long as all of `tinyclf --help`
     from tinyclf.experiments.catalog import Experiment
 
-Runs = Annotated[list[str], Argument(metavar="RUN...", help="runs that have a record")]
+Runs = Annotated[list[str], Argument(metavar="RUN...", help="runs that have a record", autocompletion=complete_runs)]
+Model = Annotated[str, Option(metavar="MODULE:FUNCTION", help="own code that makes the run's model for its classes")]
 PAGE = "tinyclf.report.notebook:run"  # runs an experiment to its page
 MeasuredDataset = Literal["mini", "tiny-imagenet"]
 
@@ -80,8 +91,7 @@ def run(request: Request) -> None:
     request = replace(request, names=[*(name for name in request.names if name != "summary"), "summary"])
     experiments = request.experiments()
     request.run(experiments, PAGE)
-    for experiment in experiments if WORKER not in os.environ else ():
-        print(experiment.page_folder / "index.html")
+    print_pages(experiments if WORKER not in os.environ else [])
 
 
 @app.command(cls=ManySeeds)
@@ -94,7 +104,7 @@ def report(request: Request) -> None:
     finally:
         if WORKER not in os.environ:
             table(request.dataset)
-            print(f"\n{reports_dir() / request.dataset / 'index.html'}")
+            print(f"\n{dataset_folder(request.dataset) / 'index.html'}")
 
 
 @app.command(cls=ManySeeds)
@@ -107,6 +117,11 @@ def train(request: Request) -> None:
 def make_pages(experiments: "list[Experiment]") -> None:
     """Run the notebooks of experiments, and print the paths of their pages."""
     run_one_by_one(experiments, PAGE)
+    print_pages(experiments)
+
+
+def print_pages(experiments: "list[Experiment]") -> None:
+    """Print the paths of pages."""
     for experiment in experiments:
         print(experiment.page_folder / "index.html")
 
@@ -133,19 +148,20 @@ def render(runs: Runs, dataset: Dataset = "mini") -> None:
 
 @app.command()
 def predict(
-    run: Annotated[str, Option(metavar="RUN", help="the run whose model predicts")],
+    run: Annotated[str, Option(metavar="RUN", help="the run whose model predicts", autocompletion=complete_runs)],
     images: Annotated[list[Path] | None, Argument(help="image files of any size")] = None,
     dataset: Dataset = "mini",
+    model: Model = "",
     test: Annotated[bool, Option("--test", help="write the test split's predictions into the run's folder")] = False,
     device: Device = "auto",
 ) -> None:
     """Print the five most probable classes of images by a run's model, with their words and probabilities."""
     if not images and not test:
         raise UsageError("nothing to predict: name image files, or ask for the test split by --test")
-    from tinyclf.experiments.predict import Predictor, lines, read_image
+    from tinyclf.experiments.predict import Predictor, lines, load_function, read_image
 
     refused: list[str] = []
-    predictor = Predictor(run, dataset)
+    predictor = Predictor(run, dataset, load_function(model))
     print(f"{run} on {dataset}, after epoch {predictor.epoch} of {predictor.settings.epochs}", file=sys.stderr)
     for path in images or []:
         try:
@@ -160,16 +176,18 @@ def predict(
 
 @app.command("export")
 def export_model(
-    run: Annotated[str, Argument(metavar="RUN", help="a run that has a checkpoint")],
+    run: Annotated[str, Argument(metavar="RUN", help="a run that has a checkpoint", autocompletion=complete_runs)],
     dataset: Dataset = "mini",
+    model: Model = "",
     formats: Annotated[list[str] | None, Option("--format", help="safetensors or onnx alone; repeatable")] = None,
 ) -> None:
     """Write the model of a run as safetensors with torchvision's names, and as ONNX; check it and print the paths."""
     use_device("cpu")
     from tinyclf.experiments.export import export
+    from tinyclf.experiments.predict import load_function
 
     for file_format in formats or ("safetensors", "onnx"):
-        path, checked_by = export(run, dataset, file_format)
+        path, checked_by = export(run, dataset, file_format, load_function(model))
         print(f"{path}: {'the logits of the run, by ' + checked_by if checked_by else 'not checked: no onnxruntime'}")
 
 

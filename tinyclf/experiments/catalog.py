@@ -7,30 +7,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tinyclf.data.registry import DATASETS
+from tinyclf.data.registry import dataset_info
+from tinyclf.experiments.cells import RUN_NAME, notebook_parameters
 from tinyclf.experiments.names import check_name, family, seed_of, with_seed
-from tinyclf.experiments.parameters import RUN_NAME, accepted_parameters, checked, notebook_parameters
+from tinyclf.experiments.parameters import accepted_parameters, read, refuse_unknown
 from tinyclf.experiments.settings import Settings, parent_of
-from tinyclf.experiments.toml_files import (
-    RECIPES_NOTEBOOK,
-    Ablation,
-    Experiment,
-    Goal,
-    notebook_for,
-    parse_experiments,
-)
+from tinyclf.experiments.toml_files import RECIPES_NOTEBOOK, Ablation, Experiment, Goal, notebook_for, parse_experiments
 from tinyclf.models.choices import RUN, existing_file, is_file
 from tinyclf.utils.errors import TinyclfError, one_of
-from tinyclf.utils.paths import NOTEBOOKS
+from tinyclf.utils.paths import NOTEBOOKS, user_path
 
 __all__ = ["Ablation", "Experiment", "Goal", "ablation", "command", "overrides", "select"]
 LAST = {"ablations": 1, "summary": 2}  # made from the records of all others, in this order
 
 
 def read_experiments(dataset: str) -> dict[str, Experiment]:
-    """The experiments on `dataset` by name, in order, each followed by its ablations. Raises TinyclfError."""
-    one_of("dataset", dataset, DATASETS)
-    return parse_experiments(NOTEBOOKS)[dataset]
+    """The experiments on `dataset` by name, in order, each followed by its ablations. Raises TinyclfError.
+
+    On own images they are those of Tiny-ImageNet that train, and the summary.
+    """
+    info, known = dataset_info(dataset), parse_experiments(NOTEBOOKS)
+    if not info.own:
+        return known[dataset]
+    own = [each for each in known["tiny-imagenet"].values() if each.trains or each.name == "summary"]
+    return {
+        each.name: dataclasses.replace(each, goals=(), parameters=each.parameters | {"dataset": info.name})
+        for each in own
+    }
 
 
 def find_experiment(name: str) -> Experiment | None:
@@ -73,12 +76,12 @@ def select(
     Raises TinyclfError for an unknown experiment, a parameter that none of them takes, and a value of the wrong type.
     """
     known, overrides = read_experiments(dataset), overrides or {}
-    for name in names:
-        check_experiment(name, known)
-    named = [known[name] for name in names] or default_selection(known, overrides)
-    check_overrides(overrides, named, seeds)
-    named = [with_overrides(experiment, overrides, imagenet) for experiment in named]
-    runs = {run.name: run for each in named for run in ([seeded(each, seed) for seed in seeds or []] or [each])}
+    named = [find(name, known, dataset) for name in names] or default_selection(known, overrides)
+    overrides = checked_overrides(overrides, named, seeds)
+    each_seed: list[int | None] = [*seeds] if seeds else [None]
+    runs = {
+        run.name: run for each in named for seed in each_seed for run in [resolved(each, overrides, imagenet, seed)]
+    }
     ordered: dict[str, Experiment] = {}
     for run in runs.values():
         for experiment in [*ancestors(run, runs, known, imagenet), run]:
@@ -86,12 +89,23 @@ def select(
     return list(ordered.values())
 
 
-def check_experiment(name: str, known: dict[str, Experiment]) -> None:
-    """Raise TinyclfError for an unknown experiment, with the nearest, and a list that leaves out other ablations."""
-    if name not in known:
-        nearest = difflib.get_close_matches(name, known, 1)
-        listed = [each for each, experiment in known.items() if each in nearest or not experiment.ablation]
-        one_of("experiment", name, listed, "or an ablation of one")
+def find(name: str, known: dict[str, Experiment], dataset: str) -> Experiment:
+    """The experiment of a name, or of the path of a notebook of one's own, whose name is its `run_name` or its file's.
+
+    Raises TinyclfError for an unknown one with the nearest, in a list that leaves out other ablations.
+    """
+    if name.endswith(".ipynb"):
+        path = user_path(name)
+        own = notebook_parameters(path)
+        if own.get("dataset", dataset) not in (dataset, "mini"):
+            raise TinyclfError(f"{name}: its dataset is {own['dataset']!r}; give --dataset {own['dataset']}")
+        title = own.get(RUN_NAME) or path.stem
+        check_name(title)
+        return Experiment(title, title, path, {"dataset": dataset}, is_own=True)
+    nearest = difflib.get_close_matches(name, known, 1)
+    listed = [each for each, experiment in known.items() if each == name or each in nearest or not experiment.ablation]
+    one_of("experiment", name, listed, "or an ablation of one, or the path of a notebook")
+    return known[name]
 
 
 def default_selection(known: dict[str, Experiment], overrides: Mapping[str, Any]) -> list[Experiment]:
@@ -102,51 +116,54 @@ def default_selection(known: dict[str, Experiment], overrides: Mapping[str, Any]
     return sorted(chosen, key=lambda experiment: LAST.get(experiment.name, 0))
 
 
-def check_overrides(overrides: Mapping[str, Any], experiments: list[Experiment], seeds: list[int] | None) -> None:
-    """Raise TinyclfError for a parameter that none of the experiments takes, or that is not given this way."""
+def checked_overrides(
+    overrides: Mapping[str, Any], experiments: list[Experiment], seeds: list[int] | None
+) -> dict[str, Any]:
+    """The overrides as the types of their parameters: a text, of the command line, is read as one.
+
+    Raises TinyclfError for a parameter that none of the experiments takes, or that is not given this way.
+    """
     if seeds and "seed" in overrides:
         raise TinyclfError("parameter seed: given twice, as a parameter and among the seeds")
     if RUN_NAME in overrides and sum(each.trains for each in experiments) != 1:
         raise TinyclfError(f"parameter {RUN_NAME}: it is for one experiment that trains; name that one alone")
-    accepted = dict.fromkeys(key for each in experiments for key in accepted_parameters(each.notebook))
-    for key in overrides:
-        one_of("parameter", key, [name for name in accepted if name != "dataset"], "(the data set is --dataset)")
+    accepted = {key: value for each in experiments for key, value in accepted_parameters(each.notebook).items()}
+    accepted.pop("dataset", None)  # it is --dataset
+    for name in overrides:
+        refuse_unknown(name, accepted)
+    return {name: read(name, value, accepted[name]) for name, value in overrides.items()}
 
 
-def with_overrides(experiment: Experiment, overrides: Mapping[str, Any], imagenet: str) -> Experiment:
-    """`experiment` with those overrides that it takes, and all that its notebook must be given. Raises TinyclfError."""
+def resolved(experiment: Experiment, overrides: Mapping[str, Any], imagenet: str, seed: int | None) -> Experiment:
+    """The run of `experiment` with a seed, those overrides that it takes, and all that its notebook must be given.
+
+    Its own seed, as None, keeps its name, another one adds `-seed-N` to it; what starts from another experiment's run
+    then starts from that one's run of the same seed. Raises TinyclfError.
+    """
     notebook = notebook_for(experiment.notebook, overrides)
+    if experiment.is_own and notebook != experiment.notebook:
+        raise TinyclfError(f"{experiment.notebook}: its cell of parameters lacks one of {', '.join(overrides)}")
     own, accepted = notebook_parameters(notebook), accepted_parameters(notebook)
-    values = experiment.parameters | checked({key: overrides[key] for key in overrides if key in accepted}, notebook)
-    if RUN_NAME not in own:
-        return dataclasses.replace(experiment, notebook=notebook, parameters=values)
+    values = experiment.parameters | {key: value for key, value in overrides.items() if key in accepted}
+    run = dataclasses.replace(experiment, notebook=notebook, parameters=values)
+    if not run.trains:
+        return run
+    name, title, defaults = values.get(RUN_NAME, experiment.name), experiment.title, own if experiment.is_own else {}
+    if seed is not None:
+        if seed != Settings.of({**defaults, **values}).seed:
+            name, title = with_seed(name, seed), f"{title}, seed {seed}"
+            if find_experiment(parent_of(weights := values.get("weights", ""))):
+                values["weights"] = with_seed(weights, seed)
+        values["seed"] = seed
     if imagenet and values.get("weights") in ("imagenet", "mini"):
         values["weights"] = imagenet
-    settings = Settings.from_notebook(values)
+    settings = Settings.of({**defaults, **values})
     if is_file(settings.weights):
         existing_file(settings.weights)  # refuse it before the first run, not after it
     # The defaults in the notebook's cell are those of its own experiment, on mini, and not of the settings
     given = {key: value for key, value in dataclasses.asdict(settings).items() if own.get(key, value) != value}
-    values = {RUN_NAME: experiment.name} | given | values
-    check_name(values[RUN_NAME])
-    return dataclasses.replace(experiment, name=values[RUN_NAME], notebook=notebook, parameters=values)
-
-
-def seeded(experiment: Experiment, seed: int | None) -> Experiment:
-    """The run of `experiment` with a seed: its own, as None, keeps its name, another one adds `-seed-N` to it.
-
-    One that starts from another experiment's run starts from that one's run of the same seed.
-    """
-    if seed is None or RUN_NAME not in experiment.parameters:
-        return experiment
-    parameters = experiment.parameters | {"seed": Settings(seed=seed).seed}
-    if seed == experiment.settings.seed:
-        return dataclasses.replace(experiment, parameters=parameters)
-    weights = parameters.get("weights", "")
-    if find_experiment(parent_of(weights)):
-        parameters["weights"] = with_seed(weights, seed)
-    parameters[RUN_NAME] = name = with_seed(experiment.name, seed)
-    return dataclasses.replace(experiment, name=name, title=f"{experiment.title}, seed {seed}", parameters=parameters)
+    check_name(name)
+    return dataclasses.replace(run, name=name, title=title, parameters=given | values | {RUN_NAME: name})
 
 
 def ancestors(
@@ -163,10 +180,10 @@ def ancestors(
 
 def needed_parent(name: str, child: Experiment, known: dict[str, Experiment], imagenet: str) -> Experiment:
     """The run `name`, which was not asked for but `child` starts from. Raises TinyclfError if it cannot be that."""
-    parent = seeded(with_overrides(known[family(name)], {}, imagenet), seed_of(name))
-    if RUN_NAME not in parent.parameters or parent.name != name:
+    parent = resolved(known[family(name)], {}, imagenet, seed_of(name))
+    if not parent.trains or parent.name != name:
         raise TinyclfError(f"weights of {child.name} = {RUN + name!r}: there is no such run of {family(name)}")
-    if child.parameters.get("hold_out", False) != parent.parameters.get("hold_out", False):
+    if child.settings.hold_out != parent.settings.hold_out:
         raise TinyclfError(
             f"{child.name} holds out images, and {name}, which it starts from, does not: name that one as well, for "
             "the same -p hold_out=True"
@@ -181,43 +198,36 @@ def overrides(run: str, settings: Settings) -> dict[str, Any]:
     """
     expected = Settings(dataset=settings.dataset)
     if experiment := read_experiments(settings.dataset).get(family(run)):
-        named = dataclasses.replace(experiment, parameters={RUN_NAME: ""} | experiment.parameters)
-        expected = seeded(named, seed_of(run)).settings
+        expected = resolved(experiment, {}, "", seed_of(run)).settings
         if expected.weights in ("imagenet", "mini") and is_file(settings.weights):
             expected = dataclasses.replace(expected, weights=settings.weights)
     return changed_settings(settings, expected)
 
 
 def command(run: str, settings: Settings, imagenet: str = "") -> str:
-    """The line for a shell that repeats a run, by `tinyclf train` or, where it is of no experiment, by papermill.
+    """The line for a shell that repeats a run: of an experiment, or of none, by the notebook of recipes.
 
     imagenet: the file that stood in for ImageNet weights at the first of its ancestors; that of the run itself is among
     its settings. An ancestor with overrides of its own has a command of its own.
     """
-    if family(run) not in read_experiments(settings.dataset):
-        return notebook_command(run, settings)
-    changes = overrides(run, settings)
-    stand_in = settings.weights if is_file(settings.weights) else imagenet
-    words = ["tinyclf", "train", family(run), "--dataset", settings.dataset]
-    if stand_in and "weights" not in changes:
-        words += ["--imagenet", Path(stand_in).name]
+    if family(run) in read_experiments(settings.dataset):
+        words, changes = ["tinyclf", "train", family(run)], overrides(run, settings)
+        imagenet = settings.weights if is_file(settings.weights) else imagenet
+    else:
+        defaults = {**notebook_parameters(NOTEBOOKS / RECIPES_NOTEBOOK), "dataset": settings.dataset}
+        words, changes = ["tinyclf", "run", f"notebooks/{RECIPES_NOTEBOOK}"], {RUN_NAME: family(run)}
+        changes |= changed_settings(settings, Settings.of(defaults))
+    words += ["--dataset", settings.dataset]
+    if imagenet and "weights" not in changes:
+        words += ["--imagenet", Path(imagenet).name]
     parameters = [word for key, value in changes.items() for word in ("-p", f"{key}={value}")]
     return shlex.join([*words, *parameters, "--seeds", str(settings.seed)])
 
 
 def how_to_run(run: str, dataset: str) -> str:
-    """The line for a shell that runs an experiment to its page, with the seed of a run of it."""
-    seed = seed_of(run)
-    return f"tinyclf run {family(run)} --dataset {dataset}" + ("" if seed is None else f" --seeds {seed}")
-
-
-def notebook_command(run: str, settings: Settings) -> str:
-    """The line for a shell that repeats a run of no experiment: the notebook of recipes, given all that it lacks."""
-    defaults = {**notebook_parameters(NOTEBOOKS / RECIPES_NOTEBOOK), "dataset": settings.dataset}
-    own = {RUN_NAME: run, "seed": settings.seed, "dataset": settings.dataset}
-    given = own | changed_settings(settings, Settings.from_notebook(defaults))
-    words = [word for key, value in given.items() for word in ("-p", key, str(value))]
-    return shlex.join(["papermill", f"notebooks/{RECIPES_NOTEBOOK}", "out.ipynb", *words])
+    """The line for a shell that runs an experiment to its page, with the seed of a run of it; NAME for that of none."""
+    seed, name = seed_of(run), family(run) if family(run) in read_experiments(dataset) else "NAME"
+    return f"tinyclf run {name} --dataset {dataset}" + ("" if seed is None else f" --seeds {seed}")
 
 
 def changed_settings(settings: Settings, expected: Settings) -> dict[str, Any]:

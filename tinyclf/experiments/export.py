@@ -3,6 +3,7 @@
 Both take images float32 (B, 3, H, W) in 0..1, normalized as the file's metadata say, and give logits (B, classes).
 """
 
+import copy
 import io
 import json
 import warnings
@@ -18,7 +19,7 @@ from torch import Tensor
 from torchvision.models import get_model  # type: ignore[attr-defined] # it is public
 
 from tinyclf.data.registry import NORMALIZATIONS, SIDE
-from tinyclf.experiments.predict import Predictor
+from tinyclf.experiments.predict import OwnModel, Predictor
 from tinyclf.models.resnet import INCEPTIONS, build_model
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import atomic_write
@@ -26,7 +27,7 @@ from tinyclf.utils.files import atomic_write
 TOLERANCE = 1e-3  # of a file's logits, in parts of the largest one
 
 
-def export(run: str, dataset: str, file_format: str) -> tuple[Path, str]:
+def export(run: str, dataset: str, file_format: str, model: OwnModel = None) -> tuple[Path, str]:
     """Write the model of a run into its folder, as `model.safetensors` or `model.onnx`.
 
     file_format: `safetensors` or `onnx`. Returns the path, and in words by what the file was checked; empty if by
@@ -38,7 +39,7 @@ def export(run: str, dataset: str, file_format: str) -> tuple[Path, str]:
             f"ONNX needs {' and '.join(missing)}: pip install onnx onnxscript onnxruntime (the last one checks the "
             "file), or export by --format safetensors alone"
         )
-    predictor = Predictor(run, dataset)
+    predictor = Predictor(run, dataset, model)
     predictor.model.cpu().eval()
     pixels = np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
     images = torch.cat([batch.images.cpu() for batch in predictor.loader(pixels).epoch()])
@@ -67,7 +68,8 @@ def metadata(run: str, predictor: Predictor) -> dict[str, str]:
     mean, deviation = NORMALIZATIONS[settings.normalization] or ((0.0,) * 3, (1.0,) * 3)
     values: dict[str, Any] = {"classes": list(predictor.classes), "words": list(predictor.classes.values())}
     values |= {"input_size": settings.input_size, "mean": mean, "std": deviation, "epoch": predictor.epoch}
-    names = {"model": settings.model, "stem": settings.stem, "run": run, "dataset": predictor.dataset}
+    model = type(predictor.model).__name__ if predictor.is_own else settings.model
+    names = {"model": model, "stem": settings.stem, "run": run, "dataset": predictor.dataset}
     return names | {name: json.dumps(value) for name, value in values.items()}
 
 
@@ -77,10 +79,15 @@ def write_safetensors(path: Path, predictor: Predictor, images: Tensor, about: d
     save_file({name: value.contiguous() for name, value in state.items()}, path, about | {"format": "pt"})
     name, stem, classes = about["model"], about["stem"], len(predictor.classes)
     own = stem != "imagenet" or name in INCEPTIONS  # torchvision's have auxiliary heads, which are for training alone
-    model = build_model(name, classes, stem=stem) if own else get_model(name, num_classes=classes)
+    if predictor.is_own:
+        model, by = copy.deepcopy(predictor.model), "the run's own model"
+    elif own:
+        model, by = build_model(name, classes, stem=stem), "tinyclf's own model, as torchvision has none like it"
+    else:
+        model, by = get_model(name, num_classes=classes), "torchvision"
     load_model(model, path)
     with torch.inference_mode():
-        return model.eval()(images), "tinyclf's own model, as torchvision has none like it" if own else "torchvision"
+        return model.eval()(images), by
 
 
 def write_onnx(path: Path, predictor: Predictor, images: Tensor, about: dict[str, str]) -> tuple[Tensor, str]:

@@ -1,6 +1,7 @@
 """Several experiments at a time, in order, or one experiment in several processes."""
 
 import os
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
-from tinyclf.experiments.processes import THREADS, children, ending, threads_each, usable_cores
+from tinyclf.experiments.processes import THREADS, children, ending, threads_each
+from tinyclf.utils.environment import usable_cores
 from tinyclf.utils.errors import TinyclfError, UsageError
 
 if TYPE_CHECKING:
@@ -74,9 +76,11 @@ def shares(count: int, device: str) -> list[dict[str, str]]:
 
 def visible_gpus(device: str) -> list[str]:
     """The NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none for the device `cpu`."""
+    if device == "cpu" or not shutil.which("nvidia-smi"):  # comes with the driver, and torch takes seconds to import
+        return []
     import torch
 
-    count = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     return chosen.split(",")[:count] if chosen else [str(number) for number in range(count)]
 
@@ -107,7 +111,7 @@ def run_jobs(jobs: list[Job], environments: list[dict[str, str]]) -> None:
                     given = free.pop()
                     process = start(job.function, job.arguments, given, job.name)
                     running[process.sentinel] = job, process, given, time.monotonic()
-            for sentinel in connection.wait(list(running)):
+            for sentinel in connection.wait(list(running)) if running else ():
                 job, process, given, started = running.pop(sentinel)
                 process.join()
                 say(job.name, f"{ending(process) or 'done'}, {time.monotonic() - started:.0f} s")

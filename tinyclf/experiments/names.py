@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tinyclf.data.registry import folder_name
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import reports_dir
 
@@ -24,11 +25,16 @@ def check_name(name: Any, what: str = "run") -> None:
         raise TinyclfError(f"{what} = {name!r}: {expected}")
 
 
+def dataset_folder(dataset: str) -> Path:
+    """Where the runs on a data set leave their files."""
+    folder: Path = reports_dir() / folder_name(dataset)
+    return folder
+
+
 def run_folder(run: str, dataset: str) -> Path:
     """Where a run leaves its files. Raises TinyclfError for a name that would be another place."""
     check_name(run)
-    folder: Path = reports_dir() / dataset / run
-    return folder
+    return dataset_folder(dataset) / run
 
 
 def with_seed(name: str, seed: int) -> str:

@@ -1,35 +1,24 @@
-"""The parameters of notebooks: what their `parameters` cell lists, and what papermill or the command line gives."""
+"""The parameters that notebooks take, and checks of what papermill, a TOML file or the command line gives."""
 
-import ast
-import functools
-import json
+import re
+import reprlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from tinyclf.experiments.cells import RUN_NAME, injected, notebook_parameters
 from tinyclf.experiments.settings import Settings
 from tinyclf.utils.errors import TinyclfError, one_of, typed
 from tinyclf.utils.paths import NOTEBOOKS
 
-RUN_NAME = "run_name"  # the parameter that only notebooks have that train
-INJECTED = "# Parameters\n"  # the first line of the cell that papermill adds
-
-
-@functools.cache
-def notebook_parameters(notebook: Path) -> Mapping[str, Any]:
-    """The names and defaults in a notebook's cell that is tagged `parameters`. Raises TinyclfError without one."""
-    try:
-        cells = json.loads(notebook.read_text("utf-8"))["cells"]
-        (cell,) = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-        return assigned("".join(cell["source"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TinyclfError(f"{notebook}: expected a notebook with one cell tagged `parameters` ({error})") from error
-
-
-def assigned(source: str) -> dict[str, Any]:
-    """The names to which a cell of parameters assigns, and their values."""
-    assignments = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
-    return {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in assignments}
+# How a text is read as a value of a type, and what to call it. Any text is a text.
+READ: dict[type, tuple[str, Any, str]] = {
+    bool: ("true|false", lambda text: text.lower() == "true", "true or false"),
+    int: (r"[+-]?\d{1,18}", int, "a whole number"),
+    float: (r"[+-]?(\d{1,99}(\.\d{0,99})?|\.\d{1,99})(e[+-]?\d{1,4})?", float, "a number, as 0.001 or 1e-3"),
+}
+OTHER_WORDS = {"lr": "learning_rate", "wd": "weight_decay", "arch": "model", "scheduler": "schedule"}
+OWN_CODE = ("optimizer", "loss", "criterion", "transform", "augmentation")
 
 
 def accepted_parameters(notebook: Path) -> dict[str, Any]:
@@ -39,37 +28,52 @@ def accepted_parameters(notebook: Path) -> dict[str, Any]:
     return settings | dict(own)
 
 
-def checked(parameters: Mapping[str, Any], notebook: Path, refused: Collection[str] = ()) -> dict[str, Any]:
-    """`parameters`, each as its type. Raises TinyclfError for one that the notebook does not take, or that is refused.
+def refuse_unknown(name: str, accepted: Collection[str]) -> None:
+    """Raise TinyclfError for a parameter that is not among those accepted."""
+    if name not in accepted and OTHER_WORDS.get(name) in accepted:
+        raise TinyclfError(f"parameter = {name!r}: did you mean {OTHER_WORDS[name]}?")
+    if name not in accepted and name in OWN_CODE:
+        how = "build it in a copy of a notebook, and run that by `tinyclf run PATH.ipynb`"
+        raise TinyclfError(f"parameter = {name!r}: no setting chooses it; {how}")
+    one_of("parameter", name, accepted)
+
+
+def checked(parameters: Mapping[str, Any], accepted: Mapping[str, Any]) -> dict[str, Any]:
+    """`parameters`, each as the type of its value in `accepted`. Raises TinyclfError for another one.
 
     Whether a setting is in its range is for `Settings` to say.
     """
-    accepted = accepted_parameters(notebook)
     for name in parameters:
-        one_of("parameter", name, [name for name in accepted if name not in refused])
+        refuse_unknown(name, accepted)
     return {name: typed(name, value, accepted[name]) for name, value in parameters.items()}
 
 
 def check_parameters(namespace: Mapping[str, Any], notebook: str) -> None:
     """Raise TinyclfError for a parameter from papermill that the notebook does not take, or has as another type.
 
-    namespace: the notebook's `globals()`, where IPython keeps the source of each cell that ran; the last one counts.
-    notebook: its file under notebooks/, whose parameters cell is what counts; a copy elsewhere gives its whole path.
+    namespace: the notebook's `globals()`. notebook: its file under notebooks/, whose parameters cell is what counts; a
+    copy elsewhere gives its whole path.
 
     papermill only warns of an unknown one and runs the default, hours of the wrong run for `-p epoch 3`; and its
     `-p force false` is a text, which is as good as True.
     """
-    for cell in [cell for cell in namespace.get("In", []) if cell.startswith(INJECTED)][-1:]:
-        checked(assigned(cell), NOTEBOOKS / notebook)
+    if given := injected(namespace):
+        checked(given, accepted_parameters(NOTEBOOKS / notebook))
 
 
-def parse_assignment(assignment: str) -> tuple[str, Any]:
-    """`epochs=3` to ("epochs", 3): numbers, True and False as Python writes them, anything else as text."""
+def parse_assignment(assignment: str) -> tuple[str, str]:
+    """`epochs=3` to ("epochs", "3")."""
     key, equals, text = assignment.partition("=")
     if not equals or not key.isidentifier():
-        raise TinyclfError(f"parameter {assignment!r}: expected NAME=VALUE")
-    try:
-        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (ValueError, SyntaxError):
-        value = text
-    return key, value if isinstance(value, (bool, int, float)) else text
+        raise TinyclfError(f"parameter {reprlib.repr(assignment)}: expected NAME=VALUE")
+    return key, text
+
+
+def read(name: str, value: Any, default: Any) -> Any:
+    """A value as the type of `default`: a text of the command line is read as one. Raises TinyclfError."""
+    if not isinstance(value, str) or isinstance(default, str):
+        return typed(name, value, default)
+    pattern, as_type, expected = READ[type(default)]
+    if not re.fullmatch(pattern, value, re.ASCII | re.IGNORECASE):
+        raise TinyclfError(f"{name} = {reprlib.repr(value)}: expected {expected}")
+    return as_type(value)

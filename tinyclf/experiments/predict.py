@@ -1,10 +1,14 @@
 """Predictions of a trained run: for any image files, or for the test split in the format of the challenge."""
 
+import os
+import pkgutil
+import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from tinyclf.data.images import read_image as read_image
 from tinyclf.data.loader import ImageLoader
@@ -17,32 +21,35 @@ from tinyclf.models.resnet import build_model
 from tinyclf.models.weights import copy_weights
 from tinyclf.training.device import supported_precision, this_process
 from tinyclf.training.evaluate import predict_logits
-from tinyclf.utils.errors import TinyclfError, one_of
+from tinyclf.utils.errors import TinyclfError, UsageError, one_of
 from tinyclf.utils.files import atomic_write
 
+OwnModel = Callable[[int], nn.Module] | nn.Module | None
 TOP = 5
 
 
 class Predictor:
     """The model of a run, from its checkpoint, with the words of its classes.
 
-    Raises TinyclfError where there is no checkpoint of a finished epoch, with the command that makes one, and where
-    the run trained a model that its settings do not build.
+    model: of a run of own code, the model itself, or the function that makes it for a number of classes. Raises
+    TinyclfError where there is no checkpoint of a finished epoch, with the command that makes one, and where the run
+    trained a model that its settings do not build, and none is given.
     """
 
-    def __init__(self, run: str, dataset: str) -> None:
-        one_of("dataset", dataset, DATASETS)
+    def __init__(self, run: str, dataset: str, model: OwnModel = None) -> None:
         saved = trained(run, dataset)
-        if saved.about["overrides"].get("model", "") not in ("", saved.about["settings"]["model"]):
-            raise TinyclfError(
-                f"run {run!r} trained a model of its own, {saved.about['recipe']['model']}: build it in Python and "
-                f"load {saved.path}"
-            )
-        self.folder = saved.path.parent
-        self.dataset, self.epoch, self.classes = dataset, len(saved.about["history"]), saved.about["classes"]
-        self.settings = Settings(**saved.about["settings"])
-        self.device = this_process().device
-        self.model = build_model(self.settings.model, len(self.classes), stem=self.settings.stem).to(self.device)
+        about, self.settings = saved.about, Settings(**saved.about["settings"])
+        self.folder, self.device = saved.path.parent, this_process().device
+        self.dataset, self.epoch, self.classes = dataset, len(about["history"]), about["classes"]
+        self.is_own = model is not None
+        if model is None:
+            if about["overrides"].get("model", "") not in ("", self.settings.model):
+                raise TinyclfError(
+                    f"run {run!r} trained a model of its own, {about['recipe']['model']}: name the function that makes "
+                    "it, by --model MODULE:FUNCTION, or in Python hand it in: Predictor(run, dataset, model)"
+                )
+            model = partial(build_model, self.settings.model, stem=self.settings.stem)
+        self.model = (model if isinstance(model, nn.Module) else model(len(self.classes))).to(self.device)
         copy_weights(self.model, saved.weights, str(saved.path))
 
     def loader(self, images: np.ndarray) -> ImageLoader:
@@ -86,6 +93,18 @@ class Predictor:
         names = sorted(rows, key=lambda name: (len(name), name))  # test_2 before test_10
         atomic_write(predictions, "".join(f"{name} {rows[name]}\n" for name in names))
         return predictions
+
+
+def load_function(name: str) -> OwnModel:
+    """The function `module:function`, of a module in the working folder or installed; None for an empty name."""
+    sys.path[:0] = [os.getcwd()] * (bool(name) and os.getcwd() not in sys.path)
+    try:
+        found = pkgutil.resolve_name(name) if name else None
+        if name and not (":" in name and callable(found)):
+            raise ValueError("that is no function")
+        return found
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"--model {name}: expected MODULE:FUNCTION of a file in {os.getcwd()} ({error})") from error
 
 
 def lines(name: str, classes: Iterable[tuple[float, str, str]]) -> str:

@@ -9,26 +9,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
+from tinyclf.utils.environment import usable_cores
 from tinyclf.utils.errors import TinyclfError
 
 THREADS = "OMP_NUM_THREADS"  # read by torch when it is imported
 PATIENCE = 30  # seconds that an interrupted process has to shut down its kernel
 FORKS = multiprocessing.get_context("forkserver")
-
-
-def usable_cores() -> int:
-    """The CPU cores that this process may use, by taskset and by a container's share of the time."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
-        cores = min(cores, max(1, int(quota) // int(period)))
-    return cores
 
 
 def threads_each(count: int) -> str:

@@ -1,5 +1,6 @@
 """What a command line asks to run: the options that `tinyclf run`, `report` and `train` share, and what they select."""
 
+import glob
 import os
 import pkgutil
 import sys
@@ -10,17 +11,21 @@ from inspect import Signature, signature
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
-from tinyclf.data.registry import DATASETS
+from tinyclf.data.registry import DATASETS, dataset_info, folder_name
 from tinyclf.experiments import launch
+from tinyclf.experiments.names import dataset_folder
 from tinyclf.experiments.processes import end_with_parent
+from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError, UsageError
 
 if TYPE_CHECKING:
     from tinyclf.experiments.catalog import Experiment
 
 DATASET_HELP = "; ".join(f"{info.name}: {info.help}" for info in DATASETS.values())
+DATASET_HELP += "; PATH: a folder of images, train/CLASS/* and val/CLASS/*"
+NAMES_HELP = "experiments, their ablations, or the paths of notebooks"
 SETTING_HELP = "a setting; repeatable"
 SEEDS_HELP = "run each experiment with each of these seeds"
 PROCESSES_HELP = "train in N processes as by torchrun, each with its own GPU or CPU cores"
@@ -45,8 +50,27 @@ def use_device(device: str) -> str:
     return device
 
 
-DatasetName = Literal["mini", "tiny-imagenet", "tiny-imagenet-20"]  # those of DATASETS
-Dataset = Annotated[DatasetName, Option(help=DATASET_HELP)]
+def check_dataset(dataset: str) -> str:
+    """The name of a data set, or the absolute path of a folder of own images. Raises UsageError for another text."""
+    with usage():
+        folder_name(dataset)
+    return dataset_info(dataset).name
+
+
+def complete_experiments(ctx: Context, incomplete: str) -> list[str]:
+    """The experiments on the data set of a command line that TAB offers."""
+    from tinyclf.experiments.catalog import read_experiments
+
+    return [name for name in read_experiments(ctx.params.get("dataset") or "mini") if name.startswith(incomplete)]
+
+
+def complete_runs(ctx: Context, incomplete: str) -> list[str]:
+    """The runs with a record on the data set of a command line that TAB offers."""
+    records = dataset_folder(ctx.params.get("dataset") or "mini").glob(f"{glob.escape(incomplete)}*/record.json")
+    return sorted(path.parent.name for path in records)
+
+
+Dataset = Annotated[str, Option(callback=check_dataset, metavar="|".join([*DATASETS, "PATH"]), help=DATASET_HELP)]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Option(callback=use_device, help=DEVICE_HELP)]
 
 
@@ -54,7 +78,7 @@ Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Option(callback=use_de
 class Request:
     """Experiments to run, and how: each field is an argument or option of the commands that run them."""
 
-    names: Annotated[list[str], Argument(metavar="NAME...", help="experiments or their ablations")]
+    names: Annotated[list[str], Argument(metavar="NAME...", help=NAMES_HELP, autocompletion=complete_experiments)]
     dataset: Dataset = "mini"
     epochs: Annotated[int | None, Option(min=1, metavar="N", help="epochs to train; short for -p epochs=N")] = None
     parameter: Annotated[list[str] | None, Option("-p", "--parameter", metavar="NAME=VALUE", help=SETTING_HELP)] = None
@@ -75,7 +99,16 @@ class Request:
         with usage():
             from tinyclf.experiments.catalog import select
 
-            experiments = select(self.names, self.dataset, self.overrides(), self.imagenet, self.seeds)
+            overrides = self.overrides()
+            experiments = select(self.names, self.dataset, overrides, self.imagenet, self.seeds)
+            if "model" in overrides:  # refused before anything is packed
+                from tinyclf.models.resnet import build_model
+
+                build_model(overrides["model"], 1)
+        for notebook in dict.fromkeys(run.notebook for run in experiments if not run.is_own):
+            if environment.is_checkout() and environment.git("diff", "--name-only", "HEAD", "--", str(notebook)):
+                hint = "a recipe of your own runs from a copy, by `tinyclf run PATH.ipynb`"
+                print(f"tinyclf: {notebook} has changes that are not committed; {hint}", file=sys.stderr)
         if not any(experiment.needed for experiment in experiments):
             return experiments
         from tinyclf.experiments.parent import is_finished  # reads checkpoints, by torch
@@ -98,6 +131,8 @@ class Request:
         Raises TinyclfError where one fails, see `run_one_by_one` and `launch.run_jobs`.
         """
         trained = [experiment for experiment in experiments if experiment.trains]
+        if any(run.is_own for run in trained) and (function == launch.TRAIN or self.processes > 1):
+            raise UsageError("a notebook by its path is run by `tinyclf run`, in one process")
         if launch.WORKER in os.environ:
             Thread(target=end_with_parent, daemon=True).start()
             pkgutil.resolve_name(launch.TRAIN)(*trained)

@@ -1,7 +1,6 @@
 """A run: settings and data in, a folder with its record out. The record is what every table and figure is made from."""
 
 import dataclasses
-import re
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -23,7 +22,7 @@ from tinyclf.experiments.names import family
 from tinyclf.experiments.parent import changes, checkpoint_of, find_parent, is_finished, start_of
 from tinyclf.experiments.recipe import Recipe, compute, expected_recipe, train_loader, val_loader
 from tinyclf.experiments.record import RECORD, Record, read_record, write_record
-from tinyclf.experiments.settings import Precision, Settings
+from tinyclf.experiments.settings import Precision, Settings, default_name
 from tinyclf.training import checkpoint
 from tinyclf.training.check import refuse_what_cannot_train
 from tinyclf.training.checkpoint import TrainingState
@@ -220,14 +219,3 @@ def with_precision(settings: Settings, device: torch.device) -> Settings:
     if settings.precision != "auto":
         return settings
     return dataclasses.replace(settings, precision=cast(Precision, best_precision(device)))
-
-
-def default_name(settings: Settings) -> str:
-    """A name from what differs from the published recipe, `weights-imagenet-epochs-3`, or `published-recipe`."""
-    recipe = dataclasses.asdict(Settings(dataset=settings.dataset))
-    parts = [
-        f"{name}-{Path(value).stem if isinstance(value, str) else value}"
-        for name, value in dataclasses.asdict(settings).items()
-        if value != recipe[name]
-    ]
-    return re.sub(r"[^\w.=+-]", "_", "-".join(parts), flags=re.ASCII)[:100] or "published-recipe"

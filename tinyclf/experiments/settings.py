@@ -1,7 +1,9 @@
 """The settings of one training run: one frozen dataclass, checked when it is made."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -9,8 +11,9 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
 from tinyclf.data.registry import NORMALIZATIONS, dataset_info
+from tinyclf.experiments.cells import executed
 from tinyclf.experiments.names import check_name
-from tinyclf.models.choices import FILE, NAMED_WEIGHTS, RUN, is_file
+from tinyclf.models.choices import FILE, NAMED_WEIGHTS, RUN, Stem, is_file
 from tinyclf.utils.errors import TinyclfError, in_range, one_of, typed
 
 BEFORE: dict[str, Any] = {"ghost_batches": 1}  # of runs that are older than the setting
@@ -28,7 +31,6 @@ Count = Annotated[int, Field(ge=1, le=10_000)]
 Images = Annotated[int, Field(ge=2, le=100_000)]  # batch norm needs more than one
 Padding = Annotated[int, Field(ge=0, le=32)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Stem = Literal["imagenet", "small", "small-pool", "sub-pixel"]
 StemInit = Literal["random", "shrunk", "whitened"]
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
@@ -177,16 +179,27 @@ class Settings:
         return [field.name for field in dataclasses.fields(cls)]
 
     @classmethod
-    def from_notebook(cls, namespace: Mapping[str, Any]) -> "Settings":
-        """Settings from a notebook's variables, `globals()`; a setting that is not among them keeps its default.
+    def of(cls, parameters: Mapping[str, Any]) -> "Settings":
+        """The settings among parameters; a setting that is not among them keeps its default."""
+        return cls(**{name: parameters[name] for name in cls.names() if name in parameters})
 
-        A variable that is no plain value is no setting: in a notebook, `model` is the network itself.
-        """
-        plain = {name: value for name, value in namespace.items() if isinstance(value, bool | int | float | str)}
-        values: dict[str, Any] = {name: plain[name] for name in cls.names() if name in plain}
-        return cls(**values)
+    @classmethod
+    def from_notebook(cls, namespace: Mapping[str, Any]) -> "Settings":
+        """Settings from a notebook's own parameters; namespace: its `globals()`. Raises TinyclfError as `executed`."""
+        return cls.of(executed(namespace))
 
 
 def parent_of(weights: str) -> str:
     """Name of the run whose model `weights` asks for; empty where that is none."""
     return weights.removeprefix(RUN) if weights.startswith(RUN) else ""
+
+
+def default_name(settings: Settings) -> str:
+    """A name from what differs from the published recipe, `weights-imagenet-epochs-3`, or `published-recipe`."""
+    recipe = dataclasses.asdict(Settings(dataset=settings.dataset))
+    parts = [
+        f"{name}-{Path(value).stem if isinstance(value, str) else value}"
+        for name, value in dataclasses.asdict(settings).items()
+        if value != recipe[name]
+    ]
+    return re.sub(r"[^\w.=+-]", "_", "-".join(parts), flags=re.ASCII)[:100] or "published-recipe"

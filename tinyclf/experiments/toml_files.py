@@ -12,18 +12,17 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from tinyclf.data.registry import DATASETS
-from tinyclf.experiments.names import NAME, family
-from tinyclf.experiments.parameters import RUN_NAME, checked, notebook_parameters
+from tinyclf.experiments.cells import RUN_NAME, notebook_parameters
+from tinyclf.experiments.names import NAME, dataset_folder, family
+from tinyclf.experiments.parameters import accepted_parameters, checked
 from tinyclf.experiments.settings import STRICT, Settings, Share, in_one_sentence
 from tinyclf.utils.errors import TinyclfError, one_of, typed
-from tinyclf.utils.paths import reports_dir
 
 RECIPES_NOTEBOOK = "4_recipes.ipynb"  # builds model, loss, optimizer and schedule from the settings, whatever they are
 RECIPE_SETTINGS = {
     *("model", "stem", "stem_init", "zero_init", "shallow", "label_smoothing", "ema_decay", "schedule", "warmup"),
     *("step_size", "gamma", "learning_rate", "layer_decay", "momentum", "nesterov", "weight_decay"),
 }
-FROM_THE_ENTRY = ("dataset", RUN_NAME)  # parameters that follow from an entry's place and name
 Table = dict[str, Any]
 Text = Annotated[str, Field(min_length=1)]
 
@@ -72,6 +71,7 @@ class Experiment:
     title: str
     notebook: Path
     parameters: dict[str, Any]  # of the notebook, `dataset` included, and from `select` its `run_name`
+    is_own: bool = False  # the notebook is not one of the package
     needed: bool = False  # another one starts from it, and nobody asked for it: it is run unless it has finished
     goals: tuple[Goal, ...] = ()
     ablation: Ablation | None = None  # None for an entry of experiments.toml
@@ -79,7 +79,7 @@ class Experiment:
     @property
     def settings(self) -> Settings:
         """The settings among the parameters, the others by default. Raises TinyclfError for one out of range."""
-        return Settings.from_notebook(self.parameters)
+        return Settings.of(self.parameters)
 
     @property
     def trains(self) -> bool:
@@ -89,7 +89,7 @@ class Experiment:
     @property
     def page_folder(self) -> Path:
         """Where its notebook.ipynb and index.html go; the summary is the front page of its data set."""
-        folder: Path = reports_dir() / self.parameters["dataset"]
+        folder = dataset_folder(self.parameters["dataset"])
         return folder if self.name == "summary" else folder / self.name
 
 
@@ -131,12 +131,14 @@ def on_its_data_sets(name: str, table: Table, folder: Path) -> dict[str, Experim
     check_label(name)
     own = {key: value for key, value in table.items() if key not in DATASETS}
     entry = Entry(**own, parameters_on={key: value for key, value in table.items() if key in DATASETS})
+    if Path(entry.notebook).name != entry.notebook:
+        raise TinyclfError(f"notebook = {entry.notebook!r}: expected a file of {folder}")
     notebook, goals = folder / entry.notebook, tuple(Goal(**goal) for goal in entry.goals)
     found = {}
     for dataset in entry.datasets:
         given = entry.parameters | entry.parameters_on.get(dataset, {})
-        parameters = {"dataset": dataset} | checked(given, notebook, FROM_THE_ENTRY)
-        title = entry.title.replace("{input_size}", str(Settings.from_notebook(parameters).input_size))
+        parameters = {"dataset": dataset} | checked(given, accepted(notebook))
+        title = entry.title.replace("{input_size}", str(Settings.of(parameters).input_size))
         found[dataset] = Experiment(name, title, notebook_for(notebook, parameters), parameters, goals=goals)
     return found
 
@@ -150,12 +152,18 @@ def ablations_of(recipe: Experiment, variants: Table) -> Iterator[Experiment]:
             check_label(label)
             base, given = table.get("base", ""), {key: value for key, value in table.items() if key != "base"}
             one_of("base", base, known)
-            changes = checked(given, recipe.notebook, (*FROM_THE_ENTRY, "hold_out"))
+            changes = checked(given, accepted(recipe.notebook, "hold_out"))
             parameters = known[base].parameters | changes | {"hold_out": True}
-            Settings.from_notebook(parameters)
+            Settings.of(parameters)
         ablation, notebook = Ablation(recipe.name, label, base, changes), notebook_for(recipe.notebook, parameters)
         known[label] = Experiment(name, title, notebook, parameters, ablation=ablation)
         yield known[label]
+
+
+def accepted(notebook: Path, *refused: str) -> Table:
+    """What an entry can give to its notebook: not what follows from its place and name."""
+    refused = ("dataset", RUN_NAME, *refused)
+    return {name: value for name, value in accepted_parameters(notebook).items() if name not in refused}
 
 
 def check_label(label: str) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tinyclf.data.cache import load_data
-from tinyclf.experiments.parameters import RUN_NAME
+from tinyclf.experiments.cells import RUN_NAME
 from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
@@ -22,7 +22,7 @@ def train_experiment(name: str, parameters: dict[str, Any]) -> None:
     """Train an experiment as its notebook does, in this process or as one of several, to the record but no page."""
     if RUN_NAME not in parameters:
         raise TinyclfError(f"there is nothing to train; `tinyclf run {name}` makes its page")
-    settings = Settings.from_notebook(parameters)
+    settings = Settings.of(parameters)
     with connected():
         data = load_data(settings.dataset, settings.hold_out)
         run = Run(settings, data, parameters[RUN_NAME], force=parameters.get("force", False))

@@ -1,10 +1,12 @@
 """The names that stems and initial weights can have. Imports no torch, so that settings are checked without it."""
 
 from pathlib import Path
+from typing import Literal, get_args
 
 from tinyclf.utils.paths import user_file
 
-STEMS = ("imagenet", "small", "small-pool", "sub-pixel")
+Stem = Literal["imagenet", "small", "small-pool", "sub-pixel"]
+STEMS: tuple[str, ...] = get_args(Stem)
 NAMED_WEIGHTS = ("none", "imagenet", "mini")
 RUN = "run:"  # starts the name of weights that are another run's
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")

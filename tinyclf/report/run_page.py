@@ -14,8 +14,7 @@ from tinyclf.experiments import catalog
 from tinyclf.experiments.catalog import Experiment
 from tinyclf.experiments.names import family
 from tinyclf.experiments.record import Record, read_records, table_path
-from tinyclf.experiments.run import default_name
-from tinyclf.experiments.settings import Settings
+from tinyclf.experiments.settings import Settings, default_name
 from tinyclf.report import evaluation
 from tinyclf.report.accuracy import STAND_IN_NOTE
 from tinyclf.report.figures import SPLITS, Line, curves, show

@@ -138,7 +138,7 @@ def usable_cores(groups: str = "/sys/fs/cgroup") -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # of control groups 2 and 1
         with suppress(OSError, ValueError):  # there are none, or no limit, which is no number
-            quota, period = (int(word) for file in files for word in Path(groups, file).read_text().split())
+            quota, period = (int(word) for file in files for word in Path(groups, file).read_text("ascii").split())
             cores = min(cores, max(1, quota // period)) if quota > 0 else cores
     return cores
 
