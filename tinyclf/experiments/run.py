@@ -65,6 +65,7 @@ class Run:
         with self.process.main_process_first():  # which downloads weights
             self.parent = find_parent(settings, data.classes)
             self.about = start_of(self.name, settings, data, self.parent)
+        self.by_settings = {key: self.about[key] for key in ("command", "overrides")}  # `fit` adds what is not in them
         self.folder = writable(self.checkpoint.parent)
         self._continue_from_checkpoint()
 
@@ -125,8 +126,10 @@ class Run:
     def _identify(self, recipe: Recipe) -> None:
         """Note what is trained, and what it costs. What the settings do not say needs a name of its own."""
         data, about = self.data, self.about
-        by_settings = expected_recipe(self.settings, len(data.classes), len(data.train.labels))
-        texts = recipe.identity()
+        texts, by_settings = (
+            recipe.identity(),
+            expected_recipe(self.settings, len(data.classes), len(data.train.labels)),
+        )
         expected = by_settings.identity() | {"data": f"sha256 {data.fingerprint}"}
         about |= {"recipe": headlines(texts), "identity": texts | {"data": f"sha256 {about['data']['sha256']}"}}
         other = differences(expected, about["identity"])
@@ -134,8 +137,8 @@ class Run:
             text = "; ".join(f"{name}: {said} by its settings, {here} here" for name, (said, here) in other.items())
             raise TinyclfError(f"run {self.name!r} would be recorded as what it is not ({text}): give it another name")
         about["own_code"] = bool(other)
-        about["overrides"] |= {name: here for name, (_, here) in other.items()}
-        about["command"] = "" if other else about["command"]  # none builds these
+        about["overrides"] = self.by_settings["overrides"] | {name: here for name, (_, here) in other.items()}
+        about["command"] = "" if other else self.by_settings["command"]  # none builds these
         about["compute"] = compute(recipe.model, self.settings, data, self.parent)
 
     def _locked(self) -> AbstractContextManager[None]:
