@@ -212,9 +212,9 @@ def ends_in(layer):
     """The recipe of `balanced` with another last layer."""
 
     def make():
-        model, *rest = balanced()
+        model, criterion, *_ = balanced()
         model[-1] = layer
-        return model, *rest
+        return model, criterion, optim.SGD(model.parameters(), lr=0.1), None
 
     return make
 

@@ -144,7 +144,7 @@ def test_the_command_of_a_run_of_no_experiment_gives_the_notebook_of_recipes_all
 def test_a_copy_of_a_notebook_is_run_under_its_own_name_by_its_own_cell(tmp_path):
     source = (NOTEBOOKS / "1_baseline.ipynb").read_text()
     for name, expected in (("", "my-copy"), ("mine", "mine")):
-        (tmp_path / "my-copy.ipynb").write_text(source.replace('run_name = \\"\\"', f'run_name = \\"{name}\\"'))
+        (tmp_path / "my-copy.ipynb").write_text(source.replace('\\"baseline-scratch\\"', f'\\"{name}\\"', 1))
         notebook_parameters.cache_clear()
         (run,) = select([str(tmp_path / "my-copy.ipynb")], "mini", {"epochs": "3"})
         assert (run.name, run.notebook, run.settings.epochs) == (expected, tmp_path / "my-copy.ipynb", 3)
@@ -300,7 +300,7 @@ def test_a_notebook_that_ran_is_not_clean_and_cleaning_it_gives_it_back(tmp_path
         ((["baseline-scratch"], "mini", {"epoch": 9}), "did you mean epochs?"),
         ((["baseline-scratch"], "mini", {"epochs": "many"}), "epochs = 'many': expected a whole number"),
         ((["baseline-scratch"], "mini", {"batch_size": -1}), "batch_size = -1"),
-        ((["baseline-scratch"], "mini", {"weights": "nothing-here.pth"}), "nothing-here.pth (looked"),
+        ((["baseline-scratch"], "mini", {"weights": "nothing-here.pth"}), "nothing-here.pth (No such file"),
         ((["baseline-scratch"], "mini", {"lr": 0.1}), "did you mean learning_rate?"),
         ((["baseline-scratch"], "mini", {"optimizer": "adamw"}), "no setting chooses it; build it in a copy"),
         ((["data"], "mini", {"epochs": 2}), "parameter = 'epochs'"),

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import random_data
 import torch
+from torch import nn
 from torchvision.models import ResNet, resnet18
 from torchvision.models.resnet import BasicBlock
 
@@ -30,12 +31,11 @@ def interrupted(run, recipe, after):
     calls = []
 
     def interrupt(model, inputs):
-        calls.extend([1] * (inputs[0].device.type != "meta"))  # on which compute is counted
+        calls.extend([1] * (model is recipe.model and inputs[0].device.type != "meta"))  # on which compute is counted
         if len(calls) == after:
             raise KeyboardInterrupt
 
-    recipe.model.register_forward_pre_hook(interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with nn.modules.module.register_module_forward_pre_hook(interrupt), pytest.raises(KeyboardInterrupt):
         run.fit(**vars(recipe))
 
 

@@ -96,7 +96,7 @@ def test_a_model_made_for_something_else_is_refused_with_what_would_make_it_righ
 
 def test_a_parent_that_is_not_there_or_unfinished_is_refused_with_the_command(reports):
     for parent, said in {
-        "none-such-seed-4": "has no checkpoint .*`tinyclf run none-such --dataset mini --seeds 4`",
+        "none-such-seed-4": "has no checkpoint .*`tinyclf run NAME --dataset mini --seeds 4`",
         "half": "run 'half' is unfinished, at epoch 1 of 2: let the command that started it go on, for an experiment `",
     }.items():
         with pytest.raises(TinyclfError, match=said):
