@@ -76,23 +76,22 @@ def test_other_stems_and_models_are_exported_too(folder):
     leave_run(folder, stem="sub-pixel", input_size=32)
     assert "tinyclf's own" in export("some", "mini", "safetensors")[1]
     assert "onnxruntime" in export("some", "mini", "onnx")[1]
-    for name in ("googlenet", "mobilenet_v3_small"):
-        leave_run(folder, model=name)
-        assert export("some", "mini", "safetensors")[1]
+    leave_run(folder, model="googlenet")
+    assert export("some", "mini", "safetensors")[1]
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "onnx"])
 def test_a_file_of_other_logits_is_not_written(folder, suffix, monkeypatch):
     leave_run(folder, **QUICK)
-    name = f"write_{suffix}"
-    write = getattr(module, name)
+    name = f"make_{suffix}"
+    make = getattr(module, name)
 
-    def write_another(path, predictor, *args):
+    def make_another(predictor, *args):
         with torch.no_grad():
             predictor.model.classifier[1].bias[0] += 1
-        return write(path, predictor, *args)
+        return make(predictor, *args)
 
-    monkeypatch.setattr(module, name, write_another)
+    monkeypatch.setattr(module, name, make_another)
     before = {*(folder / "some").iterdir()}
     with pytest.raises(TinyclfError, match=rf"model.{suffix} was not written: by .*, its logits differ .* by \d"):
         export("some", "mini", suffix)

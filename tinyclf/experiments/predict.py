@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from torch import Tensor, nn
 
-from tinyclf.data.images import read_image as read_image
 from tinyclf.data.loader import ImageLoader
 from tinyclf.data.locate import locate_dataset
 from tinyclf.data.registry import DATASETS
