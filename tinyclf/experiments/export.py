@@ -20,7 +20,7 @@ from torchvision.models import get_model  # type: ignore[attr-defined] # it is p
 
 from tinyclf.data.registry import NORMALIZATIONS, SIDE
 from tinyclf.experiments.predict import OwnModel, Predictor
-from tinyclf.models.resnet import INCEPTIONS, build_model
+from tinyclf.models.resnet import INCEPTIONS
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import atomic_write
 
@@ -34,10 +34,10 @@ def export(run: str, dataset: str, file_format: str, model: OwnModel = None) -> 
     nothing, for want of onnxruntime. A file whose logits differ from the run's own is refused; one of before stays.
     Raises TinyclfError for that, for a missing package, and as `Predictor` does.
     """
-    if file_format == "onnx" and (missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]):
+    if file_format == "onnx" and not (find_spec("onnx") and find_spec("onnxscript")):
         raise TinyclfError(
-            f"ONNX needs {' and '.join(missing)}: pip install onnx onnxscript onnxruntime (the last one checks the "
-            "file), or export by --format safetensors alone"
+            "ONNX needs more packages: pip install onnx onnxscript onnxruntime (the last one checks the file), or "
+            "export by --format safetensors alone"
         )
     predictor = Predictor(run, dataset, model)
     predictor.model.cpu().eval()
@@ -45,7 +45,7 @@ def export(run: str, dataset: str, file_format: str, model: OwnModel = None) -> 
     images = torch.cat([batch.images.cpu() for batch in predictor.loader(pixels).epoch()])
     with torch.inference_mode():
         expected = predictor.model(images)
-    make = {"safetensors": make_safetensors, "onnx": make_onnx}[file_format]
+    make = make_onnx if file_format == "onnx" else make_safetensors
     path = predictor.folder / f"model.{file_format}"
     content, logits, checked_by = make(predictor, images, metadata(run, predictor))
     difference = (logits - expected).abs().max() / expected.abs().max()
@@ -73,13 +73,11 @@ def make_safetensors(predictor: Predictor, images: Tensor, about: dict[str, str]
     """The state dict in torchvision's names as a file; its logits in a new model, and whose model that is."""
     state = predictor.model.state_dict()
     content = save({name: value.contiguous() for name, value in state.items()}, about | {"format": "pt"})
-    name, stem, classes = about["model"], about["stem"], len(predictor.classes)
-    if predictor.is_own:
-        model, by = copy.deepcopy(predictor.model), "the run's own model"
-    elif stem != "imagenet" or name in INCEPTIONS:  # torchvision's have auxiliary heads, which are for training alone
-        model, by = build_model(name, classes, stem=stem), "tinyclf's own model, as torchvision has none like it"
+    # torchvision's Inceptions have auxiliary heads, which are for training alone
+    if predictor.is_own or about["stem"] != "imagenet" or about["model"] in INCEPTIONS:
+        model, by = copy.deepcopy(predictor.model), "the run's own model, as torchvision has none like it"
     else:
-        model, by = get_model(name, num_classes=classes), "torchvision"
+        model, by = get_model(about["model"], num_classes=len(predictor.classes)), "torchvision"
     model.load_state_dict(load(content))
     with torch.inference_mode():
         return content, model.eval()(images), by

@@ -23,7 +23,7 @@ from tinyclf.models.flops import multiply_adds
 from tinyclf.models.ghost_batch_norm import use_ghost_batch_norm
 from tinyclf.models.resnet import WHITENING_PIXELS, GrowingDepth, build_model, set_depth, whiten_filters
 from tinyclf.training.checkpoint import Saved
-from tinyclf.training.identity import Texts, canonical, headlines
+from tinyclf.training.identity import Texts, canonical
 from tinyclf.training.loop import BeforeStep, Loss
 from tinyclf.training.optim import ExponentialMovingAverage, RateSchedule, make_optimizer, make_scheduler
 from tinyclf.utils.errors import TinyclfError
@@ -63,7 +63,7 @@ class Recipe:
 
     def describe(self) -> Texts:
         """The first line of each of these texts, as a record has them."""
-        return headlines(self.identity())
+        return {name: text and text.partition("\n")[0] for name, text in self.identity().items()}
 
 
 def build_recipe(settings: Settings, data: Packed) -> Recipe:

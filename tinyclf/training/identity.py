@@ -43,11 +43,6 @@ LARGE = 10**7  # numbers of a tensor, from which on it is told by its shape alon
 FIRST: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()  # buffers of own modules, before they trained
 
 
-def headlines(texts: Texts) -> Texts:
-    """The first line of each text."""
-    return {name: text and text.partition("\n")[0] for name, text in texts.items()}
-
-
 def canonical(value: Any, names: Mapping[int, str] = MappingProxyType({})) -> str:
     """The text of a value: the call that makes it, as far as a reader can tell. names: of values told by them alone."""
     return Canonical(dict(names))(value)
@@ -169,8 +164,7 @@ KINDS: tuple[tuple[Any, Callable[[Canonical, Any], str]], ...] = (
 def is_library(module: str | None) -> bool:
     """Whether a module is installed beside torch, Python's or ours, and not the user's own code."""
     file = getattr(sys.modules.get(str(module)), "__file__", None)
-    is_own = module in (None, "__main__") or (file and not any(map(Path(file).is_relative_to, INSTALLED)))
-    return not is_own
+    return module not in (None, "__main__") and not (file and not any(map(Path(file).is_relative_to, INSTALLED)))
 
 
 def tensor(value: Tensor) -> str:
