@@ -1,4 +1,4 @@
-"""Whatever a checkpoint, a TOML file, a parameter or a name holds: a result or one message, and no other exception."""
+"""Whatever a checkpoint, a parameter or a name holds: a result or one message, and no other exception."""
 
 import contextlib
 
@@ -8,10 +8,8 @@ from hypothesis import strategies as st
 from tinyclf.experiments.names import check_name
 from tinyclf.experiments.parameters import parse_assignment
 from tinyclf.experiments.settings import Settings
-from tinyclf.experiments.toml_files import parse_experiments
 from tinyclf.training import checkpoint
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.paths import NOTEBOOKS
 
 bounded = settings(max_examples=80, derandomize=True, deadline=None, database=None)
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12)
@@ -20,7 +18,6 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-GOOD = f'[x]\ntitle = "t"\nnotebook = "{NOTEBOOKS}/1_baseline.ipynb"\n'
 
 
 @bounded
@@ -33,38 +30,12 @@ def test_any_bytes_are_a_damaged_checkpoint_in_one_message(content, tmp_path_fac
         raise AssertionError("it was read")
 
 
-TOML = st.text(st.sampled_from("[]{}=\".,\n# x1e-_'truefalsnd0:"), max_size=40)
-VALUES = st.sampled_from(
-    ["3", "-1", "1e999", "nan", "true", "[]", "{}", "'x'", "2026-01-01", "0x" + "f" * 5000, "[[1]]", "[" * 5000]
-)
-KEYS = st.sampled_from(
-    ["title", "notebook", "goals", "parameters", "mini", "datasets", "parameters.epochs", "mini.gamma"]
-)
-
-
-@bounded
-@given(text=TOML | st.tuples(KEYS, VALUES).map(lambda pair: f"{GOOD}{' = '.join(pair)}\n"), of_ablation=st.booleans())
-def test_any_toml_is_experiments_or_one_message(text, of_ablation, tmp_path_factory):
-    folder = tmp_path_factory.getbasetemp()
-    for file, content in (("experiments", GOOD if of_ablation else text), ("ablations", text if of_ablation else "")):
-        (folder / f"{file}.toml").write_text(content)
-    with contextlib.suppress(TinyclfError):
-        parse_experiments.__wrapped__(folder)
-
-
 @bounded
 @given(name=st.sampled_from(Settings.names()), text=st.text(max_size=20) | PLAIN.map(str) | st.just("9" * 5000))
 def test_any_parameter_is_a_setting_or_one_message(name, text):
     with contextlib.suppress(TinyclfError):
         key, value = parse_assignment(f"{name}={text}")
         Settings.from_notebook({key: value})
-
-
-@bounded
-@given(values=st.dictionaries(st.sampled_from(Settings.names()), JSON, max_size=3))
-def test_any_settings_are_settings_or_one_message(values):
-    with contextlib.suppress(TinyclfError):
-        Settings(**values)
 
 
 @bounded

@@ -1,7 +1,6 @@
 """Copies of the data set as people have them: the same images, classes and fingerprint, and nothing is moved."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,14 +43,6 @@ def keep_both(folder: Path) -> None:
     (folder / "kept").rename(folder / "val/images")
 
 
-def rename_all(ending: str) -> Callable[[Path], None]:
-    def rename(folder: Path) -> None:
-        for path in [*folder.rglob("*.JPEG")]:
-            path.rename(path.with_suffix(ending))
-
-    return rename
-
-
 def flat(folder: Path) -> None:
     for images in [*folder.glob("train/*/images"), folder / "test/images"]:
         for path in images.iterdir():
@@ -67,22 +58,17 @@ def with_hidden_folders(folder: Path) -> None:
 
 def combined(folder: Path) -> None:
     sort_val(folder, "images")
-    rename_all(".jpg")(folder)
-
-
-def without_test(folder: Path) -> None:
+    for path in [*folder.rglob("*.JPEG")]:
+        path.rename(path.with_suffix(".jpg"))
     shutil.rmtree(folder / "test")
 
 
 COPIES = {
-    "without test": without_test,
-    "val/<class>/*": sort_val,
     "without val_annotations.txt": without_annotations,
     "sorted beside the official one": keep_both,
-    ".jpg": rename_all(".jpg"),
     "without folders `images`": flat,
     "hidden folders": with_hidden_folders,
-    "sorted .jpg": combined,
+    "sorted .jpg without test": combined,
 }
 
 

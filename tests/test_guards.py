@@ -1,37 +1,10 @@
-"""Memory is kept for the next step; what goes wrong in a step says what to do."""
-
-import platform
-import subprocess
-import sys
+"""What goes wrong in a step says what to do."""
 
 import pytest
 import torch
 
 from tinyclf.training.evaluate import enough_memory, refuse_non_finite
 from tinyclf.utils.errors import TinyclfError
-
-FAULTS = """
-import resource, torch
-from tinyclf.training.loop import keep_memory
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        torch.ones(32, 2**20)  # 128 MiB, freed at once
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-torn = faults()
-keep_memory()
-faults()
-print(torn, faults())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is kept where malloc is glibc's")
-def test_memory_that_is_kept_is_not_mapped_anew():
-    child = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
-    torn, kept = map(int, child.stdout.split())
-    assert torn >= 10 * 64  # pages of 2 MiB, where the kernel gives such
-    assert kept < torn / 20
 
 
 def test_out_of_memory_says_which_batch_size_to_try_and_other_errors_pass():

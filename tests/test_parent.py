@@ -2,13 +2,12 @@
 
 import dataclasses
 import json
-import os
 
-import numpy as np
 import pytest
+import random_data
 import torch
 
-from tinyclf.data.cache import Packed, PackedSplit
+from tinyclf.experiments import parent
 from tinyclf.experiments.parent import is_finished, trained
 from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run
@@ -22,13 +21,7 @@ CHILD = Settings(epochs=1, batch_size=8, weights="run:first")
 
 
 def data(classes="abcd"):
-    rng = np.random.default_rng(0)
-
-    def split(count):
-        labels = np.arange(count) % len(classes)
-        return PackedSplit(rng.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8), labels)
-
-    return Packed("mini", list(classes), list(classes), "fingerprint", split(8), split(8))
+    return dataclasses.replace(random_data.data(len(classes)), classes=[*classes])
 
 
 def finish(settings, name, interrupt=False):
@@ -80,6 +73,7 @@ MISFITS = [
     ({"stem": "small", "adapt": "stem"}, "abcd", r"made for input_size = 48, and .*-p adapt=stem,input_size$"),
     ({"input_size": 48, "stem": "small"}, "abcde", r"stem = imagenet, classes = 4, .* stem = small, classes = 5:"),
     ({"input_size": 48}, "abce", r"made for classes = d, .* for classes = e: "),
+    ({"input_size": 48, "hold_out": True}, "abcd", "run 'first' has hold_out = False, and this one hold_out = True"),
 ]
 
 
@@ -90,49 +84,20 @@ def test_a_model_made_for_something_else_is_refused_with_what_would_make_it_righ
         with pytest.raises(TinyclfError, match=said):
             initial_model(settings, classes)
         with pytest.raises(TinyclfError, match=said):
-            Run(settings, data(classes), "child")
+            Run(settings, dataclasses.replace(data(classes), hold_out=settings.hold_out), "child")
     assert sorted(reports.iterdir()) == before
 
 
 def test_a_parent_that_is_not_there_or_unfinished_is_refused_with_the_command(reports):
-    for parent, said in {
+    for name, said in {
         "none-such-seed-4": "has no checkpoint .*`tinyclf run NAME --dataset mini --seeds 4`",
         "half": "run 'half' is unfinished, at epoch 1 of 2: let the command that started it go on, for an experiment `",
     }.items():
         with pytest.raises(TinyclfError, match=said):
-            Run(dataclasses.replace(CHILD, weights=f"run:{parent}", input_size=48), data(), "child")
-        assert not is_finished(parent, "mini")
+            Run(dataclasses.replace(CHILD, weights=f"run:{name}", input_size=48), data(), "child")
+        assert not is_finished(name, "mini")
     assert not (reports / "child").exists() and not (reports / "none-such-seed-4").exists()
     assert is_finished("first", "mini")
-
-
-def test_what_is_held_out_of_a_run_must_be_held_out_of_its_parent():
-    settings = dataclasses.replace(CHILD, input_size=48, hold_out=True)
-    with pytest.raises(TinyclfError, match="run 'first' has hold_out = False, and this one hold_out = True"):
-        initial_model(settings)
-
-
-def test_the_record_names_the_parent_whose_checkpoint_is_read_once(reports, monkeypatch):
-    read, reads = checkpoint.read, []
-    monkeypatch.setattr(checkpoint, "read", lambda path: reads.append(path.parent.name) or read(path))
-    os.utime(reports / "first/checkpoint.pt")  # as if it were new
-    record = finish(dataclasses.replace(CHILD, adapt="input_size"), "child")
-    assert reads.count("first") == 1
-    parent = {"run": "first", "epochs": 1, "settings": dataclasses.asdict(PARENT), "parent": None}
-    assert record["weights"]["parent"] == parent
-    assert record["weights"]["label"] == "first, from scratch"
-    assert json.loads((reports / "child/record.json").read_text()) == record
-
-
-def test_a_run_goes_on_only_from_the_parent_that_it_started_from():
-    child = dataclasses.replace(CHILD, adapt="input_size", weights="run:second")
-    finish(dataclasses.replace(PARENT, seed=1), "second")
-    finish(child, "orphan")
-    with pytest.raises(TinyclfError, match=r"orphan holds another run \(weights: second after epoch 1, .* first after"):
-        Run(dataclasses.replace(child, weights="run:first"), data(), "orphan")
-    finish(dataclasses.replace(PARENT, epochs=2, seed=1), "second")
-    with pytest.raises(TinyclfError, match=r"weights: second after epoch 1, .* second after epoch 2, .*--force"):
-        Run(child, data(), "orphan")
 
 
 def test_a_run_never_starts_from_itself_nor_from_another_data_set(reports):
@@ -143,9 +108,27 @@ def test_a_run_never_starts_from_itself_nor_from_another_data_set(reports):
         dataclasses.replace(CHILD, weights="run:../mini/first")
 
 
-def test_a_model_is_evaluated_at_another_size_only_when_asked_to(reports):
+def test_the_record_names_the_parent_which_is_read_once_and_from_which_alone_the_run_goes_on(reports, monkeypatch):
+    read, reads = checkpoint.read, []
+    monkeypatch.setattr(checkpoint, "read", lambda path: reads.append(path.parent.name) or read(path))
+    second, child = dataclasses.replace(PARENT, seed=1), dataclasses.replace(CHILD, adapt="input_size")
+    finish(second, "second")
+    before, child = reads.count("second"), dataclasses.replace(child, weights="run:second")
+    record = finish(child, "child")
+    assert reads.count("second") == before + 1
+    expected = {"run": "second", "epochs": 1, "settings": dataclasses.asdict(second), "parent": None}
+    assert record["weights"]["parent"] == expected and record["weights"]["label"] == "second, from scratch"
+    assert json.loads((reports / "child/record.json").read_text()) == record
+    with pytest.raises(TinyclfError, match=r"child holds another run \(weights: second after epoch 1, .* first after"):
+        Run(dataclasses.replace(child, weights="run:first"), data(), "child")
+    finish(dataclasses.replace(second, epochs=2), "second")
+    with pytest.raises(TinyclfError, match=r"weights: second after epoch 1, .* second after epoch 2, .*--force"):
+        Run(child, data(), "child")
+
+
+def test_a_model_is_evaluated_at_another_size_and_only_torchvisions_weights_are_called_imagenet(reports, monkeypatch):
     record = json.loads((reports / "first/record.json").read_text())
-    run = Run(PARENT, data(), "first")
-    run.fit(**vars(build_recipe(PARENT, data())))
-    assert run.evaluate().summary() == record["evaluation"]
-    assert run.evaluate(64).summary() == record["other_sizes"]["64"] != record["evaluation"]
+    assert [*record["other_sizes"]] == ["64"] and record["other_sizes"]["64"] != record["evaluation"]
+    monkeypatch.setattr(parent, "weights_file", lambda *_: None)
+    for weights, label in {"imagenet": "ImageNet", "some/x.safetensors": "ImageNet (stand-in: x.safetensors)"}.items():
+        assert parent.describe_initial_weights(Settings(weights=weights), None)["label"] == label

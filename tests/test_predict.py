@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from tinyclf import cli
 from tinyclf.data.cache import load_data
+from tinyclf.data.images import read_image
 from tinyclf.data.locate import locate_dataset
 from tinyclf.data.tiny_imagenet import TinyImageNet
 from tinyclf.experiments import predict
-from tinyclf.experiments.predict import Predictor, load_function, read_image
+from tinyclf.experiments.predict import Predictor, load_function
 from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
@@ -66,20 +67,14 @@ def test_a_photo_of_a_phone_held_upright_is_turned_upright(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "photo.png"), pixels)
 
 
-def test_images_of_any_size_and_kind_become_64x64(tmp_path):
-    small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
-    small.save(tmp_path / "same.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "same.png"), np.asarray(small))
+def test_images_of_any_size_and_kind_become_64x64_and_transparency_is_white(tmp_path, capfd):
     wide = Image.new("RGB", (400, 200), "red")
     wide.paste("blue", (100, 0, 300, 200))  # the middle square
     wide.save(tmp_path / "wide.png")
     assert (read_image(tmp_path / "wide.png")[:, 4:-4] == (0, 0, 255)).all()  # bicubic looks past the edges
-    for mode in ("L", "RGBA", "P", "CMYK"):
-        small.convert(mode).save(tmp_path / f"{mode}.tiff")
+    for mode in ("L", "P", "CMYK"):
+        wide.convert(mode).save(tmp_path / f"{mode}.tiff")
         assert read_image(tmp_path / f"{mode}.tiff").shape == (64, 64, 3)
-
-
-def test_transparency_is_shown_on_white_and_said(tmp_path, capfd):
     clear = Image.new("RGBA", (64, 64), (255, 0, 0, 51))
     clear.save(tmp_path / "clear.JPEG", "PNG")
     np.testing.assert_array_equal(read_image(tmp_path / "clear.JPEG")[0, 0], (255, 204, 204))
@@ -101,7 +96,6 @@ def test_a_model_of_own_code_is_handed_in_or_named(tmp_path, monkeypatch, report
     assert Predictor("short", "mini", make(10)).most_probable(image) == expected
     done = CliRunner().invoke(cli.app, ["export", "short", "--model", "own:make", "--format", "safetensors"])
     assert done.exit_code == 0 and "the run's own model" in done.stdout
-    (reports / "mini" / "short" / "model.safetensors").unlink()
     for name in ("own", "own:other", "none:make", ":"):
         done = CliRunner().invoke(cli.app, ["predict", "x.png", "--run", "short", "--model", name])
         assert done.exit_code == 2 and "expected MODULE:FUNCTION" in done.output
@@ -133,16 +127,6 @@ def test_the_command_names_what_is_no_image_starts_no_program_and_goes_on(tmp_pa
     assert "5 of the files could not be used" in done.stderr
     name, *rows = done.stdout.splitlines()
     assert name == str(tmp_path / "good.png") and len(rows) == 5
-
-
-def test_what_is_no_run_with_a_checkpoint_is_refused_and_never_read_as_a_path(tmp_path, monkeypatch):
-    with pytest.raises(TinyclfError, match=r"train it .*`tinyclf run baseline-scratch --dataset mini`"):
-        Predictor("baseline-scratch", "mini")
-    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "in" / "reports"))
-    for run in ("../../outside", "..", "/tmp", ""):
-        with pytest.raises(TinyclfError, match="run = "):
-            Predictor(run, "mini")
-    assert not (tmp_path / "in").exists()
 
 
 def test_the_test_split_is_written_in_the_challenges_format(monkeypatch, reports):

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,16 +11,16 @@ import pytest
 import torch
 from random_data import data
 from torch import nn, optim
+from torchvision import models
+from torchvision.transforms import v2
 
 from tinyclf.data.cache import load_data
-from tinyclf.experiments import parent
 from tinyclf.experiments import run as runs
 from tinyclf.experiments.parent import is_finished
 from tinyclf.experiments.recipe import build_recipe, recipe_for
-from tinyclf.experiments.record import copies, read_records, read_table
+from tinyclf.experiments.record import read_records, read_table
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
-from tinyclf.training import checkpoint
 from tinyclf.utils import environment
 from tinyclf.utils.errors import NewerVersionError, TinyclfError
 
@@ -136,28 +135,6 @@ def test_another_run_is_refused_by_naming_the_difference_and_drops_nothing(repor
     assert (reports / "mini/mine/checkpoint.pt").read_bytes() == before
 
 
-def changed_checkpoint(reports, settings, drop=()):
-    """Write other settings into the checkpoint of `mine`."""
-    path = reports / "mini/mine/checkpoint.pt"
-    saved = checkpoint.read(path)
-    kept = {name: value for name, value in saved.about["settings"].items() if name not in drop}
-    parts = {
-        name: type("Part", (), {"state_dict": lambda self, part=part: part})() for name, part in saved.state.items()
-    }
-    checkpoint.save(path, checkpoint.TrainingState(**parts), saved.about | {"settings": kept | settings})
-
-
-def test_a_setting_newer_than_a_run_had_its_default_then_and_one_that_nobody_knows_is_refused(reports):
-    before = finished()
-    changed_checkpoint(reports, {}, drop=["cutmix"])
-    with pytest.raises(TinyclfError, match=r"cutmix: 0\.0 before, 1\.0 now"):
-        Run(dataclasses.replace(SETTINGS, cutmix=1.0), data(), "mine")
-    assert finished(dataclasses.replace(SETTINGS, epochs=3))["history"][:2] == before["history"]
-    changed_checkpoint(reports, {"magic": 3})
-    with pytest.raises(TinyclfError, match="magic: 3 before, None now"):
-        Run(dataclasses.replace(SETTINGS, epochs=3), data(), "mine")
-
-
 def test_forced_interrupted_and_fitted_again_a_run_goes_on(reports):
     expected = finished(name="whole")["history"]
     finished()
@@ -183,39 +160,6 @@ def test_a_run_that_finished_no_epoch_stands_in_nobodys_way(reports):
     assert record["settings"]["learning_rate"] == 0.001 and len(record["environments"]) == 1
 
 
-def test_what_another_process_did_meanwhile_is_neither_mixed_nor_dropped(reports):
-    other = dataclasses.replace(SETTINGS, learning_rate=0.01)
-    late, same = Run(other, data(), "mine"), Run(SETTINGS, data(), "mine")
-    before = finished()  # both were made when there was nothing yet
-    with pytest.raises(TinyclfError, match=r"learning_rate: 0\.001 before, 0\.01 now"):
-        fit(late, model())
-    assert fit(same, model()) == before["history"]
-    assert read_records("mini")["mine"] == before
-
-
-def test_a_run_is_not_recorded_beside_the_checkpoint_of_another(reports):
-    first, second = (Run(dataclasses.replace(SETTINGS, seed=seed), data(), "mine", force=True) for seed in (0, 1))
-    fit(first, model())
-    fit(second, model())  # of one process, as a cell that ran again
-    with pytest.raises(TinyclfError, match=r"'mine' is not recorded: .*checkpoint\.pt is that of another"):
-        first.finish()
-    assert not (reports / "mini/mine/record.json").exists()
-    assert second.finish()["settings"]["seed"] == 1
-
-
-def test_a_copied_or_renamed_run_counts_once_and_keeps_the_time_at_which_it_ended(reports, monkeypatch):
-    before = finished()
-    for name in ("mine-seed-1", "mine.bak"):
-        shutil.copytree(reports / "mini/mine", reports / "mini" / name)
-    assert [*read_records("mini")] == ["mine"] and [*copies("mini")] == ["mine-seed-1", "mine.bak"]
-    assert not is_finished("mine.bak", "mini")
-    elsewhere = reports.with_name("elsewhere")
-    shutil.copytree(reports, elsewhere)  # which changes when the files were written
-    os.utime(elsewhere / "mini/mine/checkpoint.pt", (2e9, 2e9))
-    monkeypatch.setenv("TINYCLF_REPORTS", str(elsewhere))
-    assert finished()["finished"] == before["finished"]
-
-
 def test_a_record_that_a_power_cut_left_empty_is_written_again_and_a_newer_one_is_not(reports):
     before, path = finished(), reports / "mini/mine/record.json"
     path.write_text("")
@@ -228,7 +172,45 @@ def test_a_record_that_a_power_cut_left_empty_is_written_again_and_a_newer_one_i
     assert path.read_text() == newer
 
 
-def test_a_record_without_its_checkpoint_is_replaced_only_by_force(reports):
+def test_what_another_process_did_meanwhile_is_neither_mixed_nor_dropped_nor_recorded_as_this_run(reports):
+    other = dataclasses.replace(SETTINGS, learning_rate=0.01)
+    late, same = Run(other, data(), "mine"), Run(SETTINGS, data(), "mine")
+    before = finished()  # both were made when there was nothing yet
+    with pytest.raises(TinyclfError, match=r"learning_rate: 0\.001 before, 0\.01 now"):
+        fit(late, model())
+    assert fit(same, model()) == before["history"]
+    assert read_records("mini")["mine"] == before
+    fit(Run(other, data(), "mine", force=True), model())  # of one process, as a cell that ran again
+    with pytest.raises(TinyclfError, match=r"'mine' is not recorded: .*checkpoint\.pt is that of another"):
+        same.finish()
+
+
+def test_a_setting_newer_than_a_run_had_its_default_then_and_one_that_nobody_knows_is_refused():
+    older, newer = Run(SETTINGS, data(), "older"), Run(SETTINGS, data(), "newer")
+    del older.about["settings"]["cutmix"]
+    newer.about["settings"]["magic"] = 3
+    for run in (older, newer):
+        fit(run, model())
+    with pytest.raises(TinyclfError, match=r"cutmix: 0\.0 before, 1\.0 now"):
+        Run(dataclasses.replace(SETTINGS, cutmix=1.0), data(), "older")
+    assert len(fit(Run(dataclasses.replace(SETTINGS, epochs=3), data(), "older"), model())) == 3
+    with pytest.raises(TinyclfError, match="magic: 3 before, None now"):
+        Run(SETTINGS, data(), "newer")
+
+
+def test_a_copied_or_renamed_run_counts_once_and_keeps_the_time_at_which_it_ended(reports, monkeypatch, capsys):
+    before = finished()
+    shutil.copytree(reports / "mini/mine", reports / "mini/mine-seed-1")
+    assert [*read_records("mini")] == ["mine"] and not is_finished("mine-seed-1", "mini")
+    assert "left out: mine-seed-1 is a copy of run mine" in capsys.readouterr().err
+    elsewhere = reports.with_name("elsewhere")
+    shutil.copytree(reports, elsewhere)  # which changes when the files were written
+    os.utime(elsewhere / "mini/mine/checkpoint.pt", (2e9, 2e9))
+    monkeypatch.setenv("TINYCLF_REPORTS", str(elsewhere))
+    assert finished()["finished"] == before["finished"]
+
+
+def test_nothing_recorded_nor_of_somebody_else_is_replaced_but_by_force(reports):
     before, path = finished(), reports / "mini/mine/record.json"
     (path.parent / "checkpoint.pt").unlink(), (path.parent / "checkpoint.previous.pt").unlink()
     for settings in (SETTINGS, dataclasses.replace(SETTINGS, epochs=1)):
@@ -236,15 +218,13 @@ def test_a_record_without_its_checkpoint_is_replaced_only_by_force(reports):
             finished(settings)
     assert json.loads(path.read_text()) == before
     assert finished(dataclasses.replace(SETTINGS, epochs=1), force=True)["settings"]["epochs"] == 1
-
-
-@pytest.mark.parametrize("name", ["index.html", "model.safetensors", "history.csv", "test_predictions.txt"])
-def test_a_folder_of_somebody_elses_files_is_not_written_into(reports, name):
-    (reports / "mini/mine").mkdir(parents=True)
-    (reports / f"mini/mine/{name}").write_text("my own")
-    with pytest.raises(TinyclfError, match=rf"mine is no run's folder, and has {name}, .*--force"):
-        finished()
-    assert [path.name for path in (reports / "mini/mine").iterdir()] == [name]
+    for name in ("index.html", "model.safetensors", "history.csv", "test_predictions.txt"):
+        folder = reports / "mini" / name.partition(".")[0]
+        folder.mkdir(parents=True)
+        (folder / name).write_text("my own")
+        with pytest.raises(TinyclfError, match=rf"is no run's folder, and has {name}, .*--force"):
+            finished(name=folder.name)
+        assert [path.name for path in folder.iterdir()] == [name]
 
 
 def test_a_name_stands_for_its_seed_and_settings_for_the_data():
@@ -253,75 +233,56 @@ def test_a_name_stands_for_its_seed_and_settings_for_the_data():
             Run(dataclasses.replace(SETTINGS, seed=seed), data(), name)
     with pytest.raises(TinyclfError, match=r"hold_out = True: the data were loaded with hold_out = False"):
         Run(dataclasses.replace(SETTINGS, hold_out=True), data(), "mine")
+    with pytest.raises(TinyclfError, match="of 20 images, a batch or a part of one is a single image"):
+        Run(dataclasses.replace(SETTINGS, batch_size=19, input_size=32), data(), "mine")
+    assert Run(SETTINGS, data()).name == "input_size-64-epochs-2-batch_size-8"
 
 
-class ResNet(type(build_recipe(SETTINGS, data()).model)):
+class ResNet(models.ResNet):
     """Of the same name, with another forward."""
 
     def forward(self, images):
         return super().forward(images.flip(3))
 
 
-def other_class(recipe, other):
-    recipe.model.__class__ = ResNet
+def other_class(own, other):
+    own.model.__class__ = ResNet
+
+
+def other_weights(own, other):
+    own.model.load_state_dict(build_recipe(dataclasses.replace(SETTINGS, seed=1), load_data("mini")).model.state_dict())
 
 
 SWAPS = {
-    "optimizer of another model": (lambda own, other: setattr(own, "optimizer", other.optimizer), "has 62 of others"),
-    "optimizer of the head": (
-        lambda own, _: setattr(own, "optimizer", optim.SGD(own.model.fc.parameters(), lr=0.001, momentum=0.9)),
-        "lacks 60 tensors of the model that train",
+    "has 62 of others": lambda own, other: setattr(own, "optimizer", other.optimizer),
+    "lacks 60 tensors of the model that train": lambda own, _: setattr(
+        own, "optimizer", optim.SGD(own.model.fc.parameters(), lr=0.001, momentum=0.9)
     ),
-    "frozen layers": (
-        lambda own, _: own.model.conv1.requires_grad_(False),
-        "model: conv1: .*weight .* constant .* here",
+    "optimizer: SGD.* by its settings, AdamW": lambda own, _: setattr(
+        own, "optimizer", optim.AdamW(own.model.parameters())
     ),
-    "hook": (lambda own, _: own.model.fc.register_forward_hook(print), "model: fc: .*hooked by print here"),
-    "class": (other_class, r"model: ResNet\(.* by its settings, test_run\.ResNet \w+\(.* here"),
+    "model: conv1: .*weight .* constant .* here": lambda own, _: own.model.conv1.requires_grad_(False),
+    "model: fc: .*hooked by print here": lambda own, _: own.model.fc.register_forward_hook(print),
+    "model: maxpool: MaxPool2d.* by its settings, maxpool: Identity": lambda own, _: setattr(
+        own.model, "maxpool", nn.Identity()
+    ),
+    r"model: ResNet\(.* by its settings, test_run\.ResNet \w+\(.* here": other_class,
+    r"other weights than its settings make, .* as in conv1\.weight": other_weights,
 }
 
 
-@pytest.mark.parametrize(("change", "said"), SWAPS.values(), ids=SWAPS)
-def test_nothing_but_its_own_recipe_and_data_is_recorded_as_an_experiment(change, said):
+def test_nothing_but_its_own_recipe_weights_and_data_is_recorded_as_an_experiment():
     mini = load_data("mini")
-    own, other = (build_recipe(SETTINGS, mini) for _ in range(2))
-    change(own, other)
-    with pytest.raises(TinyclfError, match=said):
-        Run(SETTINGS, mini, "baseline-scratch").fit(**vars(own))
+    for said, change in SWAPS.items():
+        own, other = (build_recipe(SETTINGS, mini) for _ in range(2))
+        change(own, other)
+        with pytest.raises(TinyclfError, match=said):
+            Run(SETTINGS, mini, "baseline-scratch").fit(**vars(own))
     fewer = dataclasses.replace(mini, val=dataclasses.replace(mini.val, labels=mini.val.labels[::-1].copy()))
     with pytest.raises(TinyclfError, match=r"not \(data: sha256 .* by its settings, sha256 .* here\)"):
         Run(SETTINGS, fewer, "baseline-scratch").fit(**vars(build_recipe(SETTINGS, mini)))
-
-
-SCRIPT = """
-import torch
-from random_data import data
-from torch import nn
-from tinyclf import Run, Settings
-from tinyclf.experiments.recipe import recipe_for
-from torchvision.transforms import v2
-
-class Augmented(nn.Sequential):
-    pass
-
-settings = Settings(epochs=1, input_size=64, batch_size=8)
-net = Augmented(v2.RandomErasing(), nn.Flatten(), nn.Linear(3 * 64 * 64, 4))
-run = Run(settings, data(), "mine")
-run.fit(**vars(recipe_for(net, settings, 20)) | {"transform": v2.RandomInvert()})
-print(run.finish()["own_code"])
-"""
-
-
-def test_own_code_says_so_prints_what_it_made_and_is_kept(reports, tmp_path):
-    (tmp_path / "mine.py").write_text(SCRIPT)
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    command = [sys.executable, str(tmp_path / "mine.py")]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True)
-    assert "RandomErasing(" in done.stdout and "RandomInvert(" in done.stdout and done.stdout.endswith("True\n")
-    assert (reports / "mini/mine/script.py").read_text() == SCRIPT
-    record = read_records("mini")["mine"]
-    assert record["command"] == "" and "RandomErasing(p=0.5" in record["identity"]["model"]
-    assert record["recipe"]["transform"] == "RandomInvert(p=0.5)" and "script" not in record
+    held = load_data("mini", hold_out=True)
+    assert (mini.sha256, held.sha256, fewer.sha256) == (mini.fingerprint, held.fingerprint, fewer.identity)
 
 
 class Looking(nn.Module):
@@ -336,43 +297,22 @@ class Looking(nn.Module):
         return images.mean((1, 2, 3))[:, None] + self.bias
 
 
-def test_what_cannot_be_counted_is_unknown_and_what_multiplies_nothing_is_none():
-    assert finished(net=Looking(False))["compute"]["own"] == 0
-    assert finished(name="looking", net=Looking(True))["compute"]["total"] is None
-    assert read_records("mini")["looking"]["compute"]["own"] is None and len(read_records("mini")) == 2
+def test_own_code_says_so_prints_what_it_made_and_is_kept_and_what_cannot_be_counted_is_unknown(reports, capsys):
+    run = Run(SETTINGS, data(), "mine")
+    run.fit(**vars(recipe_for(Looking(True), SETTINGS, 20)) | {"transform": v2.RandomInvert()})
+    record, said = run.finish(), capsys.readouterr().out
+    assert "Looking()" in said and "RandomInvert(" in said
+    assert (reports / "mini/mine/script.py").read_text() == Path(sys.modules["__main__"].__file__).read_text()
+    assert record["own_code"] and record["command"] == "" and "script" not in record
+    assert record["recipe"]["transform"] == "RandomInvert(p=0.5)"
+    assert record["identity"]["model"].startswith("Looking, 4 parameters")
+    assert record["compute"]["total"] is None and finished(name="none", net=Looking(False))["compute"]["own"] == 0
 
 
-def test_versions_of_a_gpu_are_text_and_others_on_it_are_counted_where_they_can_be_seen(tmp_path, monkeypatch):
-    assert all(isinstance(value, str) for value in environment.cuda_versions().values())
+def test_others_on_a_gpu_are_counted_where_they_can_be_seen(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert environment.others_on_gpu("1") is None
     for pids, others in ((f"{os.getpid()}\n8\n9", 2), ("8", None)):
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{pids}'\n")
         (tmp_path / "nvidia-smi").chmod(0o755)
         assert environment.others_on_gpu("1") == others
-
-
-def test_a_run_without_a_name_is_named_after_its_settings_and_a_name_is_one_of_a_folder():
-    with pytest.raises(TinyclfError, match="run = "):
-        Run(SETTINGS, data(), "../out")
-    assert Run(SETTINGS, data()).name == "input_size-64-epochs-2-batch_size-8"
-    assert runs.default_name(Settings()) == "published-recipe"
-    assert runs.default_name(Settings(epochs=3, weights="../x/my other.pth")) == "weights-my_other-epochs-3"
-
-
-def test_a_reports_folder_that_cannot_be_written_is_refused_before_training(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "file"))
-    with pytest.raises(TinyclfError, match=r"cannot write to .*TINYCLF_REPORTS"):
-        Run(SETTINGS, data(), "mine")
-
-
-def test_only_torchvisions_own_weights_are_called_imagenet(monkeypatch):
-    monkeypatch.setattr(parent, "weights_file", lambda *_: None)
-    for weights, label in {
-        "none": "scratch",
-        "imagenet": "ImageNet",
-        "mini": "ImageNet (stand-in: other synthetic classes)",
-        "some/where/x.safetensors": "ImageNet (stand-in: x.safetensors)",
-    }.items():
-        assert parent.describe_initial_weights(Settings(weights=weights), None)["label"] == label

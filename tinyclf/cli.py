@@ -158,7 +158,8 @@ def predict(
     """Print the five most probable classes of images by a run's model, with their words and probabilities."""
     if not images and not test:
         raise UsageError("nothing to predict: name image files, or ask for the test split by --test")
-    from tinyclf.experiments.predict import Predictor, lines, load_function, read_image
+    from tinyclf.data.images import read_image
+    from tinyclf.experiments.predict import Predictor, lines, load_function
 
     refused: list[str] = []
     predictor = Predictor(run, dataset, load_function(model))

@@ -49,6 +49,13 @@ class Packed:
     train: PackedSplit
     val: PackedSplit
     hold_out: bool = False  # val is a part of train, see `hold_out_split`
+    loaded: str = ""  # their identity when `load_data` made them
+
+    @property
+    def sha256(self) -> str:
+        """What a record calls them: their fingerprint, and where they were changed since, their identity."""
+        identity = self.identity
+        return self.fingerprint if identity == self.loaded else identity
 
     @property
     def identity(self) -> str:
@@ -76,7 +83,8 @@ def load_data(name: str, hold_out: bool = False) -> Packed:
     data = pack(*locate_dataset(name), info.name)
     if info.subset_of:
         data = class_subset(data, info.class_step)
-    return hold_out_split(data) if hold_out else data
+    data = hold_out_split(data) if hold_out else data
+    return dataclasses.replace(data, loaded=data.identity)
 
 
 def hold_out_split(data: Packed) -> Packed:

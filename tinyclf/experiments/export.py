@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_model, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 from torchvision.models import get_model  # type: ignore[attr-defined] # it is public
 
 from tinyclf.data.registry import NORMALIZATIONS, SIDE
 from tinyclf.experiments.predict import OwnModel, Predictor
-from tinyclf.models.resnet import INCEPTIONS, build_model
+from tinyclf.models.resnet import INCEPTIONS
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import atomic_write
 
@@ -34,31 +34,27 @@ def export(run: str, dataset: str, file_format: str, model: OwnModel = None) -> 
     nothing, for want of onnxruntime. A file whose logits differ from the run's own is refused; one of before stays.
     Raises TinyclfError for that, for a missing package, and as `Predictor` does.
     """
-    if file_format == "onnx" and (missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]):
+    if file_format == "onnx" and not (find_spec("onnx") and find_spec("onnxscript")):
         raise TinyclfError(
-            f"ONNX needs {' and '.join(missing)}: pip install onnx onnxscript onnxruntime (the last one checks the "
-            "file), or export by --format safetensors alone"
+            "ONNX needs more packages: pip install onnx onnxscript onnxruntime (the last one checks the file), or "
+            "export by --format safetensors alone"
         )
     predictor = Predictor(run, dataset, model)
     predictor.model.cpu().eval()
     pixels = np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
     images = torch.cat([batch.images.cpu() for batch in predictor.loader(pixels).epoch()])
-    write = {"safetensors": write_safetensors, "onnx": write_onnx}[file_format]
-    path, checked_by = predictor.folder / f"model.{file_format}", ""
-
-    def write_and_check(partial: Path) -> None:
-        nonlocal checked_by
-        with torch.inference_mode():
-            expected = predictor.model(images)
-        logits, checked_by = write(partial, predictor, images, metadata(run, predictor))
-        difference = (logits - expected).abs().max() / expected.abs().max()
-        if checked_by and not difference < TOLERANCE:
-            raise TinyclfError(
-                f"{path} was not written: by {checked_by}, its logits differ from the run's own by {difference:.1%} of "
-                "the largest one"
-            )
-
-    atomic_write(path, write_and_check)
+    with torch.inference_mode():
+        expected = predictor.model(images)
+    make = make_onnx if file_format == "onnx" else make_safetensors
+    path = predictor.folder / f"model.{file_format}"
+    content, logits, checked_by = make(predictor, images, metadata(run, predictor))
+    difference = (logits - expected).abs().max() / expected.abs().max()
+    if checked_by and not difference < TOLERANCE:
+        raise TinyclfError(
+            f"{path} was not written: by {checked_by}, its logits differ from the run's own by {difference:.1%} of the "
+            "largest one"
+        )
+    atomic_write(path, content)
     return path, checked_by
 
 
@@ -73,27 +69,24 @@ def metadata(run: str, predictor: Predictor) -> dict[str, str]:
     return names | {name: json.dumps(value) for name, value in values.items()}
 
 
-def write_safetensors(path: Path, predictor: Predictor, images: Tensor, about: dict[str, str]) -> tuple[Tensor, str]:
-    """Write the state dict in torchvision's names; returns its logits in a new model, and whose model that is."""
+def make_safetensors(predictor: Predictor, images: Tensor, about: dict[str, str]) -> tuple[bytes, Tensor, str]:
+    """The state dict in torchvision's names as a file; its logits in a new model, and whose model that is."""
     state = predictor.model.state_dict()
-    save_file({name: value.contiguous() for name, value in state.items()}, path, about | {"format": "pt"})
-    name, stem, classes = about["model"], about["stem"], len(predictor.classes)
-    own = stem != "imagenet" or name in INCEPTIONS  # torchvision's have auxiliary heads, which are for training alone
-    if predictor.is_own:
-        model, by = copy.deepcopy(predictor.model), "the run's own model"
-    elif own:
-        model, by = build_model(name, classes, stem=stem), "tinyclf's own model, as torchvision has none like it"
+    content = save({name: value.contiguous() for name, value in state.items()}, about | {"format": "pt"})
+    # torchvision's Inceptions have auxiliary heads, which are for training alone
+    if predictor.is_own or about["stem"] != "imagenet" or about["model"] in INCEPTIONS:
+        model, by = copy.deepcopy(predictor.model), "the run's own model, as torchvision has none like it"
     else:
-        model, by = get_model(name, num_classes=classes), "torchvision"
-    load_model(model, path)
+        model, by = get_model(about["model"], num_classes=len(predictor.classes)), "torchvision"
+    model.load_state_dict(load(content))
     with torch.inference_mode():
-        return model.eval()(images), by
+        return content, model.eval()(images), by
 
 
-def write_onnx(path: Path, predictor: Predictor, images: Tensor, about: dict[str, str]) -> tuple[Tensor, str]:
-    """Write the model as ONNX: input `images` of any batch size, output `logits`.
+def make_onnx(predictor: Predictor, images: Tensor, about: dict[str, str]) -> tuple[bytes, Tensor, str]:
+    """The model as an ONNX file: input `images` of any batch size, output `logits`.
 
-    Returns its logits by onnxruntime, in batches of two sizes; without onnxruntime none, and an empty word.
+    With its logits by onnxruntime, in batches of two sizes; without onnxruntime none, and an empty word.
     """
     try:
         # Of torch and onnxscript, about themselves
@@ -111,11 +104,11 @@ def write_onnx(path: Path, predictor: Predictor, images: Tensor, about: dict[str
         raise TinyclfError(f"torch cannot export a {about['model']} to ONNX: {error}") from error
     assert program is not None  # of dynamo=True
     program.model.metadata_props.update(about)
-    program.save(path, external_data=False)
+    content = program.model_proto.SerializeToString()
     if find_spec("onnxruntime") is None:
-        return torch.empty(()), ""
+        return content, torch.empty(()), ""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     parts = [session.run(None, {"images": part.numpy()})[0] for part in (images[:1], images[1:])]
-    return torch.from_numpy(np.concatenate(parts)), f"onnxruntime {onnxruntime.__version__}"
+    return content, torch.from_numpy(np.concatenate(parts)), f"onnxruntime {onnxruntime.__version__}"

@@ -10,11 +10,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from torch import Tensor, nn
 
-from tinyclf.data.images import read_image as read_image
+from tinyclf.data.cache import PackedSplit
 from tinyclf.data.loader import ImageLoader
 from tinyclf.data.locate import locate_dataset
 from tinyclf.data.registry import DATASETS
 from tinyclf.data.tiny_imagenet import TinyImageNet
+from tinyclf.experiments import recipe
 from tinyclf.experiments.parent import trained
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.resnet import build_model
@@ -54,10 +55,8 @@ class Predictor:
 
     def loader(self, images: np.ndarray) -> ImageLoader:
         """Batches of uint8 images (N, 64, 64, 3) as the run's model takes them: resized and normalized."""
-        size, normalization = self.settings.input_size, self.settings.normalization
-        labels = np.zeros(len(images), int)  # that nobody looks at
-        batch_size = self.settings.batch_size
-        return ImageLoader(images, labels, batch_size, self.device, input_size=size, normalization=normalization)
+        split, settings = PackedSplit(images, np.zeros(len(images), int)), self.settings  # nobody looks at labels
+        return recipe.loader(split, settings, settings.batch_size, device=self.device, input_size=settings.input_size)
 
     def predict_proba(self, images: np.ndarray) -> Tensor:
         """The probability of every class for uint8 images (N, 64, 64, 3): float32 (N, classes), on the CPU."""

@@ -11,20 +11,19 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel
+from torch.optim import Optimizer, lr_scheduler, swa_utils
 from torchvision.models import ResNet
 
 from tinyclf.data.augment import Augmentation
 from tinyclf.data.cache import Packed, PackedSplit
 from tinyclf.data.loader import ImageLoader
-from tinyclf.experiments.parent import Parent, load_initial_weights
+from tinyclf.experiments.parent import load_initial_weights
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.flops import multiply_adds
 from tinyclf.models.ghost_batch_norm import use_ghost_batch_norm
 from tinyclf.models.resnet import WHITENING_PIXELS, GrowingDepth, build_model, set_depth, whiten_filters
-from tinyclf.training.identity import Texts, headlines, identify
+from tinyclf.training.checkpoint import Saved
+from tinyclf.training.identity import Texts, canonical
 from tinyclf.training.loop import BeforeStep, Loss
 from tinyclf.training.optim import ExponentialMovingAverage, RateSchedule, make_optimizer, make_scheduler
 from tinyclf.utils.errors import TinyclfError
@@ -39,19 +38,32 @@ class Recipe:
     model: nn.Module
     criterion: Loss
     optimizer: Optimizer
-    scheduler: LRScheduler | None
-    scheduler_interval: str
-    ema: AveragedModel | None
-    before_step: BeforeStep | None
+    scheduler: lr_scheduler.LRScheduler | None = None
+    scheduler_interval: str = "epoch"
+    ema: swa_utils.AveragedModel | None = None
+    before_step: BeforeStep | None = None
     transform: Any = None
 
     def identity(self) -> Texts:
-        """What decides the numbers of the recipe, see `identify`."""
-        return identify(**vars(self))
+        """What decides the numbers, as texts of which the first line sums each up: see training/identity.py."""
+        model, optimizer, scheduler, ema = self.model, self.optimizer, self.scheduler, self.ema
+        parts = (*model.named_parameters(), *model.named_modules())
+        names = {id(part): f"the model's {name}".removesuffix("'s ") for name, part in parts}
+        names |= {id(optimizer): "the optimizer", id(scheduler): "the scheduler", id(ema): "the average"}
+        count = sum(parameter.numel() for parameter in model.parameters())
+        return {
+            "model": f"{type(model).__name__}, {count:,} parameters\n{canonical(model)}",
+            "criterion": canonical(self.criterion, names),
+            "optimizer": canonical(optimizer),
+            "scheduler": f"{canonical(scheduler)} each {self.scheduler_interval}" if scheduler else None,
+            "ema": canonical(ema) if ema else None,
+            "before_step": canonical(self.before_step, names) if self.before_step else None,
+            "transform": canonical(self.transform, names) if self.transform else None,
+        }
 
     def describe(self) -> Texts:
-        """The recipe in words, as a record has it."""
-        return headlines(self.identity())
+        """The first line of each of these texts, as a record has them."""
+        return {name: text and text.partition("\n")[0] for name, text in self.identity().items()}
 
 
 def build_recipe(settings: Settings, data: Packed) -> Recipe:
@@ -136,7 +148,7 @@ def val_loader(
     return loader(data.val, settings, max(settings.batch_size, at_once), **options)
 
 
-def compute(model: nn.Module, settings: Settings, data: Packed, parent: Parent | None) -> dict[str, int | None]:
+def compute(model: nn.Module, settings: Settings, data: Packed, parent: Saved | None) -> dict[str, int | None]:
     """The multiply-adds of training, forward and backward: this run's, all its ancestors' too, the baseline's.
 
     Those of evaluation, augmentation and the steps of the optimizer are not counted. None: not every model can be

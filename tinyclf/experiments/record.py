@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pydantic
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 
-from tinyclf.data.registry import folder_name
-from tinyclf.experiments.names import check_name, run_folder
+from tinyclf.experiments.names import check_name, dataset_folder, run_folder
 from tinyclf.experiments.settings import BEFORE, Settings
 from tinyclf.utils.errors import NewerVersionError, TinyclfError
 from tinyclf.utils.files import atomic_write
-from tinyclf.utils.paths import reports_dir
 
 if TYPE_CHECKING:  # not imported to list or draw records: they take seconds
     import pandas as pd
@@ -108,19 +106,12 @@ RecordFile = table(
 
 
 def write_record(
-    folder: Path,
-    name: str,
-    about: dict[str, Any],
-    evaluation: Evaluation,
-    ended: float,
-    *,
-    other_sizes: dict[int, Evaluation],
-    flip_tta: Evaluation | None,
+    folder: Path, name: str, about: dict[str, Any], evaluation: Evaluation, ended: float, also: dict[str, Any]
 ) -> Record:
     """Write record.json and its tables, and the script of own code, into `folder`; returns the record.
 
-    about: what the run is, with its history (see `Run`). ended: when, in seconds since 1970. other_sizes: evaluations
-    of the same model at other input sizes, in pixels. flip_tta: one with test-time augmentation.
+    about: what the run is, with its history (see `Run`). ended: when, in seconds since 1970. also: `flip_tta` and
+    `other_sizes`, the metrics of further evaluations of the same model.
     """
     history = about["history"]
     record = {
@@ -129,8 +120,7 @@ def write_record(
         **{key: value for key, value in about.items() if key not in ("classes", "script")},
         "result": result_of(history),
         "evaluation": evaluation.summary(),
-        "flip_tta": flip_tta and flip_tta.summary(),
-        "other_sizes": {str(size): result.summary() for size, result in other_sizes.items()},
+        **also,
         "seconds": sum(row["seconds"] for row in history),
         "images_per_second": len(history) / sum(1 / row["images_per_second"] for row in history),
         "finished": datetime.fromtimestamp(ended, UTC).isoformat(timespec="seconds"),
@@ -205,7 +195,7 @@ def read_record(path: Path) -> Record:
         if first["loc"] == ("version",) and first["type"] == "less_than_equal":  # not to be taken for a damaged one
             text = f"version {first['input']}, and this tinyclf reads {VERSION}: use the tinyclf that wrote it"
             raise NewerVersionError(f"{path}: {text}") from error
-        problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+        problem = ": ".join(map(str, (*first["loc"], first["msg"])))
     except (OSError, TypeError, OverflowError, TinyclfError) as error:
         problem = str(error)
     raise TinyclfError(f"{path}: not a readable record ({problem}); delete it and run again")
@@ -214,7 +204,7 @@ def read_record(path: Path) -> Record:
 def whole_record(path: Path) -> Record | None:
     """A record; None where there is none, or a damaged one, as a power cut leaves it. Raises NewerVersionError."""
     try:
-        return read_record(path) if path.is_file() else None
+        return read_record(path)
     except NewerVersionError:
         raise
     except TinyclfError:
@@ -222,26 +212,23 @@ def whole_record(path: Path) -> Record | None:
 
 
 def read_records(dataset: str) -> dict[str, Record]:
-    """The records of a data set by name of the run, in order: see `all_records`, and `copies` for what is left out."""
-    return {folder: record for folder, record, in_place in all_records(dataset) if in_place}
+    """The records of a data set by name of the run, in order.
 
-
-def copies(dataset: str) -> dict[str, str]:
-    """The folders that were copied or renamed, with the run in their record: no runs, or one would count twice."""
-    return {folder: record["run"] for folder, record, in_place in all_records(dataset) if not in_place}
-
-
-def all_records(dataset: str) -> Iterator[tuple[str, Record, bool]]:
-    """Every record of a data set with its folder, in order, and whether it lies where its run left it.
-
-    One that cannot be read is named on stderr, once, and left out.
+    Left out, and named on stderr once, is what cannot be read, and a folder that was copied or renamed, or its run
+    would count twice.
     """
-    for path in sorted((reports_dir() / folder_name(dataset)).glob(f"*/{RECORD}")):
+    records: dict[str, Record] = {}
+    for path in sorted(dataset_folder(dataset).glob(f"*/{RECORD}")):
         try:
-            record, folder = read_record(path), path.parent.name
-            yield folder, record, (record["settings"]["dataset"], record["run"]) == (dataset, folder)
+            record = read_record(path)
         except TinyclfError as error:
             warn(f"left out: {error}")
+            continue
+        if (record["settings"]["dataset"], record["run"]) == (dataset, path.parent.name):
+            records[path.parent.name] = record
+        else:
+            warn(f"left out: {path.parent.name} is a copy of run {record['run']}, or was renamed")
+    return records
 
 
 @functools.cache

@@ -5,14 +5,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import Optimizer, lr_scheduler
 
 from tinyclf.data.cache import Packed
+from tinyclf.data.loader import ImageLoader
 from tinyclf.experiments import catalog
 from tinyclf.experiments.names import family, seed_of
 from tinyclf.experiments.record import PREDICTIONS, RECORD, SCRIPT, whole_record
 from tinyclf.experiments.settings import Settings
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.training.checkpoint import TrainingState
+from tinyclf.training.device import autocast, refuse_unsupported
+from tinyclf.training.loop import Plan
+from tinyclf.utils.errors import TinyclfError, one_of
 
 # What is written into a run's folder, and what an older tinyclf wrote as its checkpoint
 FILES = (
@@ -31,19 +35,13 @@ def refuse_other_data(settings: Settings, data: Packed) -> None:
             f"hold_out = {settings.hold_out}: the data were loaded with hold_out = {data.hold_out}; give both the "
             "same, as by load_data(settings.dataset, settings.hold_out)"
         )
-    refuse_single_image(settings, len(data.train.labels))
-
-
-def refuse_single_image(settings: Settings, images: int) -> None:
-    """Raise TinyclfError where batch norm would see a single pixel of a single image: it has no variance."""
-    stride = 32 if settings.stem == "imagenet" else 8
+    images, size = len(data.train.labels), settings.size_in(1)
     batches = {min(settings.batch_size, images), images % settings.batch_size} - {0}
     parts = [len(part) for batch in batches for part in torch.empty(batch).chunk(settings.ghost_batches)]
-    if 1 in parts and settings.size_in(1) <= stride:
+    if 1 in parts and size <= (32 if settings.stem == "imagenet" else 8):  # batch norm would see a single pixel of it
         raise TinyclfError(
             f"batch_size = {settings.batch_size}, ghost_batches = {settings.ghost_batches}: of {images:,} images, a "
-            f"batch or a part of one is a single image, too few for batch norm at {settings.size_in(1)} pixels; give "
-            f"another batch_size, or more than {stride} pixels"
+            f"batch or a part of one is a single image, too few at {size} pixels; give another batch_size"
         )
 
 
@@ -62,14 +60,23 @@ def refuse_other_seed(name: str, settings: Settings) -> None:
 def refuse_other_parameters(model: nn.Module, criterion: Any, optimizer: Optimizer) -> None:
     """Raise TinyclfError unless `optimizer` has all of the model that trains, and else at most what the loss has."""
     given = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    missing = [name for name, each in model.named_parameters() if each.requires_grad and id(each) not in given]
-    modules = [model, *([criterion] if isinstance(criterion, nn.Module) else [])]
+    trains = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    modules = [module for module in (model, criterion) if isinstance(module, nn.Module)]
     foreign = given - {id(parameter) for module in modules for parameter in module.parameters()}
-    if missing or foreign:
+    if (missing := trains - given) or foreign:
         raise TinyclfError(
-            f"the optimizer lacks {len(missing)} tensors of the model that train, and has "
-            f"{len(foreign)} of others: make it again of model.parameters(); freeze what shall not train by "
-            "requires_grad_(False)"
+            f"the optimizer lacks {len(missing)} tensors of the model that train, and has {len(foreign)} of others: "
+            "make it again of model.parameters(); freeze what shall not train by requires_grad_(False)"
+        )
+
+
+def refuse_other_weights(name: str, model: nn.Module, expected: nn.Module) -> None:
+    """Raise TinyclfError where the weights that a run starts with are not those of its settings, to the last bit."""
+    state = model.state_dict()
+    if other := [key for key, value in expected.state_dict().items() if not torch.equal(value, state[key].cpu())]:
+        raise TinyclfError(
+            f"run {name!r} would start with other weights than its settings make, of another seed or trained, as in "
+            f"{other[0]}: make the model and its optimizer again, or give another name"
         )
 
 
@@ -88,3 +95,28 @@ def refuse_to_replace(folder: Path, *, goes_on: bool, is_ours: bool) -> None:
         raise TinyclfError(
             f"{folder} is no run's folder, and has {', '.join(found)}, which a run would replace: {FORCE}"
         )
+
+
+def refuse_what_cannot_train(state: TrainingState, criterion: Any, train: ImageLoader, plan: Plan) -> None:
+    """Raise TinyclfError for what cannot train by `plan`. One forward pass of two images shows the outputs.
+
+    It changes neither buffers nor random numbers, and leaves the model on the device, in evaluation mode.
+    """
+    one_of("scheduler_interval", plan.scheduler_interval, ("epoch", "step"))
+    if isinstance(state.scheduler, lr_scheduler.ReduceLROnPlateau) and plan.scheduler_interval == "step":
+        raise TinyclfError("scheduler: ReduceLROnPlateau needs a validation loss, so give scheduler_interval='epoch'")
+    if isinstance(state.optimizer, torch.optim.LBFGS):
+        raise TinyclfError("optimizer: LBFGS computes the loss several times a step, which this loop does not; use SGD")
+    one_of("reduction of the criterion", getattr(criterion, "reduction", "mean"), ("mean",))
+    refuse_unsupported(plan.precision, train.device)
+    images = next(train.epoch(1, plan.transform)).images[:2]
+    model = state.model.to(train.device).eval()
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    cuda = [train.device] if train.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(cuda), autocast(plan.precision, train.device):
+        outputs = model(images)
+        for buffer, before in kept:
+            buffer.copy_(before)
+    wanted, got = (len(images), train.classes), getattr(outputs, "shape", type(outputs).__name__)
+    if got != wanted:
+        raise TinyclfError(f"model: expected logits {wanted} of {len(images)} images, one for each class, got {got}")

@@ -10,25 +10,21 @@ from weakref import WeakSet
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel
+from torch.optim import Optimizer, lr_scheduler, swa_utils
 
 from tinyclf.data.augment import Transform
 from tinyclf.data.cache import Packed
 from tinyclf.data.loader import ImageLoader
-from tinyclf.experiments import catalog, rules
-from tinyclf.experiments.names import family
+from tinyclf.experiments import catalog, names, rules
 from tinyclf.experiments.parent import changes, checkpoint_of, find_parent, is_finished, start_of
-from tinyclf.experiments.recipe import Recipe, compute, expected_recipe, train_loader, val_loader
+from tinyclf.experiments.recipe import Recipe, build_recipe, compute, expected_recipe, train_loader, val_loader
 from tinyclf.experiments.record import RECORD, Record, read_record, write_record
 from tinyclf.experiments.settings import Precision, Settings, default_name
 from tinyclf.training import checkpoint
-from tinyclf.training.check import refuse_what_cannot_train
 from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.device import best_precision, device_line, supported_precision, this_process
 from tinyclf.training.evaluate import Evaluation, enough_memory, evaluate, say
-from tinyclf.training.identity import differences, headlines
+from tinyclf.training.identity import differences
 from tinyclf.training.loop import BeforeStep, Epoch, Loss, Plan, fit, silent
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
@@ -42,7 +38,8 @@ class Run:
 
     The folder holds the checkpoints (git-ignored), and after `finish` the record (see record.py). `fit` continues a
     checkpoint of the same settings, data, initial weights and recipe, also to more epochs; one that differs is never
-    mixed in. A name of the catalog, and a run without a name, takes no other recipe or data than those of its settings.
+    mixed in. A name of the catalog, and a run without a name, takes no other recipe, initial weights or data than those
+    of its settings.
     Raises TinyclfError for what rules.py refuses, and when the folder cannot be written or holds another run, naming
     the differences. Nothing recorded is replaced, unless the run continues it, or starts over by `force`.
 
@@ -57,7 +54,7 @@ class Run:
         self.settings = settings = with_precision(settings, self.device)
         self.data, self.force, self.started = data, force, False
         self.name = name or default_name(settings)
-        self.has_own_name = bool(name) and family(name) not in catalog.read_experiments(settings.dataset)
+        self.has_own_name = bool(name) and names.family(name) not in catalog.read_experiments(settings.dataset)
         self.checkpoint = checkpoint_of(self.name, settings.dataset)
         rules.refuse_other_seed(self.name, settings)
         if settings.parent == self.name:
@@ -88,10 +85,10 @@ class Run:
         model: nn.Module,
         criterion: Loss,
         optimizer: Optimizer,
-        scheduler: LRScheduler | None = None,
+        scheduler: lr_scheduler.LRScheduler | None = None,
         *,
         scheduler_interval: str = "epoch",
-        ema: AveragedModel | None = None,
+        ema: swa_utils.AveragedModel | None = None,
         before_step: BeforeStep | None = None,
         transform: Transform | None = None,
         on_epoch: Callable[[Epoch], None] | None = None,
@@ -106,7 +103,7 @@ class Run:
         W) to such, as those of `torchvision.transforms.v2`; or a `v2.MixUp`, `v2.CutMix`, or choice of these, of
         normalised images and targets. torch's random numbers depend in it on the seed, the epoch and the step.
         on_epoch: is called with each new row of the history, in the first process, when its checkpoint is written.
-        What decides the numbers is told from others by `identify`. The compute on record is that of the settings.
+        `Recipe.identity` tells what decides the numbers from others. The compute on record is that of the settings.
         Raises TinyclfError when the checkpoint is of another recipe, when a name of the catalog is given to another
         recipe than its own, when this run is under way in another process, and for a model that was trained before.
         """
@@ -126,12 +123,10 @@ class Run:
     def _identify(self, recipe: Recipe) -> None:
         """Note what is trained, and what it costs. What the settings do not say needs a name of its own."""
         data, about = self.data, self.about
-        texts, by_settings = (
-            recipe.identity(),
-            expected_recipe(self.settings, len(data.classes), len(data.train.labels)),
-        )
-        expected = by_settings.identity() | {"data": f"sha256 {data.fingerprint}"}
-        about |= {"recipe": headlines(texts), "identity": texts | {"data": f"sha256 {about['data']['sha256']}"}}
+        expected = expected_recipe(self.settings, len(data.classes), len(data.train.labels)).identity()
+        expected["data"] = f"sha256 {data.fingerprint}"
+        about["identity"] = recipe.identity() | {"data": f"sha256 {about['data']['sha256']}"}
+        about["recipe"] = recipe.describe()
         other = differences(expected, about["identity"])
         if other and not self.has_own_name:
             text = "; ".join(f"{name}: {said} by its settings, {here} here" for name, (said, here) in other.items())
@@ -155,8 +150,10 @@ class Run:
             raise TinyclfError(
                 f"run {self.name!r} would start with a model that is trained already: make it and its optimizer again"
             )
+        if self.fresh and not self.has_own_name:
+            rules.refuse_other_weights(self.name, recipe.model, build_recipe(self.settings, self.data).model)
         if to_train := len(self.about["history"]) < self.settings.epochs:
-            refuse_what_cannot_train(self.state, recipe.criterion, train, plan)
+            rules.refuse_what_cannot_train(self.state, recipe.criterion, train, plan)
             self._introduce(recipe)
         TRAINED.add(recipe.model)
         if self.fresh and self.process.is_main_process:
@@ -199,22 +196,17 @@ class Run:
 
         Raises TinyclfError where the folder does not hold the checkpoint of this very training any more.
         """
-        size = self.settings.eval_size
+        size, flip = self.settings.eval_size, self.settings.flip_tta
         with self._locked():
             saved = checkpoint.newest(self.checkpoint)
             if saved is None or saved.about["history"] != self.about["history"]:
                 raise TinyclfError(
                     f"run {self.name!r} is not recorded: {self.checkpoint} is that of another training since; fit again"
                 )
-            return write_record(
-                self.folder,
-                self.name,
-                self.about,
-                self.evaluate(),
-                saved.time,  # not now: a finished run may be shown again years later
-                other_sizes={size: self.evaluate(size)} if size else {},
-                flip_tta=self.evaluate(flip_tta=True) if self.settings.flip_tta else None,
-            )
+            also: Record = {"flip_tta": self.evaluate(flip_tta=True).summary() if flip else None}
+            also["other_sizes"] = {str(size): self.evaluate(size).summary()} if size else {}
+            # The time is not now: a finished run may be shown again years later
+            return write_record(self.folder, self.name, self.about, self.evaluate(), saved.time, also)
 
 
 def with_precision(settings: Settings, device: torch.device) -> Settings:

@@ -14,7 +14,7 @@ from typing import Any
 from tinyclf.data.registry import dataset_info, folder_name
 from tinyclf.experiments import catalog
 from tinyclf.experiments.names import family, seed_of
-from tinyclf.experiments.record import RECIPE, Record, copies, read_records, warn
+from tinyclf.experiments.record import RECIPE, Record, read_records, warn
 from tinyclf.experiments.settings import Settings
 from tinyclf.report.format import percent
 from tinyclf.utils.errors import TinyclfError
@@ -244,6 +244,5 @@ def listing(dataset: str) -> str:
         lines += [(f"  {len(parts)} ablations", f"{ran} run", "", "", "")] if parts else []
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-    notes = [f"not counted: {folder} is a copy of run {run}, or was renamed" for folder, run in copies(dataset).items()]
     where = f"{dataset}: {dataset_info(dataset).help}. Records are in {reports_dir() / folder_name(dataset)}"
-    return "\n".join([where, "", *aligned, *notes])
+    return "\n".join([where, "", *aligned])
