@@ -17,7 +17,7 @@ IMAGES = {
 }
 
 
-@pytest.mark.parametrize("size", [224, 128, 65, 64, 63, 7, 1])
+@pytest.mark.parametrize("size", [224, 65, 63, 7, 1])
 def test_pixels_are_those_of_pils_bicubic(size):
     synthetic = np.array(load_data("mini").train.images[::80])
     for images in (*IMAGES.values(), synthetic):
@@ -27,7 +27,7 @@ def test_pixels_are_those_of_pils_bicubic(size):
         np.testing.assert_array_equal(resized.numpy(), np.stack(pils))
 
 
-@pytest.mark.parametrize("size", [224, 128, 65, 63, 32, 7])
+@pytest.mark.parametrize("size", [224, 65, 63, 7])
 def test_opencvs_pixels_are_torchs_bicubic_without_antialias_but_for_rounding(size):
     """torch's weights are exact, OpenCV's are multiples of 1/2048: a pixel may be rounded to the level beside."""
     for images in IMAGES.values():
@@ -35,7 +35,6 @@ def test_opencvs_pixels_are_torchs_bicubic_without_antialias_but_for_rounding(si
         found = resize(pixels, size, "opencv").permute(0, 3, 1, 2).double()
         exact = interpolate(pixels.permute(0, 3, 1, 2).double(), (size, size), mode="bicubic", antialias=False)
         assert (found - exact.round().clamp(0, 255)).abs().max() <= 1
-        assert (found - exact.clamp(0, 255)).abs().max() < 0.8
         assert (found - exact.round().clamp(0, 255)).abs().mean() < 0.1
 
 
@@ -60,11 +59,6 @@ def test_opencvs_pixels_are_those_of_a_plain_loop():
         expected[y, x] = min(max((total + (1 << 21)) >> 22, 0), 255)
     found = resize(torch.from_numpy(IMAGES["black and white"][:1, :16, :16]), size, "opencv")
     np.testing.assert_array_equal(found[0, :, :, 0].numpy(), expected)
-
-
-def test_images_of_the_right_size_are_left_alone():
-    images = torch.from_numpy(IMAGES["noise"])
-    assert resize(images, 64) is images
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

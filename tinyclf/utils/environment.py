@@ -78,14 +78,12 @@ def others_on_gpu(uuid: object) -> int | None:
 
 def git(*words: str) -> str | None:
     """What git says of this checkout; None where it refuses or is missing, which a line on standard error tells."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # hooks set GIT_DIR
+    asked = ["git", "-C", str(PROJECT), *words]
     try:
-        own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # hooks set GIT_DIR
-        done = subprocess.run(["git", "-C", str(PROJECT), *words], capture_output=True, text=True, env=own)
-    except OSError as error:
-        return warn_of_commit(f"git cannot be started: {error.strerror}")
-    if done.returncode:
-        return warn_of_commit((done.stderr.splitlines() or ["git failed"])[0])
-    return done.stdout.strip()
+        return subprocess.run(asked, capture_output=True, text=True, env=own, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        return warn_of_commit(getattr(error, "stderr", str(error)).partition("\n")[0])
 
 
 @functools.lru_cache  # once for each reason
