@@ -92,14 +92,6 @@ def test_a_memory_map_gives_the_same_batches_as_its_array_whole_or_in_part(image
         list(loader.epoch())
 
 
-def test_the_input_size_may_depend_on_the_epoch(images):
-    loader = ImageLoader(images, LABELS, COUNT, shuffle=True, augmentation=FLIP, input_size=lambda epoch: 16 * epoch)
-    for epoch, size in ((1, 16), (4, 64)):
-        fixed = ImageLoader(images, LABELS, COUNT, shuffle=True, augmentation=FLIP, input_size=size)
-        (batch,), (expected,) = loader.epoch(epoch), fixed.epoch(epoch)
-        assert batch.images.shape[2:] == (size, size) and torch.equal(batch.images, expected.images)
-
-
 def test_an_epoch_does_not_depend_on_what_was_loaded_before(images):
     fresh = ImageLoader(images, LABELS, 5, shuffle=True, augmentation=FLIP, seed=3)
     used = ImageLoader(images, LABELS, 5, shuffle=True, augmentation=FLIP, seed=3)

@@ -50,12 +50,11 @@ def locate_or_download(root: Path, layout: Layout = TINY_IMAGENET, fetch: bool =
     root = paths.user_path(root)
     path = locate(root, layout)
     if path is None and fetch and layout == TINY_IMAGENET:
-        path = download(root, URL, DIGEST)
+        return download(root, URL, DIGEST)
     if path is None:
-        raise TinyclfError(
-            f"{root} holds neither the folder {layout.folder} nor {layout.folder}.zip. Put one of them there, correct "
-            f"the path, or have it downloaded (unset TINYCLF_DATA; in Python, download=True): {URL}"
-        )
+        fault = f"{root} holds neither the folder {layout.folder} nor {layout.folder}.zip. Put one of them there"
+        remedy = "correct the path, or have it downloaded (unset TINYCLF_DATA; in Python, download=True)"
+        raise TinyclfError(f"{fault}, {remedy}: {URL}")
     return path
 
 
