@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2.functional import normalize
 
-from tinyclf.data.augment import Augmentation, SampleParams
+from tinyclf.data.augment import Augmentation
 from tinyclf.data.loader import ImageLoader
 from tinyclf.data.registry import NORMALIZATIONS
 
@@ -29,8 +30,8 @@ def plain(images, params, index, padding):
     return image.astype(np.float32) / 255
 
 
-@pytest.mark.parametrize("augmentation", [Augmentation(crop_padding=4), Augmentation(flip=True, crop_padding=9)])
-def test_each_image_is_cropped_and_mirrored_by_parameters_of_its_own(data, augmentation):
+def test_each_image_is_cropped_and_mirrored_by_parameters_of_its_own(data):
+    augmentation = Augmentation(flip=True, crop_padding=9)
     params = augmentation.sample_params(3, 1, COUNT)
     batches = ImageLoader(*data, 8, augmentation=augmentation, seed=3).epoch(1)
     pixels = torch.cat([batch.images for batch in batches])
@@ -91,25 +92,15 @@ def test_mixing_repeats_by_seed_and_epoch_and_leaves_other_random_numbers_alone(
     assert not torch.equal(epoch(0, 2), first) and not torch.equal(epoch(1, 1), first)
 
 
-def test_nothing_is_done_by_default(data):
-    assert Augmentation().sample_params(0, 1, COUNT) == SampleParams() and not Augmentation().mixes
-    [batch] = ImageLoader(*data, COUNT).epoch(1)
-    np.testing.assert_array_equal(batch.images.permute(0, 2, 3, 1).numpy(), data[0].astype(np.float32) / 255)
-    np.testing.assert_array_equal(batch.targets, data[1])
-
-
-@pytest.mark.parametrize("name", ["imagenet", "tiny-imagenet"])
-def test_normalisation_is_torchvisions(data, name):
-    from torchvision.transforms.v2.functional import normalize
-
-    mean, deviation = NORMALIZATIONS[name]
-    [batch] = ImageLoader(*data, COUNT, normalization=name).epoch(1)
+def test_normalisation_is_torchvisions(data):
+    mean, deviation = NORMALIZATIONS["imagenet"]
+    [batch] = ImageLoader(*data, COUNT, normalization="imagenet").epoch(1)
     expected = normalize(torch.from_numpy(data[0]).permute(0, 3, 1, 2) / 255, list(mean), list(deviation))
     torch.testing.assert_close(batch.images, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("parts", [2, 3, 5])
-@pytest.mark.parametrize("augmentation", [ALL, Augmentation(mixup=0.4), Augmentation(cutmix=1.0)])
+@pytest.mark.parametrize("parts", [2, 5])
+@pytest.mark.parametrize("augmentation", [ALL, Augmentation(mixup=0.4)])
 def test_parts_of_a_batch_mix_with_all_of_it(data, parts, augmentation):
     kind = {"shuffle": True, "augmentation": augmentation}
     whole = list(ImageLoader(*data, 8, **kind).epoch(2))
@@ -120,11 +111,9 @@ def test_parts_of_a_batch_mix_with_all_of_it(data, parts, augmentation):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("normalization", ["none", "imagenet"])
-def test_a_gpu_gives_the_same_pixels_to_the_last_bit(data, normalization):
-    kind = {"shuffle": True, "augmentation": ALL, "normalization": normalization}
-    for here, there in zip(
-        ImageLoader(*data, 8, **kind).epoch(1), ImageLoader(*data, 8, "cuda", **kind).epoch(1), strict=True
-    ):
+def test_a_gpu_gives_the_same_pixels_to_the_last_bit(data):
+    kind = {"shuffle": True, "augmentation": ALL, "normalization": "imagenet"}
+    loaders = [ImageLoader(*data, 8, device, **kind).epoch(1) for device in ("cpu", "cuda")]
+    for here, there in zip(*loaders, strict=True):
         assert there.images.device.type == "cuda"
         assert torch.equal(there.images.cpu(), here.images) and torch.equal(there.targets.cpu(), here.targets)

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tinyclf.data.locate import download
 from tinyclf.utils.errors import TinyclfError
@@ -66,7 +64,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def fetch(server: Server, folder: Path, **changed: object) -> Path:
     url = f"http://127.0.0.1:{server.server_port}/set.zip"
-    return download(folder, url, **{"digest": f"md5:{MD5}", "size": len(CONTENT), "pause": 0} | changed)
+    return download(folder, url, **{"digest": f"md5:{MD5}", "pause": 0} | changed)
 
 
 def left(folder: Path) -> list[str]:
@@ -80,9 +78,7 @@ def test_a_whole_file_comes_once(server, tmp_path):
     assert left(target.parent) == ["set.zip"]
 
 
-@pytest.mark.parametrize("length", ["", None])
-def test_a_dropped_connection_is_resumed(server, tmp_path, capsys, length):
-    server.length = length
+def test_a_dropped_connection_is_resumed(server, tmp_path, capsys):
     server.drops = (500_000, 0, 0, 0, 300_000, 0)
     assert fetch(server, tmp_path, tries=4).read_bytes() == CONTENT
     assert server.asked == [None] + ["bytes=500000-"] * 4 + ["bytes=800000-"] * 2
@@ -108,19 +104,10 @@ def test_a_server_that_ignores_range_and_one_that_is_busy(server, tmp_path):
 
 @pytest.mark.parametrize("length", ["", None])
 @pytest.mark.parametrize("content", [CONTENT[:-1] + b"x", CONTENT + b"x", CONTENT[:-1], b"<html>Log in</html>"])
-def test_a_wrong_file_is_not_used(server, tmp_path, content, length):
+def test_of_a_wrong_file_nothing_is_kept(server, tmp_path, content, length):
     server.content, server.length = content, length
-    with pytest.raises(TinyclfError, match="cannot be fetched") as error:
-        fetch(server, tmp_path)
-    assert "set.zip" not in left(tmp_path) and f":{server.server_port}/set.zip" in str(error.value)
-    assert MD5 in str(error.value)
-
-
-@pytest.mark.parametrize("part", [b"", b"x" * 1000, CONTENT + b"x"])
-def test_of_a_wrong_file_nothing_is_kept(server, tmp_path, part):
-    server.content = CONTENT[:-1] + b"x"
-    (tmp_path / "set.zip.tinyclf-part").write_bytes(part)
-    with pytest.raises(TinyclfError, match=r"not the file it should be: 1,000,00[34] bytes, md5"):
+    (tmp_path / "set.zip.tinyclf-part").write_bytes(content[:10])
+    with pytest.raises(TinyclfError, match=rf"not the file it should be: {len(content):,} bytes, md5(.|\n)*{MD5}"):
         fetch(server, tmp_path)
     assert left(tmp_path) == []
     server.content = CONTENT
@@ -153,35 +140,9 @@ def test_two_downloads_do_not_mix_and_the_part_of_a_browser_is_left_alone(server
     assert (tmp_path / "set.zip.part").read_bytes() == b"a browser's"
 
 
-def test_a_folder_that_cannot_be_made(server, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(TinyclfError, match=r"cannot lock .*file/set\.zip\.lock .*use another folder"):
-        fetch(server, tmp_path / "file")
-
-
-@pytest.mark.parametrize("part", [b"", CONTENT[:1000], CONTENT])
 @pytest.mark.parametrize("length", ["", None])
-def test_a_file_whose_size_nobody_knows_is_whole_by_its_hash(server, tmp_path, length, part):
+def test_a_part_that_is_whole_already_is_used(server, tmp_path, length):
     server.length = length
-    (tmp_path / "set.zip.tinyclf-part").write_bytes(part)
+    (tmp_path / "set.zip.tinyclf-part").write_bytes(CONTENT)
     digest = f"sha256:{hashlib.sha256(CONTENT).hexdigest()[:8]}"
-    assert fetch(server, tmp_path, digest=digest, size=0).read_bytes() == CONTENT
-
-
-def test_any_text_as_the_length_of_a_file(server, tmp_path):
-    """Of a number that is too small or too large, too little comes, and it says so."""
-    server.content = CONTENT[:1000]
-    texts = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1) | st.integers(-10, 2000).map(str)
-
-    @settings(max_examples=100, deadline=None, derandomize=True, database=None)
-    @given(st.sampled_from(["abc", "1e3", "1000, 1000", " ", "9" * 400, "9" * 5000, "1_000"]) | texts)
-    def check(length: str) -> None:
-        server.length = length
-        try:
-            digest = f"md5:{hashlib.md5(server.content).hexdigest()}"
-            assert fetch(server, tmp_path, digest=digest, size=0, tries=1).read_bytes() == server.content
-            (tmp_path / "set.zip").unlink()
-        except TinyclfError:
-            assert length.strip().replace("_", "").lstrip("+-").isdecimal() and "set.zip" not in left(tmp_path)
-
-    check()
+    assert fetch(server, tmp_path, digest=digest).read_bytes() == CONTENT

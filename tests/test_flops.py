@@ -23,7 +23,6 @@ def by_hand(side, stem, classes):
 
 def test_the_counts_of_resnet18_are_those_by_hand():
     for stem, size, side, products, classes in (
-        ("imagenet", 224, 56, 112**2 * 64 * 3 * 49, 1000),
         ("imagenet", 64, 16, 32**2 * 64 * 3 * 49, 200),
         ("small", 64, 64, 64**2 * 64 * 3 * 9, 200),
         ("sub-pixel", 64, 64, 128**2 * 64 * 3 * 25, 200),
@@ -36,10 +35,8 @@ def test_the_counts_of_resnet18_are_those_by_hand():
 @pytest.mark.parametrize(
     ("name", "forward", "first"),
     [
-        ("resnet34", 3.664e9, 112**2 * 64 * 3 * 49),
         ("mobilenet_v3_small", 0.057e9, 112**2 * 16 * 3 * 9),
         ("vit_b_16", 17.564e9, 14**2 * 768 * 3 * 16**2),
-        ("resnet50", 4.089e9, 112**2 * 64 * 3 * 49),
     ],
 )
 def test_any_model_takes_forward_what_torchvision_publishes_and_backward_twice_that(name, forward, first):
@@ -49,11 +46,10 @@ def test_any_model_takes_forward_what_torchvision_publishes_and_backward_twice_t
 
 
 def test_a_size_that_a_model_cannot_take_is_named_and_nothing_of_a_model_is_changed():
-    for name in ("vit_b_16", "alexnet"):
-        with torch.device("meta"):
-            model = build_model(name, 10)
-        with pytest.raises(TinyclfError, match=r"input_size = 32: .* cannot be trained on images of that size"):
-            multiply_adds(model, 32)
+    with torch.device("meta"):
+        model = build_model("alexnet", 10)
+    with pytest.raises(TinyclfError, match=r"input_size = 32: .* cannot be trained on images of that size"):
+        multiply_adds(model, 32)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert multiply_adds(model, 3) == 2 * 4 * 27 + 3 * 8

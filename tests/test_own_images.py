@@ -61,16 +61,18 @@ def test_their_middle_is_packed_at_64x64_and_anew_when_the_folder_changes(pets, 
     assert load_data("pets").identity == changed.identity and load_data("./pets/", hold_out=True).hold_out
 
 
+def cut_png(pets):
+    (pets / "val/cat/x.JPEG").write_bytes((pets / "val/cat/b.png").read_bytes()[:500])
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda pets: shutil.move(pets / "train/dog", pets / "val/fox"), r"in val, and none in train.*: dog, fox"),
         (lambda pets: shutil.rmtree(pets / "val"), r"needs images in train/CLASS"),
         (lambda pets: (pets / "train/list.csv").touch(), r"not in the folder of a class are: train/list\.csv"),
-        (
-            lambda pets: [(pets / name).write_bytes(b"x") for name in ("train/cat/a.txt", "val/cat/b.png")],
-            r"2 of the images(.|\n)*train/cat/a\.txt in .*formats JPEG(.|\n)*val/cat/b\.png in",
-        ),
+        (lambda pets: (pets / "train/cat/a.txt").touch(), r"1 of the images(.|\n)*train/cat/a\.txt in .*formats JPEG"),
+        (cut_png, r"1 of the images(.|\n)*val/cat/x\.JPEG in .*not a whole PNG"),
         (shutil.rmtree, r"no folder /.*pets, which should hold train/CLASS"),
     ],
 )
@@ -91,9 +93,9 @@ def test_a_path_is_a_data_set_with_a_name_for_its_pages(pets, tmp_path, monkeypa
     assert dataset_info("pets").batch_size == 25
     assert folder_name("mini") == "mini" and folder_name("/not/there/now") == "now" and not dataset_info("mini").own
     (tmp_path / "mini").mkdir()
-    for path in ("./mini", "/", "pets/.hidden"):
+    for path in ("./mini", "pets/.hidden"):
         with pytest.raises(TinyclfError, match="its pages go by its folder's name"):
             folder_name(path)
-    for name in ("minni", "x" * 300, "~nouser/pets", ""):
-        with pytest.raises(TinyclfError, match=r"did you mean mini|expected one of|no home folder|no path"):
+    for name in ("minni", "~nouser/pets", ""):
+        with pytest.raises(TinyclfError, match=r"did you mean mini|no home folder|no path"):
             dataset_info(name)

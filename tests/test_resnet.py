@@ -11,11 +11,11 @@ from torchvision.models.resnet import BasicBlock
 from tinyclf.data.cache import load_data
 from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.settings import Settings
-from tinyclf.models.resnet import GrowingDepth, build_model, change_stem, head_names, whiten_filters
+from tinyclf.models.resnet import GrowingDepth, build_model, head_names, whiten_filters
 from tinyclf.utils.errors import TinyclfError
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "convnext_tiny", "densenet121"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "densenet121"])
 def test_a_model_is_torchvisions_own_to_the_last_bit(name):
     torch.manual_seed(0)
     model = build_model(name, 7).eval()
@@ -26,8 +26,7 @@ def test_a_model_is_torchvisions_own_to_the_last_bit(name):
 
 
 def test_the_head_is_what_depends_on_the_number_of_classes_and_auxiliary_ones_are_left_out():
-    names = ("resnet50", "alexnet", "vgg11_bn", "squeezenet1_0", "mnasnet0_5", "vit_b_16", "swin_t", "maxvit_t")
-    for name in (*names, "googlenet", "inception_v3"):
+    for name in ("alexnet", "squeezenet1_0", "vit_b_16", "maxvit_t", "googlenet", "inception_v3"):
         with torch.device("meta"):
             model, other = build_model(name, 3), build_model(name, 4).state_dict()
         own = model.state_dict()
@@ -44,17 +43,10 @@ def test_stems_and_the_average_pool_take_images_of_any_size():
                 assert model(torch.rand(2, 3, 40, 40)).shape == (2, 20)
             assert (model.conv1.bias is not None) == stem.startswith("small")
             assert isinstance(model.maxpool, nn.Identity) == (stem == "small")
-    torch.manual_seed(3)
-    state = build_model("resnet18", 20, stem="small").state_dict()
-    torch.manual_seed(3)
-    changed = resnet18(num_classes=20)
-    change_stem(changed, "small")
-    assert all(torch.equal(value, state[name]) for name, value in changed.state_dict().items())
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_sub_pixel_stem_is_torchs_pixel_shuffle(layout):
-    model, images = build_model("resnet18", 10, stem="sub-pixel").to(memory_format=layout), torch.rand(2, 3, 9, 5)
+def test_the_sub_pixel_stem_is_torchs_pixel_shuffle():
+    model, images = build_model("resnet18", 10, stem="sub-pixel"), torch.rand(2, 3, 9, 5)
     maps = model.conv1(images)
     padded = pad(images, (2, 2, 2, 2), mode="replicate")
     torch.testing.assert_close(maps, pixel_shuffle(conv2d(padded, model.conv1.weight), 2))
@@ -110,9 +102,6 @@ def test_shallow_it_is_a_resnet_of_one_block_a_stage_and_then_the_whole_one():
         before_step(step)
         assert torch.equal(model(images), expected(images))
     assert str(model) == str(whole) and model.state_dict().keys() == whole.state_dict().keys()
-    maps = torch.randn(2, 64, 8, 8)
-    before_step(0)
-    assert torch.equal(model.layer1[:2](maps), whole.layer1(maps))  # a part of a stage runs whole
     model = build_model("resnet18", 4, zero_init=True)
     before_step = GrowingDepth(model, 1)
     before_step(0)

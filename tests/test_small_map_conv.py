@@ -27,7 +27,7 @@ def test_maps_and_gradients_are_those_of_torch(stride, channels, monkeypatch):
     ours = changed(nn.Sequential(nn.Conv2d(4, 6, stride=stride, **PLAIN).double()))
     ours[0].load_state_dict(theirs.state_dict())
     assert type(ours[0]) is SmallMapConv2d
-    shapes = ((1, 1), (2, 2), (1, 2), (2, 1), (3, 3), (2, 4), (5, 3), (9, 8))
+    shapes = ((1, 1), (2, 2), (1, 2), (2, 4), (5, 3), (9, 8))
     for shape, count in product(shapes, (0, 1, PRODUCT_IMAGES)):
         results, values = [], torch.rand(count, 4, *shape, dtype=torch.float64)
         for layer in (ours, theirs):

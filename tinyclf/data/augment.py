@@ -49,10 +49,6 @@ class SampleParams(NamedTuple):
     mirrored: Tensor | None = None  # bool (N,)
     corner: Tensor | None = None  # int64 (N, 2): top and left of the crop, in pixels of the padded image
 
-    def to(self, device: torch.device) -> "SampleParams":
-        """The same parameters on `device`."""
-        return SampleParams(*(None if values is None else values.to(device) for values in self))
-
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -68,14 +64,14 @@ class Augmentation:
         """Whether images of a batch are mixed."""
         return self.mixup > 0 or self.cutmix > 0
 
-    def sample_params(self, seed: int, epoch: int, count: int) -> SampleParams:
-        """The parameters of an epoch for `count` images, on the CPU."""
+    def sample_params(self, seed: int, epoch: int, count: int, device: str | torch.device = "cpu") -> SampleParams:
+        """The parameters of an epoch for `count` images, on `device`."""
         mirrored = corner = None
         if self.flip:
-            mirrored = torch.from_numpy(random(seed, epoch, FLIP).random(count) < 0.5)
+            mirrored = torch.from_numpy(random(seed, epoch, FLIP).random(count) < 0.5).to(device)
         if self.crop_padding:
             corners = random(seed, epoch, CROP).integers(0, 2 * self.crop_padding + 1, (count, 2))
-            corner = torch.from_numpy(corners)
+            corner = torch.from_numpy(corners).to(device)
         return SampleParams(mirrored, corner)
 
     def crop_and_flip(self, images: Tensor, params: SampleParams, indices: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def decode(data: bytes) -> Image.Image:
     try:
         return image.convert("RGB")
     except Exception as error:  # the ways in which PIL gives up on bytes are many
-        raise ValueError(f"it is not a whole JPEG ({error})") from error
+        raise ValueError(f"it is not a whole {image.format} ({error})") from error
 
 
 def decode_any(data: bytes) -> Image.Image:
@@ -48,7 +48,7 @@ def decode_any(data: bytes) -> Image.Image:
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
         return ImageOps.fit(upright.convert("RGB"), (SIDE, SIDE), Image.Resampling.BICUBIC)
     except Exception as error:
-        raise ValueError(f"it cannot be decoded ({error})") from error
+        raise ValueError(f"it is not a whole {image.format} ({error})") from error
 
 
 def _opened(data: bytes) -> Image.Image:

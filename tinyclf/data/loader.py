@@ -59,7 +59,8 @@ class ImageLoader:
         self.input_size = self.input_size or images.shape[1]
         self.classes = self.classes or int(all_labels.max()) + 1
         self.labels = torch.from_numpy(np.array(all_labels, dtype=np.int64)).to(self.device)
-        self.read_rows = row_reader(images) if self.device.type == "cpu" else copy_to(self.device, images).__getitem__
+        on_cpu = self.device.type == "cpu"
+        self.read_rows = row_reader(images) if on_cpu else torch.tensor(images, device=self.device).__getitem__
         # As tensors of the device: a GPU divides by a number of the host's by multiplying with its reciprocal, and
         # would round in another way than a CPU.
         self.white = torch.tensor(255.0, device=self.device)
@@ -80,7 +81,7 @@ class ImageLoader:
         count, size = len(self.labels), self.input_size(epoch) if callable(self.input_size) else self.input_size
         rows = random(self.seed, epoch, ORDER).permutation(count) if self.shuffle else np.arange(count)
         order = torch.from_numpy(rows).to(self.device)
-        params = self.augmentation.sample_params(self.seed, epoch, count).to(self.device)
+        params = self.augmentation.sample_params(self.seed, epoch, count, self.device)
         seeds = random(self.seed, epoch, MIX).integers(2**63, size=len(self)).tolist()
         positions, slices = torch.arange(count, device=self.device), list(self.slices())
         at_once = 1 if self.device.type == "cpu" or transform else max(1, AHEAD // (self.batch_size * size**2))
@@ -127,17 +128,12 @@ class ImageLoader:
         images = resize(images, size, self.kernel)
         if transform and len(images):
             images = transformed(images, transform)
-        targets = one_hot(labels, self.classes).float() if self.augmentation.mixes else labels
-        return Batch(self._normalized(images), labels, targets)
-
-    def _normalized(self, images: Tensor) -> Tensor:
-        """uint8 images (B, H, W, 3) as float32 (B, 3, H, W), scaled to 0..1 and normalised."""
         # NHWC in memory is already what torch calls channels last
         scaled = images.permute(0, 3, 1, 2).to(torch.float32).div_(self.white)
         if self.statistics:
             mean, deviation = self.statistics
             scaled.sub_(mean).div_(deviation)
-        return scaled
+        return Batch(scaled, labels, one_hot(labels, self.classes).float() if self.augmentation.mixes else labels)
 
 
 def transformed(images: Tensor, transform: Transform) -> Tensor:
@@ -155,27 +151,15 @@ def row_reader(images: np.ndarray) -> Callable[[Tensor], Tensor]:
     Rows of a memory map are read from its file: while a model trains, and nothing of the map is in the processor's
     caches, its page faults took 14 ms a batch of 100 where reading takes 2, and its pages count as memory used.
     """
-    # A plain array, or a part of a map; or a system that lacks the call
-    if not isinstance(images.base, mmap.mmap) or not hasattr(os, "preadv"):
+    if not isinstance(images.base, mmap.mmap):  # a plain array, or a part of a map
         return lambda rows: torch.from_numpy(images[rows.numpy()])
     file, size = os.open(images.filename, os.O_RDONLY), images[0].nbytes
 
     def read(rows: Tensor) -> Tensor:
-        batch = np.empty((len(rows), *images.shape[1:]), images.dtype)
-        for image, row in zip(batch.reshape(len(rows), size), rows.tolist(), strict=True):
-            if os.preadv(file, [image], images.offset + row * size) != size:
-                raise TinyclfError(
-                    f"{images.filename} was cut short while it was read: delete its folder, to pack again"
-                )
-        return torch.from_numpy(batch)
+        content = b"".join(os.pread(file, size, images.offset + row * size) for row in rows.tolist())
+        if len(content) != len(rows) * size:
+            raise TinyclfError(f"{images.filename} was cut short while it was read: delete its folder, to pack again")
+        return torch.from_numpy(np.frombuffer(bytearray(content), np.uint8).reshape(len(rows), *images.shape[1:]))
 
     weakref.finalize(read, os.close, file)
     return read
-
-
-def copy_to(device: torch.device, images: np.ndarray, step: int = 5000) -> Tensor:
-    """`images`, uint8, on `device`; copied in steps, so that the host holds no copy of all of them."""
-    copied = torch.empty(images.shape, dtype=torch.uint8, device=device)
-    for start in range(0, len(images), step):
-        copied[start : start + step] = torch.from_numpy(np.array(images[start : start + step])).to(device)
-    return copied

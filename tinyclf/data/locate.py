@@ -5,7 +5,6 @@ import http.client
 import os
 import sys
 import time
-import urllib.error
 import urllib.request
 from os.path import isfile  # which is False, and not an error, where nothing may be read
 from pathlib import Path
@@ -20,8 +19,7 @@ from tinyclf.utils import paths
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import locked
 
-SIZE = 248_100_043  # bytes, of the official archive
-DIGEST = "md5:90528d7ca1a48142e341f4ef8d21d0de"
+DIGEST = "md5:90528d7ca1a48142e341f4ef8d21d0de"  # of the official archive, 248,100,043 bytes
 CHUNK = 1 << 18  # bytes read at a time
 GONE = (401, 403, 404, 410)  # HTTP statuses for which another try does not help
 NOTHING_LEFT = 416  # the one that says that a file has no more bytes
@@ -52,12 +50,11 @@ def locate_or_download(root: Path, layout: Layout = TINY_IMAGENET, fetch: bool =
     root = paths.user_path(root)
     path = locate(root, layout)
     if path is None and fetch and layout == TINY_IMAGENET:
-        path = download(root, URL, DIGEST, SIZE)
+        return download(root, URL, DIGEST)
     if path is None:
-        raise TinyclfError(
-            f"{root} holds neither the folder {layout.folder} nor {layout.folder}.zip. Put one of them there, correct "
-            f"the path, or have it downloaded (unset TINYCLF_DATA; in Python, download=True): {URL}"
-        )
+        fault = f"{root} holds neither the folder {layout.folder} nor {layout.folder}.zip. Put one of them there"
+        remedy = "correct the path, or have it downloaded (unset TINYCLF_DATA; in Python, download=True)"
+        raise TinyclfError(f"{fault}, {remedy}: {URL}")
     return path
 
 
@@ -77,76 +74,65 @@ def locate(root: Path, layout: Layout) -> Path | None:
     return found[0] if found else None
 
 
-def download(
-    folder: Path, url: str, digest: str, size: int = 0, *, tries: int = 4, pause: float = 1, timeout: float = 30
-) -> Path:
+def download(folder: Path, url: str, digest: str, *, tries: int = 4, pause: float = 1, timeout: float = 30) -> Path:
     """Fetches `url` into `folder` and returns the file's path; does nothing where that file is already there.
 
-    digest: how its hash has to start, as `md5:90528d7c`. size: its bytes; 0 where nobody knows. `<name>.tinyclf-part`
-    keeps what came, and the next try, or the next call, goes on from there. After a try without a byte it waits `pause`
-    seconds, then twice as long and so on; `timeout` seconds of silence end a connection.
+    digest: how its hash has to start, as `md5:90528d7c`. `<name>.tinyclf-part` keeps what came, and the next try, or
+    call, goes on from there. After a try without a byte it waits `pause` seconds, then twice as long and so on;
+    `timeout` seconds of silence end a connection.
     Raises TinyclfError after `tries` tries in a row without a byte, and for another file, of which nothing is kept.
     """
     target = Path(folder) / url.rpartition("/")[2]
     part = target.with_name(f"{target.name}.tinyclf-part")  # browsers name theirs `.part`
-    by_hand = f"Or get it by hand: {url} ({f'{size:,} bytes, ' * bool(size)}{digest}), to be put at {target}."
+    by_hand = f"Or get it by hand: {url} ({digest}), to be put at {target}."
     if target.exists():
         return target
     with locked(target.with_name(f"{target.name}.lock"), f"Another process is downloading {target}: wait for it"):
         try:
-            if not target.exists():  # else another process finished just now
-                tqdm.write(f"downloading {target}: waiting {timeout:.0f} seconds for an answer. {by_hand}", sys.stderr)
-                with part.open("ab") as file:
-                    _fetch(file, url, size, tries, pause, timeout)
-                _verify(part, digest)
-                os.replace(part, target)
+            tqdm.write(f"downloading {target}: waiting {timeout:.0f} seconds for an answer. {by_hand}", sys.stderr)
+            with part.open("ab") as file:
+                _fetch(file, url, tries, pause, timeout)
+            _verify(part, digest)
+            os.replace(part, target)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise TinyclfError(f"{url} cannot be fetched: {error}. Start again to go on. {by_hand}") from error
     return target
 
 
-def _fetch(file: BinaryIO, url: str, size: int, tries: int, pause: float, timeout: float) -> None:
+def _fetch(file: BinaryIO, url: str, tries: int, pause: float, timeout: float) -> None:
     """Appends to `file` until it is whole, over as many connections as that takes. Raises the last's error."""
-    failures = whole = 0
+    failures = 0
     # disable=None: no bar where stderr is not a terminal.
-    with tqdm(total=size or None, unit="B", unit_scale=True, desc=file.name, disable=None) as bar:
-        while not whole:
+    with tqdm(unit="B", unit_scale=True, desc=file.name, disable=None) as bar:
+        while True:
             start = file.tell()
             try:
-                if not (whole := _append(file, url, size, timeout, bar)):
-                    raise ConnectionError("the server ended it")
+                return _append(file, url, timeout, bar)
             except (OSError, http.client.HTTPException) as error:
+                status = getattr(error, "code", None)
+                if status == NOTHING_LEFT:
+                    return
                 failures = failures + 1 if file.tell() <= start else 0
-                if failures == tries or getattr(error, "code", None) in GONE:
+                if failures == tries or status in GONE:
                     raise
                 tqdm.write(f"connection lost at byte {file.tell():,} ({error}); going on from there", file=sys.stderr)
                 time.sleep(pause * 2 ** max(failures - 1, 0))
 
 
-def _append(file: BinaryIO, url: str, size: int, timeout: float, bar: "tqdm[None]") -> bool:
-    """Appends what one connection gives: whether that is all. Raises ValueError where the server has another file."""
+def _append(file: BinaryIO, url: str, timeout: float, bar: "tqdm[None]") -> None:
+    """Appends what one connection gives. Raises an OSError or HTTPException where that is not all."""
     start = file.tell()
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=timeout)
-    except urllib.error.HTTPError as error:
-        if error.code == NOTHING_LEFT:
-            return True
-        raise
-    with response:
-        if response.status != 206:
-            start = 0  # a server that ignores Range begins anew
-        # `length` is None where Content-Length is missing or no number
-        total = size if response.length is None else start + response.length
-        if size and total != size:  # such as the page of a network that wants a login first
-            raise ValueError(f"the server's file has {total:,} bytes instead of {size:,}")
-        file.seek(start)
-        file.truncate()
-        bar.update(start - bar.n)
-        while (not total or file.tell() < total) and (chunk := response.read(CHUNK)):
+    with urllib.request.urlopen(request, timeout=timeout) as response:
+        if response.status != 206:  # a server that ignores Range begins anew
+            start = file.seek(0)
+            file.truncate()
+        bar.total = start + (response.length or 0)  # None where Content-Length is missing or no number
+        while chunk := response.read(CHUNK):
             file.write(chunk)
-            bar.update(len(chunk))
-        return file.tell() >= total
+            bar.update(file.tell() - bar.n)
+        if file.tell() < bar.total:
+            raise ConnectionError("the server ended it")
 
 
 def _verify(part: Path, digest: str) -> None:

@@ -46,9 +46,8 @@ class DatasetInfo:
     help: str  # what it is, in a few words
     input_size: int  # by default, in pixels: as published, and smaller where all shall be quick
     batch_size: int  # by default: as published, and smaller where an epoch would have too few steps
-    layout: Layout  # of the files; a subset has the files of its whole
-    subset_of: str = ""  # name of the data set that has all of the classes; "": this one is whole
-    class_step: int = 1  # a subset has every `class_step`-th class, in sorted order, from the first
+    layout: Layout  # of the files
+    class_step: int = 1  # it has every `class_step`-th class of its files, in sorted order, from the first
     synthetic: bool = False  # made on this machine: its images may be shown to anybody
     comparable: bool = False  # its results compare with the published ones
     note: str = ""  # what a reader of its results must know, in Markdown
@@ -62,46 +61,26 @@ class DatasetInfo:
 TINY_IMAGENET = Layout("tiny-imagenet-200", classes=200, train=500, val=50, test=50)
 MINI = Layout("mini", classes=10, train=40, val=20, test=10)
 
-DATASETS = {
-    info.name: info
-    for info in (
-        DatasetInfo(
-            "mini",
-            "mini, a small synthetic data set",
-            "10 synthetic classes, made on first use",
-            input_size=24,
-            batch_size=10,
-            layout=MINI,
-            synthetic=True,
-            note="`mini` is a stand-in: a small synthetic data set in place of Tiny-ImageNet, and weights trained on "
-            "other synthetic classes in place of ImageNet's. Its Steps train at 24x24 and 88x88 in place of 64x64 "
-            "and 224x224. Its numbers show that everything works, and compare with no published one.",
-        ),
-        DatasetInfo(
-            "tiny-imagenet",
-            "Tiny-ImageNet",
-            "200 classes, downloaded on first use",
-            input_size=64,
-            batch_size=100,
-            layout=TINY_IMAGENET,
-            comparable=True,
-        ),
-        DatasetInfo(
-            "tiny-imagenet-20",
-            "every tenth class of Tiny-ImageNet",
-            "every tenth class of tiny-imagenet",
-            input_size=64,
-            batch_size=20,
-            layout=TINY_IMAGENET,
-            subset_of="tiny-imagenet",
-            class_step=10,
-            note="`tiny-imagenet-20` is every tenth class of Tiny-ImageNet, with all of its images, in batches of 20: "
-            "a small machine can train on it. It is easier to tell 20 classes apart than 200, so of the published "
-            "numbers only the order compares.",
-        ),
-    )
-}
-WHOLE_DATASETS = tuple(info.name for info in DATASETS.values() if not info.subset_of)
+PART, MINI_HELP, WHOLE_HELP = "every tenth class of", "10 synthetic classes, made", "200 classes, downloaded"
+MINI_NOTE = (
+    "`mini` is a stand-in: a small synthetic data set in place of Tiny-ImageNet, and weights trained on other "
+    "synthetic classes in place of ImageNet's. Its Steps train at 24x24 and 88x88 in place of 64x64 and 224x224. Its "
+    "numbers show that everything works, and compare with no published one."
+)
+PART_NOTE = (
+    "`tiny-imagenet-20` is every tenth class of Tiny-ImageNet, with all of its images, in batches of 20: a small "
+    "machine can train on it. It is easier to tell 20 classes apart than 200, so of the published numbers only the "
+    "order compares."
+)
+INFOS = (  # name, title, help, input size, batch size, layout
+    DatasetInfo("mini", "mini, a small synthetic data set", MINI_HELP, 24, 10, MINI, synthetic=True, note=MINI_NOTE),
+    DatasetInfo("tiny-imagenet", "Tiny-ImageNet", WHOLE_HELP, 64, 100, TINY_IMAGENET, comparable=True),
+    DatasetInfo(
+        "tiny-imagenet-20", f"{PART} Tiny-ImageNet", f"{PART} tiny-imagenet", 64, 20, TINY_IMAGENET, 10, note=PART_NOTE
+    ),
+)
+DATASETS = {info.name: info for info in INFOS}
+WHOLE_DATASETS = tuple(info.name for info in DATASETS.values() if info.class_step == 1)
 
 
 def dataset_info(dataset: str) -> DatasetInfo:
@@ -126,7 +105,6 @@ def folder_name(dataset: str) -> str:
     info = dataset_info(dataset)
     name = info.name.rpartition("/")[2]
     if info.own and (name in DATASETS or not name or name.startswith(".")):
-        raise TinyclfError(
-            f"dataset = {dataset!r}: its pages go by its folder's name, which cannot be {name!r}: rename it"
-        )
+        fault = f"its pages go by its folder's name, which cannot be {name!r}: rename it"
+        raise TinyclfError(f"dataset = {dataset!r}: {fault}")
     return name

@@ -10,6 +10,7 @@ import colorsys
 import hashlib
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tinyclf.data.registry import MINI, SIDE, Layout
-from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import locked, new_folder
 
 Array = NDArray[np.float64]
@@ -40,15 +40,9 @@ def make_dataset(layout: Layout, parent: Path) -> Path:
     """`dataset_folder`, written whole or not at all if it is not there; others wait. Raises TinyclfError."""
     target = dataset_folder(layout, parent)
     with locked(parent / f".{layout.folder}.lock"):
-        try:
-            if not target.exists():
-                with new_folder(target) as folder:
-                    _write_dataset(layout, folder)
-        except OSError as error:
-            raise TinyclfError(
-                f"The synthetic data set cannot be written to {target}: {error.strerror}. Free some space, or work in "
-                "another folder."
-            ) from error
+        if not target.exists():
+            with new_folder(target) as folder:
+                _write_dataset(layout, folder)
     return target
 
 
@@ -58,11 +52,10 @@ def class_table(folder: str | None = None) -> dict[str, tuple[str, str]]:
     `mini` has five of the six shapes, each with two textures, and each texture twice.
     """
     table = {}
-    for s, shape in enumerate(SHAPES):
-        for t, texture in enumerate(TEXTURES):
-            owner = MINI.folder if (t - 2 * s) % 5 < 2 and s < 5 else PRETRAIN.folder
-            if folder in (None, owner):
-                table[f"n9{s + 1:03d}{t + 1:03d}0"] = (shape, texture)
+    for (s, shape), (t, texture) in product(enumerate(SHAPES), enumerate(TEXTURES)):
+        owner = MINI.folder if (t - 2 * s) % 5 < 2 and s < 5 else PRETRAIN.folder
+        if folder in (None, owner):
+            table[f"n9{s + 1:03d}{t + 1:03d}0"] = (shape, texture)
     return table
 
 

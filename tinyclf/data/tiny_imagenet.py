@@ -1,6 +1,6 @@
 """Tiny-ImageNet as a torchvision data set, read from the official folder or zip, which is never unpacked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,32 +80,23 @@ class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26
         try:
             return self._decode(self.source.read(name))
         except ValueError as error:
-            raise TinyclfError(
-                f"{name} in {self.source.path}: {error}. Replace that file, or the whole set."
-            ) from error
+            raise TinyclfError(f"{name} in {self.source.path}: {error}. Replace that file, or the set.") from error
 
     def check(self) -> None:
         """Decodes every image. Raises one TinyclfError naming those damaged or not 64x64."""
-        refuse(self.faults("checking"))
+        for _ in self.decoded("checking"):
+            pass
 
-    def faults(self, verb: str, use: Callable[[Image.Image], Any] = id) -> list[str]:
-        """Decodes every image, and gives it to `use`. Returns what is wrong with those that cannot be."""
+    def decoded(self, verb: str) -> Iterator[Image.Image]:
+        """Every image that can be used. Raises one TinyclfError at the end, for all that cannot."""
         faults = []
         for index in tqdm(range(len(self)), f"{verb} {self.split}", unit=" images", disable=None):
             try:
                 image = self.load(index)
             except TinyclfError as error:
                 faults.append(str(error))
-                continue
-            use(image)
-        return faults
-
-    def extra_repr(self) -> str:
-        return f"Split: {self.split}\nSource: {self.source.path}"
-
-
-def refuse(faults: list[str]) -> None:
-    """Raise one TinyclfError for all that is wrong with images, if anything is."""
-    if faults:
-        listed = "\n  - ".join(faults[:100])
-        raise TinyclfError(f"{len(faults):,} of the images cannot be used:\n  - {listed}")
+            else:
+                yield image
+        if faults:
+            listed = "\n  - ".join(faults[:100])
+            raise TinyclfError(f"{len(faults):,} of the images cannot be used:\n  - {listed}")

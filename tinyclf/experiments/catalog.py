@@ -13,9 +13,9 @@ from tinyclf.experiments.names import check_name, family, seed_of, with_seed
 from tinyclf.experiments.parameters import accepted_parameters, read, refuse_unknown
 from tinyclf.experiments.settings import Settings, parent_of
 from tinyclf.experiments.toml_files import RECIPES_NOTEBOOK, Ablation, Experiment, Goal, notebook_for, parse_experiments
-from tinyclf.models.choices import RUN, existing_file, is_file
+from tinyclf.models.choices import RUN, is_file
 from tinyclf.utils.errors import TinyclfError, one_of
-from tinyclf.utils.paths import NOTEBOOKS, user_path
+from tinyclf.utils.paths import NOTEBOOKS, user_file, user_path
 
 __all__ = ["Ablation", "Experiment", "Goal", "ablation", "command", "overrides", "select"]
 LAST = {"ablations": 1, "summary": 2}  # made from the records of all others, in this order
@@ -159,7 +159,7 @@ def resolved(experiment: Experiment, overrides: Mapping[str, Any], imagenet: str
         values["weights"] = imagenet
     settings = Settings.of({**defaults, **values})
     if is_file(settings.weights):
-        existing_file(settings.weights)  # refuse it before the first run, not after it
+        user_file(settings.weights, "weights")  # refuse it before the first run, not after it
     # The defaults in the notebook's cell are those of its own experiment, on mini, and not of the settings
     given = {key: value for key, value in dataclasses.asdict(settings).items() if own.get(key, value) != value}
     check_name(name)

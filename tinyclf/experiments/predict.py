@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tinyclf.data.cache import PackedSplit
 from tinyclf.data.loader import ImageLoader
 from tinyclf.data.locate import locate_dataset
-from tinyclf.data.registry import DATASETS
+from tinyclf.data.registry import WHOLE_DATASETS
 from tinyclf.data.tiny_imagenet import TinyImageNet
 from tinyclf.experiments import recipe
 from tinyclf.experiments.parent import trained
@@ -75,7 +75,7 @@ class Predictor:
         refuse: called with a message for each file that is no image, which gets no line.
         Raises TinyclfError for a data set that is a part of the classes, as nobody knows which images are of those.
         """
-        one_of("dataset of a test split", self.dataset, [name for name in DATASETS if not DATASETS[name].subset_of])
+        one_of("dataset of a test split", self.dataset, WHOLE_DATASETS)
         path, layout = locate_dataset(self.dataset)
         split = TinyImageNet(path, "test", layout=layout)
         images: dict[str, np.ndarray] = {}

@@ -1,9 +1,6 @@
 """The names that stems and initial weights can have. Imports no torch, so that settings are checked without it."""
 
-from pathlib import Path
 from typing import Literal, get_args
-
-from tinyclf.utils.paths import user_file
 
 Stem = Literal["imagenet", "small", "small-pool", "sub-pixel"]
 STEMS: tuple[str, ...] = get_args(Stem)
@@ -16,8 +13,3 @@ FILE = f"the path of a state dict ({', '.join(SUFFIXES)})"
 def is_file(weights: str) -> bool:
     """Whether `weights` are the path of a state dict, not a name."""
     return weights.endswith(SUFFIXES) and not weights.startswith(RUN)
-
-
-def existing_file(weights: str) -> Path:
-    """The path of a state dict. Raises TinyclfError where it is missing."""
-    return user_file(weights, "weights")

@@ -2,9 +2,9 @@
 
 import argparse
 import hashlib
+import os
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -17,19 +17,18 @@ from tinyclf.data.cache import pack
 from tinyclf.data.loader import ImageLoader
 from tinyclf.data.locate import download
 from tinyclf.data.synthetic import PRETRAIN, VERSION, make_dataset
-from tinyclf.models.choices import FILE, NAMED_WEIGHTS, existing_file, is_file
+from tinyclf.models.choices import FILE, NAMED_WEIGHTS, is_file
 from tinyclf.models.resnet import build_model, compose_filters, head_names, shrink_filters, stem_of
 from tinyclf.models.small_map_conv import use_small_map_conv
 from tinyclf.utils.errors import TinyclfError, one_of
 from tinyclf.utils.files import atomic_write
-from tinyclf.utils.paths import data_dir, reports_dir
+from tinyclf.utils.paths import data_dir, user_file
 
 IMAGENET_CLASSES = 1000
 AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")  # in torchvision's files of GoogLeNet and Inception v3
 DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # torchvision's files have `norm.1` for `norm1`
-# Where training scripts, Lightning and timm keep the state dict within a checkpoint, and what starts its names there
+# Where training scripts, Lightning and timm keep the state dict within a checkpoint
 NESTED = ("state_dict", "model_state_dict", "model_state", "model", "net")
-WRAPPERS = {"module", "model", "backbone", "_orig_mod", "net"}
 # The training of the stand-in for ImageNet weights, a minute on one core; no part of the published recipe
 EPOCHS, SIZE, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 2, 40, 25, 0.02, 5e-4
 STAND_IN = f"{VERSION} {PRETRAIN} {EPOCHS} {SIZE} {BATCH_SIZE} {LEARNING_RATE} {WEIGHT_DECAY}"
@@ -63,24 +62,29 @@ def copy_weights(
     origin: what messages call `state`. fresh: the starts of the names of tensors that keep the model's own values.
     stem_init: what another stem takes from one of 7x7: `random`, nothing, or `shrunk`, see `shrink_filters` and
     `compose_filters`.
-    Raises TinyclfError naming missing, foreign and misshapen tensors, and those with values that are not finite.
+    Raises TinyclfError naming missing, foreign and misshapen tensors, as torch does, and those with values that are not
+    finite.
     """
-    own = model.state_dict()
+    own, stem = model.state_dict(), stem_of(state)
+    faults = [f"they have a {stem} stem (stem={stem})"] * (stem in ("small", "sub-pixel") and stem != stem_of(own))
     if stem_init == "shrunk":
         state = convert_stem(state, stem_of(own), origin)
         fresh = tuple(name for name in fresh if name != "conv1.")
-    elif stem_of(state) == "imagenet" != stem_of(own):
+    elif stem == "imagenet" != stem_of(own):
         fresh += ("conv1.",)
-    own = {name: value for name, value in own.items() if not name.startswith(fresh)}
-    state = {name: value for name, value in state.items() if not name.startswith(fresh)}
-    if faults := mismatches(own, state):
-        head = any(fault.startswith(head_names(model)) for fault in faults)
-        raise TinyclfError(
-            f"weights {origin!r} do not fit this {type(model).__name__}: {'; '.join(faults[:5])}"
-            + f" and {len(faults) - 5} more" * (len(faults) > 5)
-            + ". With -p adapt=classes, the head starts afresh" * head
-        )
-    model.load_state_dict(state, strict=False)
+    kept = {name: value for name, value in own.items() if name.startswith(fresh)}
+    taken = {name: value for name, value in state.items() if not name.startswith(fresh)}
+    floats = [name for name in taken if name in own and own[name].is_floating_point()]
+    broken = [name for name in floats if not (taken[name].is_floating_point() and taken[name].float().isfinite().all())]
+    faults += [f"{name} has values that are NaN, infinite or no real numbers" for name in broken]
+    try:
+        model.load_state_dict(kept | taken)
+    except RuntimeError as error:  # a heading, and a line for each kind of fault, some of them long
+        faults += [line.strip("\t .")[:200] for line in str(error).splitlines()[1:]]
+    if faults:
+        listed = "; ".join(faults[:5])
+        hint = ". With -p adapt=classes, the head starts afresh" * any(name in listed for name in head_names(model))
+        raise TinyclfError(f"weights {origin!r} do not fit this {type(model).__name__}: {listed}{hint}")
 
 
 def convert_stem(state: dict[str, Tensor], stem: str, origin: str) -> dict[str, Tensor]:
@@ -93,61 +97,34 @@ def convert_stem(state: dict[str, Tensor], stem: str, origin: str) -> dict[str, 
     return state | {"conv1.weight": shrink_filters(filters), "conv1.bias": torch.zeros(len(filters))}
 
 
-def mismatches(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
-    """What of `state` does not fit a model's `own` state dict, a phrase for each tensor.
-
-    The batch counters of batch norm may be missing, as in torchvision's files: no result depends on them.
-    """
-    faults = []
-    if (stem := stem_of(state)) in ("small", "sub-pixel") and stem != stem_of(own):
-        faults.append(f"they have a {stem} stem (stem={stem})")
-    faults += [f"{name} is missing" for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    faults += [f"{name} is not of this model" for name in state if name not in own]
-    for name in (name for name in own if name in state):
-        value, expected = state[name], own[name]
-        if value.shape != expected.shape:
-            faults.append(f"{name} has shape {tuple(value.shape)}, expected {tuple(expected.shape)}")
-        elif expected.is_floating_point() and not (value.is_floating_point() and value.float().isfinite().all()):
-            faults.append(f"{name} has values that are NaN, infinite or no real numbers")
-    return faults
-
-
 def load_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file, on the CPU, read without executing pickles. Raises TinyclfError."""
-    if path.stem == "checkpoint" and path.resolve().is_relative_to(reports_dir().resolve()):
-        run = path.resolve().parent.name
-        raise TinyclfError(f"{path} is the checkpoint of a run: name the run instead, weights=run:{run}")
+    """The state dict in a file, on the CPU, read without executing pickles. Raises TinyclfError.
+
+    It may lie within a checkpoint, and its names may all begin with what wrappers put there: `model._orig_mod.fc.bias`.
+    """
     try:
         # Namespace: the options that timm and many scripts keep beside the weights, plain values
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+            state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception:  # pickle's own errors are many, and torch's advise to execute the file
-        raise TinyclfError(
-            f"{path}: not readable as a state dict of tensors: it is damaged, or a pointer of Git LFS, or holds other "
-            "things"
-        ) from None
-    state: dict[Any, Any] = unwrapped(content) if isinstance(content, dict) else {None: content}
-    for name, value in state.items():
+        fault = "not readable as a state dict of tensors: it is damaged, or a pointer of Git LFS, or holds other things"
+        raise TinyclfError(f"{path}: {fault}") from None
+    while isinstance(state, dict) and (key := next((key for key in NESTED if isinstance(state.get(key), dict)), "")):
+        state = state[key]
+    for name, value in state.items() if isinstance(state, dict) else [(None, state)]:
         if not (isinstance(name, str) and isinstance(value, Tensor)):
-            raise TinyclfError(f"{path}: expected a state dict, names with tensors; see {name!r} in it")
-    named = {DENSENET_NAME.sub(r"\1\2", name): value for name, value in state.items()}
+            fault = f"expected a state dict, names with tensors; see {name!r} in it"
+            raise TinyclfError(f"{path}: {fault}. Of a checkpoint of a run, name the run: weights=run:NAME")
+    state.pop("n_averaged", None)  # which torch's AveragedModel counts
+    start = os.path.commonprefix([*state])  # noqa: RUF071  # by characters, and cut behind the last dot
+    named = {DENSENET_NAME.sub(r"\1\2", name[start.rfind(".") + 1 :]): value for name, value in state.items()}
     return {name: value for name, value in named.items() if not name.startswith(AUXILIARY_HEADS)}
-
-
-def unwrapped(state: dict[Any, Any]) -> dict[Any, Any]:
-    """The state dict within a checkpoint, without what wrappers put before every name: `model._orig_mod.fc.bias`."""
-    while inner := next((state[key] for key in NESTED if isinstance(state.get(key), dict)), None):
-        state = inner
-    state = {name: value for name, value in state.items() if name != "n_averaged"}  # which torch's AveragedModel counts
-    while len(first := {str(name).partition(".")[0] for name in state}) == 1 and first <= WRAPPERS:
-        state = {name.partition(".")[2]: value for name, value in state.items()}
-    return state
 
 
 def weights_file(weights: str, model_name: str = "resnet18") -> Path | None:
     """The file of `weights`, downloaded or trained if need be; None for `none`. Raises TinyclfError."""
     if is_file(weights):
-        return existing_file(weights)
+        return user_file(weights, "weights")
     one_of("weights", weights, NAMED_WEIGHTS, f"or {FILE}")
     if weights == "imagenet":
         return imagenet_file(model_name)
@@ -161,9 +138,7 @@ def imagenet_file(model_name: str) -> Path:
     path: Path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     prefix = path.stem.rsplit("-", 1)[-1]  # torchvision names its files after the start of their sha256
     if not fingerprint(download(path.parent, url, f"sha256:{prefix}")).startswith(prefix):
-        raise TinyclfError(
-            f"weights = 'imagenet': {path} is another file, its sha256 does not start with {prefix}: remove it"
-        )
+        raise TinyclfError(f"weights = 'imagenet': the sha256 of {path} does not start with {prefix}: remove it")
     return path
 
 

@@ -51,7 +51,6 @@ def describe(device: torch.device, processes: int = 1) -> dict[str, dict[str, ob
         "waiting": {name: os.environ[name] for name in WAITING if name in os.environ},
         "system": f"{platform.system()} {platform.machine()}",
         **({"cudnn_benchmark": torch.backends.cudnn.benchmark} if on_gpu else {}),
-        **({"others": others_on_gpu(getattr(torch.cuda.get_device_properties(device), "uuid", ""))} if on_gpu else {}),
     }
     return {"commit": commit(), "versions": versions, "hardware": hardware}
 
@@ -66,26 +65,14 @@ def cuda_versions() -> dict[str, object]:
     return {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version()), "driver": driver}
 
 
-def others_on_gpu(uuid: object) -> int | None:
-    """How many other processes use a GPU now; None where nvidia-smi does not see even this one, as in a container."""
-    asked = ["nvidia-smi", f"--id=GPU-{uuid}", "--query-compute-apps=pid", "--format=csv,noheader"]
-    try:
-        processes = subprocess.run(asked, capture_output=True, text=True, timeout=20).stdout.split()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return len({*processes} - {str(os.getpid())}) if str(os.getpid()) in processes else None
-
-
 def git(*words: str) -> str | None:
     """What git says of this checkout; None where it refuses or is missing, which a line on standard error tells."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # hooks set GIT_DIR
+    asked = ["git", "-C", str(PROJECT), *words]
     try:
-        own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # hooks set GIT_DIR
-        done = subprocess.run(["git", "-C", str(PROJECT), *words], capture_output=True, text=True, env=own)
-    except OSError as error:
-        return warn_of_commit(f"git cannot be started: {error.strerror}")
-    if done.returncode:
-        return warn_of_commit((done.stderr.splitlines() or ["git failed"])[0])
-    return done.stdout.strip()
+        return subprocess.run(asked, capture_output=True, text=True, env=own, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        return warn_of_commit(getattr(error, "stderr", str(error)).partition("\n")[0])
 
 
 @functools.lru_cache  # once for each reason

@@ -4,7 +4,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -55,27 +55,29 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
     While another process holds it: wait, or where `busy` is given, raise TinyclfError with that text and the other's
     process id. The file stays. Raises TinyclfError where it cannot be made.
     """
-    lock = FileLock(path, timeout=0 if busy else -1)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-        path.write_text(f"{os.getpid()}\n", encoding="utf-8")
-    except Timeout as error:
-        raise TinyclfError(f"{busy} (process {path.read_text(encoding='utf-8').strip() or 'unknown'})") from error
-    except OSError as error:
-        lock.release()
-        raise TinyclfError(f"cannot lock {path} ({error.strerror}): use another folder, or free some space") from error
-    try:
+    with ExitStack() as held:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(path, timeout=0 if busy else -1))
+            path.write_text(f"{os.getpid()}\n", encoding="utf-8")
+        except Timeout as error:
+            raise TinyclfError(f"{busy} (process {path.read_text(encoding='utf-8').strip() or 'unknown'})") from error
+        except OSError as error:
+            raise TinyclfError(f"cannot lock {path} ({error.strerror}): use another folder, or free space") from error
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `target` when the block ends, or is removed with all in it where it fails."""
-    with tempfile.TemporaryDirectory(prefix=f"{target.name}.", suffix=".partial", dir=target.parent) as temporary:
-        folder = Path(temporary) / "new"
-        folder.mkdir()  # with the rights of a new folder, which the temporary one has not
-        yield folder
-        os.rename(folder, target)
+    """A folder to fill, which becomes `target` when the block ends, or is removed with all in it where it fails.
+
+    Raises TinyclfError for an OSError.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=f"{target.name}.", suffix=".partial", dir=target.parent) as temporary:
+            folder = Path(temporary) / "new"
+            folder.mkdir()  # with the rights of a new folder, which the temporary one has not
+            yield folder
+            os.rename(folder, target)
+    except OSError as error:
+        raise TinyclfError(f"cannot write {target} ({error.strerror}): free some space, or use another disk") from error

@@ -5,7 +5,6 @@ In a checkout they are the checkout's own folders. An installed package carries 
 """
 
 import os
-import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,24 +23,18 @@ def user_path(path: str | Path) -> Path:
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:
-        raise TinyclfError(
-            f"{path}: no home folder is known for its {Path(path).parts[0]}; give a full path"
-        ) from error
+        raise TinyclfError(f"{path}: no home folder is known for it; give a full path") from error
 
 
 def user_file(path: str | Path, what: str) -> Path:
-    """The `user_path` of an existing file. Raises TinyclfError where it is missing, or a folder or a pipe.
+    """The `user_path` of an existing file. Raises TinyclfError where there is none, or nothing may be read.
 
     what: what it is for, as the message begins.
     """
     file = user_path(path)
-    try:
-        if stat.S_ISREG(file.stat().st_mode):
-            return file
-        fault = "it is a folder" if file.is_dir() else "it is no regular file"
-    except OSError as error:  # nothing there, a link to nothing, no access, a name that is too long
-        fault = str(error.strerror)
-    raise TinyclfError(f"{what}: no file {str(file)[:300]} ({fault})")
+    if not os.path.isfile(file):  # False too, and no error, for a pipe, or a name that is too long
+        raise TinyclfError(f"{what}: no file {str(file)[:300]}")
+    return file
 
 
 def data_dirs() -> list[Path]:
@@ -62,9 +55,7 @@ def data_dir(*first: Path) -> Path:
     if found := next((folder for folder in folders if can_be_written(folder)), None):
         return found
     listed = ", ".join(map(str, folders))
-    raise TinyclfError(
-        f"no data can be written to {listed}: make it writable, or set XDG_CACHE_HOME to a folder that is"
-    )
+    raise TinyclfError(f"no data can be written to {listed}: make it writable, or set XDG_CACHE_HOME to one that is")
 
 
 def can_be_written(folder: Path) -> bool:
