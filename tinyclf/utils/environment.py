@@ -51,6 +51,7 @@ def describe(device: torch.device, processes: int = 1) -> dict[str, dict[str, ob
         "waiting": {name: os.environ[name] for name in WAITING if name in os.environ},
         "system": f"{platform.system()} {platform.machine()}",
         **({"cudnn_benchmark": torch.backends.cudnn.benchmark} if on_gpu else {}),
+        **({"others": others_on_gpu(getattr(torch.cuda.get_device_properties(device), "uuid", ""))} if on_gpu else {}),
     }
     return {"commit": commit(), "versions": versions, "hardware": hardware}
 
@@ -63,6 +64,16 @@ def cuda_versions() -> dict[str, object]:
     words = file_line("/proc/driver/nvidia/version", "NVRM version").split()
     driver = next((word for word in words if word[0].isdigit() and "." in word), "unknown")
     return {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version()), "driver": driver}
+
+
+def others_on_gpu(uuid: object) -> int | None:
+    """How many other processes use a GPU now; None where nvidia-smi does not see even this one, as in a container."""
+    asked = ["nvidia-smi", f"--id=GPU-{uuid}", "--query-compute-apps=pid", "--format=csv,noheader"]
+    try:
+        processes = subprocess.run(asked, capture_output=True, text=True, timeout=20).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return len({*processes} - {str(os.getpid())}) if str(os.getpid()) in processes else None
 
 
 def git(*words: str) -> str | None:
