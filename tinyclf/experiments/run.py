@@ -26,7 +26,7 @@ from tinyclf.experiments.settings import Precision, Settings, default_name
 from tinyclf.training import checkpoint
 from tinyclf.training.check import refuse_what_cannot_train
 from tinyclf.training.checkpoint import TrainingState
-from tinyclf.training.device import best_precision, device_line, supported_precision, this_process
+from tinyclf.training.device import device_line, precisions, supported_precision, this_process
 from tinyclf.training.evaluate import Evaluation, enough_memory, evaluate, say
 from tinyclf.training.identity import differences, headlines
 from tinyclf.training.loop import BeforeStep, Epoch, Loss, Plan, fit, silent
@@ -221,4 +221,4 @@ def with_precision(settings: Settings, device: torch.device) -> Settings:
     """`settings` with the precision that `auto` stands for on `device`: the record of a run has that one."""
     if settings.precision != "auto":
         return settings
-    return dataclasses.replace(settings, precision=cast(Precision, best_precision(device)))
+    return dataclasses.replace(settings, precision=cast(Precision, precisions(device)[0]))
