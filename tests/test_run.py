@@ -230,7 +230,7 @@ def test_a_record_that_a_power_cut_left_empty_is_written_again_and_a_newer_one_i
 
 def test_a_record_without_its_checkpoint_is_replaced_only_by_force(reports):
     before, path = finished(), reports / "mini/mine/record.json"
-    (path.parent / "checkpoint.pt").unlink(), (path.parent / "checkpoint.previous.pt").unlink()
+    (path.parent / "checkpoint.pt").unlink()
     for settings in (SETTINGS, dataclasses.replace(SETTINGS, epochs=1)):
         with pytest.raises(TinyclfError, match=r"record\.json is there, and no checkpoint .*--force"):
             finished(settings)

@@ -29,7 +29,7 @@ from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.device import device_line, precisions, supported_precision, this_process
 from tinyclf.training.evaluate import Evaluation, enough_memory, evaluate, say
 from tinyclf.training.identity import differences, headlines
-from tinyclf.training.loop import BeforeStep, Epoch, Loss, Plan, fit, silent
+from tinyclf.training.loop import BeforeStep, Epoch, Loss, Plan, fit
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import locked, writable
@@ -71,7 +71,7 @@ class Run:
 
     def _continue_from_checkpoint(self) -> None:
         """Take over what a checkpoint says of the run. A checkpoint to be dropped stays until training starts."""
-        saved = None if self.force else checkpoint.newest(self.checkpoint, report=silent)
+        saved = None if self.force else checkpoint.read(self.checkpoint)
         # A run that finished no epoch loses nothing by a new start. But if it started in this process, its model has
         # changed since, and the checkpoint still has the initial weights.
         self.fresh = saved is None or not (saved.about["history"] or self.started)
@@ -160,7 +160,7 @@ class Run:
             self._introduce(recipe)
         TRAINED.add(recipe.model)
         if self.fresh and self.process.is_main_process:
-            checkpoint.delete(self.checkpoint)
+            self.checkpoint.unlink(missing_ok=True)
         self.process.wait_for_everyone()
         self.force, self.started = False, True  # so that this, interrupted and called again, goes on
         now = environment.describe(self.device, self.process.num_processes)
@@ -201,7 +201,7 @@ class Run:
         """
         size = self.settings.eval_size
         with self._locked():
-            saved = checkpoint.newest(self.checkpoint)
+            saved = checkpoint.read(self.checkpoint)
             if saved is None or saved.about["history"] != self.about["history"]:
                 raise TinyclfError(
                     f"run {self.name!r} is not recorded: {self.checkpoint} is that of another training since; fit again"
