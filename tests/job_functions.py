@@ -29,12 +29,6 @@ def sleep(folder, name):
     time.sleep(100)
 
 
-def fail_to_write(*_):
-    from tinyclf.utils.errors import TinyclfError
-
-    raise TinyclfError("cannot write")
-
-
 def die_in_training(*experiments):
     from tinyclf.experiments import run, train
 

@@ -18,7 +18,7 @@ from tinyclf import cli
 from tinyclf.data.augment import Augmentation
 from tinyclf.data.cache import load_data
 from tinyclf.data.loader import ImageLoader
-from tinyclf.experiments.launch import children, run_processes
+from tinyclf.experiments.launch import TRAIN, children, run_processes
 from tinyclf.experiments.recipe import build_recipe, recipe_for
 from tinyclf.experiments.record import read_record
 from tinyclf.experiments.run import Run
@@ -161,24 +161,28 @@ def test_a_run_starts_and_continues_in_two_processes_and_continues_in_one(tmp_pa
 
 @two_cores
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("function", "changed", "said"),
     [
-        ("job_functions:fail_to_write", r"failed with status 1, its message is above"),
-        ("job_functions:die_in_training", r"killed by SIGKILL"),
+        (TRAIN, {"TINYCLF_REPORTS": "/dev/null/reports"}, "failed with status 1, its message is above"),
+        ("job_functions:die_in_training", {}, "killed by SIGKILL"),
     ],
 )
-def test_one_that_fails_or_is_killed_is_named_and_the_others_end(function, said, tmp_path, monkeypatch, launch):
+def test_one_that_fails_or_is_killed_is_named(function, changed, said, tmp_path, monkeypatch, launch):
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
 
     @contextmanager
-    def one_does_another(functions, threads):
+    def second_differs(functions, threads):
         with children(functions, threads) as start:
-            yield lambda theirs, arguments, env: start(theirs if env["RANK"] == "0" else function, arguments, env)
+            yield (
+                lambda theirs, arguments, env: (
+                    start(theirs, arguments, env) if env["RANK"] == "0" else start(function, arguments, env | changed)
+                )
+            )
 
-    monkeypatch.setattr("tinyclf.experiments.launch.children", one_does_another)
+    monkeypatch.setattr("tinyclf.experiments.launch.children", second_differs)
     status, _, wrong = launch(1)
     assert status == 1 and "Traceback" not in wrong
-    assert "tinyclf: cannot write" in wrong or "die" in function
+    assert f"tinyclf: cannot write to {changed.get('TINYCLF_REPORTS')}" in wrong or not changed
     start = r"tinyclf: training in 2 processes failed: process 1 \(process id \d+\) "
     assert re.match(start + said, wrong.splitlines()[-1])
 
