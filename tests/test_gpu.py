@@ -7,10 +7,13 @@ import pytest
 import torch
 
 from tinyclf.data.cache import Packed, PackedSplit
+from tinyclf.experiments.catalog import select
 from tinyclf.experiments.recipe import build_recipe
+from tinyclf.experiments.record import read_record
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
-from tinyclf.training.device import unsupported_reason
+from tinyclf.experiments.train import train_experiment
+from tinyclf.training.device import precisions
 from tinyclf.utils.errors import TinyclfError
 
 CLASSES = 4
@@ -53,8 +56,8 @@ def reports(tmp_path, monkeypatch):
 @pytest.mark.parametrize("settings", [PUBLISHED, EVERYTHING, SHALLOW], ids=["published", "everything", "shallow"])
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 def test_a_gpu_trains_as_a_cpu_does(settings, precision, gpu, on_cpu):
-    if reason := unsupported_reason(precision, gpu):
-        pytest.skip(reason)
+    if precision not in precisions(gpu):
+        pytest.skip(f"this GPU has {precisions(gpu)}")
     run, history = train(dataclasses.replace(settings, precision=precision), f"{precision}-on-a-gpu")
     assert run.device.type == "cuda" and next(run.state.model.parameters()).is_cuda
     record = run.finish()
@@ -68,16 +71,46 @@ def test_a_gpu_trains_as_a_cpu_does(settings, precision, gpu, on_cpu):
     assert history[-1]["train_loss"] == pytest.approx(expected[-1]["train_loss"], rel=5 * near)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_gpu_continues_a_run_from_its_checkpoint(precision, gpu):
-    settings = dataclasses.replace(PUBLISHED, precision=precision)
+def test_a_gpu_continues_a_run_in_fp16_with_its_scale(gpu):
+    settings = dataclasses.replace(PUBLISHED, precision="fp16")
     _, expected = train(settings, "whole")
     train(settings, "in-two-parts", epochs=1)
     run, history = train(settings, "in-two-parts")
     assert history[-1]["train_loss"] == pytest.approx(expected[-1]["train_loss"], rel=0.02)
-    assert run.state.scaler.is_enabled() == (precision == "fp16")
+    assert run.state.scaler.is_enabled()
 
 
 def test_a_loss_that_is_not_finite_is_found_on_a_gpu(gpu):
     with pytest.raises(TinyclfError, match="the loss became"):
         train(dataclasses.replace(PUBLISHED, learning_rate=100.0, precision="fp32"), "diverging", epochs=8)
+
+
+def test_every_published_recipe_trains_on_a_gpu_as_on_a_cpu(gpu, on_cpu, tmp_path, monkeypatch):
+    names = ["baseline-scratch", "baseline-imagenet", "preprocessing", "finetuning", "finetuning-small-stem"]
+    losses = {name: [] for name in names}
+    for device in ("cuda", "cpu"):
+        if device == "cpu":
+            on_cpu()
+        monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / device))
+        for experiment in select(names, "mini", {"epochs": 2}):  # a parent comes first
+            train_experiment(experiment.name, experiment.parameters)
+            record = read_record(tmp_path / device / "mini" / experiment.name / "record.json")
+            assert record["environments"][0]["hardware"]["device"] == device
+            losses[experiment.name].append([row["train_loss"] for row in record["history"]])
+    for name, (on_gpu, expected) in losses.items():
+        print(f"{name:22} {on_gpu} on the GPU, {expected} on the CPU")
+        assert on_gpu == pytest.approx(expected, rel=0.02), name
+
+
+def test_a_resumed_run_has_the_same_bits_where_torch_is_deterministic(gpu, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    try:
+        whole, expected = train(PUBLISHED, "whole")
+        train(PUBLISHED, "in-two-parts", epochs=1)
+        resumed, history = train(PUBLISHED, "in-two-parts")
+        assert not torch.backends.cudnn.benchmark
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert [row["train_loss"] for row in history] == [row["train_loss"] for row in expected]
+    assert all(map(torch.equal, *(run.state.model.state_dict().values() for run in (whole, resumed))))

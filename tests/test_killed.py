@@ -11,17 +11,15 @@ import signal
 import sys
 import time
 from multiprocessing import forkserver
-from pathlib import Path
 
 import nbformat
-import numpy as np
 import pytest
 import torch
 from jupyter_client.manager import start_new_kernel
+from random_data import data
 from torch import nn
 
 from tinyclf import cli
-from tinyclf.data.cache import Packed, PackedSplit
 from tinyclf.experiments import run
 from tinyclf.experiments.parent import CHECKPOINT
 from tinyclf.experiments.recipe import recipe_for
@@ -53,16 +51,12 @@ def child(reports, patch=None, pause=0.0, epochs=EPOCHS):
 
 def train(pause=0.0, settings=SETTINGS):
     """A short run; each step pauses for some seconds."""
-    rng = np.random.default_rng(0)
-    splits = [
-        PackedSplit(rng.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8), rng.integers(0, 4, count))
-        for count in (40, 12)
-    ]
-    run = Run(settings, Packed("mini", list("abcd"), ["ant", "bee", "cat", "dog"], "print", *splits), "short")
+    images = data()
+    run = Run(settings, images, "short")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 16, 8, 8), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(1024, 4))
     model.register_forward_pre_hook(lambda module, inputs: time.sleep(pause))
-    run.fit(**vars(recipe_for(model, settings, 40)))
+    run.fit(**vars(recipe_for(model, settings, len(images.train.labels))))
     run.finish()
 
 
@@ -71,9 +65,7 @@ def processes():
     """Starts processes that have imported everything already."""
     forkserver._forkserver._stop()  # one that other tests of this process started imports other modules
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["tinyclf.experiments.run", "tinyclf.cli", "pytest", "nbformat", "jupyter_client.manager"]
-    )
+    context.set_forkserver_preload(["tinyclf.experiments.run", "tinyclf.cli", "pytest", "jupyter_client.manager"])
     return context
 
 
@@ -86,18 +78,12 @@ def finished(processes, reports, *args):
     return (reports / "mini/short/history.csv").read_bytes()
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(processes, tmp_path_factory):
-    """The history of a run that nobody disturbs, and the seconds that it takes."""
-    finished(processes, tmp_path_factory.mktemp("first"))  # the first process of all waits for the imports
+def test_killed_at_20_random_moments_and_restarted_every_history_ends_the_same(processes, tmp_path):
+    finished(processes, tmp_path / "first")  # the first process of all waits for the imports
     started = time.perf_counter()
-    history = finished(processes, tmp_path_factory.mktemp("whole"), None, PAUSE)
+    history = finished(processes, tmp_path / "whole", None, PAUSE)
+    seconds = time.perf_counter() - started
     assert history.count(b"\n") == 1 + EPOCHS
-    return history, time.perf_counter() - started
-
-
-def test_killed_at_20_random_moments_and_restarted_every_history_ends_the_same(processes, tmp_path, uninterrupted):
-    history, seconds = uninterrupted
     draw, reached = random.Random(0), []
     for number in range(20):
         reports = tmp_path / str(number)
@@ -106,24 +92,10 @@ def test_killed_at_20_random_moments_and_restarted_every_history_ends_the_same(p
         time.sleep(draw.uniform(0, seconds))
         process.kill()
         process.join()
-        saved = checkpoint.newest(reports / "mini/short" / CHECKPOINT)
+        saved = checkpoint.read(reports / "mini/short" / CHECKPOINT)
         reached.append(len(saved.about["history"]) if saved else -1)
         assert finished(processes, reports) == history
     assert len(set(reached)) > 2, f"killed at epochs {reached}: the moments were not spread over the run"
-
-
-def die_within_write():
-    """Die by kill -9 with half of the third checkpoint written."""
-    write, count = checkpoint.atomic_write, []
-
-    def half(path, data):
-        count.append(1)
-        if len(count) == 3:
-            path.with_name(f"{path.name}.0.partial").write_bytes(data[: len(data) // 2])
-            os.kill(os.getpid(), signal.SIGKILL)
-        write(path, data)
-
-    checkpoint.atomic_write = half
 
 
 WRITES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
@@ -173,47 +145,6 @@ def test_killed_at_a_file_operation_the_same_command_ends_the_same(processes, tm
         assert killed_at(processes, reports, number) == (137, number)
         assert killed_at(processes, reports, 0)[0] == 0
         assert files_of(reports) == whole, number
-
-
-def die_in_the_next_rename():
-    """Die by kill -9 when a checkpoint is about to be renamed into its place."""
-    rename = os.replace
-
-    def replace(source, target):
-        if Path(target).name == CHECKPOINT:
-            os.kill(os.getpid(), signal.SIGKILL)
-        rename(source, target)
-
-    checkpoint.os.replace = replace
-
-
-def killed(processes, reports, die):
-    """A run that `die` ends by kill -9."""
-    process = processes.Process(target=child, args=(reports, die))
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
-
-
-def test_killed_while_a_checkpoint_is_written_a_run_goes_on_from_the_one_before(processes, tmp_path, uninterrupted):
-    killed(processes, tmp_path, die_within_write)
-    saved = checkpoint.newest(tmp_path / "mini/short" / CHECKPOINT)
-    assert len(saved.about["history"]) == 1
-    assert finished(processes, tmp_path) == uninterrupted[0]
-
-
-def test_a_damaged_checkpoint_costs_one_epoch_and_no_bit_and_the_good_one_is_never_pushed_out(
-    processes, tmp_path, uninterrupted
-):
-    finished(processes, tmp_path)
-    newest = tmp_path / "mini/short" / CHECKPOINT
-    damaged = bytearray(newest.read_bytes())
-    damaged[-5] ^= 4
-    newest.write_bytes(damaged)
-    killed(processes, tmp_path, die_in_the_next_rename)
-    (tmp_path / "mini/short/history.csv").unlink()
-    assert finished(processes, tmp_path) == uninterrupted[0]
-    assert len(checkpoint.read(newest).about["history"]) == EPOCHS
 
 
 def test_a_second_process_of_the_same_run_is_refused_until_the_first_ends(processes, tmp_path, monkeypatch):
@@ -272,26 +203,20 @@ def test_an_interrupted_cell_run_again_goes_on(tmp_path, monkeypatch):
     loading = next(place for place, source in enumerate(cells) if "= load_data(" in source)
     cells[loading] += SOME
     place = next(place for place, source in enumerate(cells) if "run.fit(" in source)
-    cells[1] += "\nepochs, input_size, run_name = 3, 32, 'interrupted'"
+    cells[1] += "\nepochs, run_name = 3, 'interrupted'"
     manager, client = start_new_kernel(kernel_name="python3")
 
-    def execute(source, until=None):
+    def execute(source, until="nothing that is printed"):
         """The status of a cell and what it printed; interrupted once that has `until` in it."""
-        printed, asked = "", client.execute(source)
+        printed = []
 
-        def answers(receive):  # others are those to what was asked while the kernel started
-            return (
-                message["content"]
-                for message in iter(lambda: receive(timeout=120), None)
-                if message["parent_header"].get("msg_id") == asked
-            )
+        def look(message):
+            printed.append(message["content"].get("text", ""))
+            if until in printed[-1]:
+                manager.interrupt_kernel()
 
-        for content in answers(client.get_iopub_msg):
-            printed += content.get("text", "")
-            if until and until in printed:
-                until = manager.interrupt_kernel()
-            if content.get("execution_state") == "idle":
-                return next(answers(client.get_shell_msg))["status"], printed
+        reply = client.execute_interactive(source, timeout=120, output_hook=look)
+        return reply["content"]["status"], "".join(printed)
 
     try:
         assert execute("\n".join(cells[:place]))[0] == "ok"

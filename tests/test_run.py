@@ -212,7 +212,7 @@ def test_a_copied_or_renamed_run_counts_once_and_keeps_the_time_at_which_it_ende
 
 def test_nothing_recorded_nor_of_somebody_else_is_replaced_but_by_force(reports):
     before, path = finished(), reports / "mini/mine/record.json"
-    (path.parent / "checkpoint.pt").unlink(), (path.parent / "checkpoint.previous.pt").unlink()
+    (path.parent / "checkpoint.pt").unlink()
     for settings in (SETTINGS, dataclasses.replace(SETTINGS, epochs=1)):
         with pytest.raises(TinyclfError, match=r"record\.json is there, and no checkpoint .*--force"):
             finished(settings)

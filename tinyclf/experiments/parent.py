@@ -30,9 +30,9 @@ def checkpoint_of(run: str, dataset: str) -> Path:
 
 
 def trained(run: str, dataset: str) -> Saved:
-    """The newest checkpoint of a run. Raises TinyclfError, with a command that makes one, unless an epoch is whole."""
+    """The checkpoint of a run. Raises TinyclfError, with a command that makes one, unless an epoch is whole."""
     path = checkpoint_of(run, dataset)
-    saved = checkpoint.newest(path)
+    saved = checkpoint.read(path)
     if saved is None or not saved.about["history"]:
         raise TinyclfError(
             f"run {run!r} has no checkpoint under {path.parent.parent} (checkpoints are not committed): train it "
@@ -45,7 +45,7 @@ def is_finished(run: str, dataset: str) -> bool:
     """Whether a run has ended: all of its epochs are trained, and its record is written, under its own name."""
     path = checkpoint_of(run, dataset)
     record = whole_record(path.with_name(RECORD))
-    saved = checkpoint.newest(path) if record else None
+    saved = checkpoint.read(path) if record else None
     if record is None or saved is None or len(record["history"]) < saved.about["settings"]["epochs"]:
         return False
     return bool((record["run"], record["history"]) == (run, saved.about["history"]))

@@ -14,7 +14,7 @@ from tinyclf.experiments.names import family, seed_of
 from tinyclf.experiments.record import PREDICTIONS, RECORD, SCRIPT, whole_record
 from tinyclf.experiments.settings import Settings
 from tinyclf.training.checkpoint import TrainingState
-from tinyclf.training.device import autocast, refuse_unsupported
+from tinyclf.training.device import autocast, device_line, precisions
 from tinyclf.training.loop import Plan
 from tinyclf.utils.errors import TinyclfError, one_of
 
@@ -108,7 +108,7 @@ def refuse_what_cannot_train(state: TrainingState, criterion: Any, train: ImageL
     if isinstance(state.optimizer, torch.optim.LBFGS):
         raise TinyclfError("optimizer: LBFGS computes the loss several times a step, which this loop does not; use SGD")
     one_of("reduction of the criterion", getattr(criterion, "reduction", "mean"), ("mean",))
-    refuse_unsupported(plan.precision, train.device)
+    one_of("precision", plan.precision, precisions(train.device), f"on this {device_line(train.device)}")
     images = next(train.epoch(1, plan.transform)).images[:2]
     model = state.model.to(train.device).eval()
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]

@@ -22,10 +22,10 @@ from tinyclf.experiments.record import RECORD, Record, read_record, write_record
 from tinyclf.experiments.settings import Precision, Settings, default_name
 from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import TrainingState
-from tinyclf.training.device import best_precision, device_line, supported_precision, this_process
+from tinyclf.training.device import device_line, precisions, supported_precision, this_process
 from tinyclf.training.evaluate import Evaluation, enough_memory, evaluate, say
 from tinyclf.training.identity import differences
-from tinyclf.training.loop import BeforeStep, Epoch, Loss, Plan, fit, silent
+from tinyclf.training.loop import BeforeStep, Epoch, Loss, Plan, fit
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import locked, writable
@@ -68,7 +68,7 @@ class Run:
 
     def _continue_from_checkpoint(self) -> None:
         """Take over what a checkpoint says of the run. A checkpoint to be dropped stays until training starts."""
-        saved = None if self.force else checkpoint.newest(self.checkpoint, report=silent)
+        saved = None if self.force else checkpoint.read(self.checkpoint)
         # A run that finished no epoch loses nothing by a new start. But if it started in this process, its model has
         # changed since, and the checkpoint still has the initial weights.
         self.fresh = saved is None or not (saved.about["history"] or self.started)
@@ -157,7 +157,7 @@ class Run:
             self._introduce(recipe)
         TRAINED.add(recipe.model)
         if self.fresh and self.process.is_main_process:
-            checkpoint.delete(self.checkpoint)
+            self.checkpoint.unlink(missing_ok=True)
         self.process.wait_for_everyone()
         self.force, self.started = False, True  # so that this, interrupted and called again, goes on
         now = environment.describe(self.device, self.process.num_processes)
@@ -198,7 +198,7 @@ class Run:
         """
         size, flip = self.settings.eval_size, self.settings.flip_tta
         with self._locked():
-            saved = checkpoint.newest(self.checkpoint)
+            saved = checkpoint.read(self.checkpoint)
             if saved is None or saved.about["history"] != self.about["history"]:
                 raise TinyclfError(
                     f"run {self.name!r} is not recorded: {self.checkpoint} is that of another training since; fit again"
@@ -213,4 +213,4 @@ def with_precision(settings: Settings, device: torch.device) -> Settings:
     """`settings` with the precision that `auto` stands for on `device`: the record of a run has that one."""
     if settings.precision != "auto":
         return settings
-    return dataclasses.replace(settings, precision=cast(Precision, best_precision(device)))
+    return dataclasses.replace(settings, precision=cast(Precision, precisions(device)[0]))

@@ -1,16 +1,13 @@
-"""The checkpoints of a run: the state between two epochs, read without executing pickles.
+"""The checkpoint of a run: the state between two epochs, read without executing pickles.
 
-A file is what `torch.save` writes, followed by the sha256 of that. The file before it stays as `<name>.previous.pt`,
-for when the newer one is damaged.
+The file is what `torch.save` writes, followed by the sha256 of that. It is replaced as a whole after each epoch.
 """
 
 import hashlib
 import io
 import json
-import os
 import pickle
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +23,6 @@ from tinyclf.utils.files import atomic_write
 
 VERSION = 2  # raise it when an older tinyclf could not go on from a checkpoint; 1 was in safetensors
 SHA256 = hashlib.sha256().digest_size  # bytes
-
-
-class DamagedError(TinyclfError):
-    """A checkpoint cannot be read."""
 
 
 @dataclass
@@ -71,16 +64,11 @@ class Saved:
         return {name.removeprefix("module."): ema[name] for name in ema if name.startswith("module.")}
 
 
-def previous(path: Path) -> Path:
-    """Where the checkpoint before the one at `path` is kept."""
-    return path.with_suffix(".previous.pt")
-
-
 def save(path: Path, state: TrainingState, about: dict[str, Any]) -> None:
-    """Write `state` and `about`. At every moment `path` or the one before it is a whole checkpoint.
+    """Write `state` and `about`. At every moment `path` is a whole checkpoint, the last one or this.
 
-    Raises TinyclfError when it cannot be written, with the last one kept as the one before, and for a state dict with
-    more than tensors, numbers, text and containers of them.
+    Raises TinyclfError when it cannot be written, and for a state dict with more than tensors, numbers, text and
+    containers of them.
     """
     parts = {name: part.state_dict() for name, part in state.parts().items()}
     buffer = io.BytesIO()
@@ -90,13 +78,16 @@ def save(path: Path, state: TrainingState, about: dict[str, Any]) -> None:
         raise TinyclfError(f"a checkpoint cannot hold {', '.join(unsafe)}: use tensors, numbers and text")
     content = buffer.getvalue()
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        os.replace(path, previous(path))
     atomic_write(path, content + hashlib.sha256(content).digest())
 
 
-def read(path: Path) -> Saved:
-    """The checkpoint at `path`. Raises TinyclfError if it is cut short or a bit of it was flipped."""
+def read(path: Path) -> Saved | None:
+    """The checkpoint at `path`; None where there is none.
+
+    Raises TinyclfError if it is cut short or a bit of it was flipped, and for one of a newer version of tinyclf.
+    """
+    if not path.exists():
+        return None
     try:
         content = path.read_bytes()
         written, expected = content[:-SHA256], content[-SHA256:]
@@ -106,31 +97,10 @@ def read(path: Path) -> Saved:
         if (version := held["version"]) <= VERSION:
             return Saved(path, json.loads(held["about"]), held["state"], held["time"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
-        raise DamagedError(f"the checkpoint {path} is damaged: {error}") from error
+        raise TinyclfError(f"checkpoint {path} is damaged ({error}): delete it, and the run starts again") from error
     raise NewerVersionError(
-        f"the checkpoint {path} is of version {version}, and this tinyclf reads {VERSION}: use the one that wrote it"
+        f"{path} has version {version}, and this tinyclf reads {VERSION}: use the one that wrote it"
     )
-
-
-def newest(path: Path, report: Callable[[str], None] = print) -> Saved | None:
-    """The checkpoint at `path`, or the one before it if that is damaged or missing; None if there is neither.
-
-    report: called with a line that names a damaged one. Raises TinyclfError if there are checkpoints and none of them
-    can be used, and for one of a newer version of tinyclf.
-    """
-    damage = []
-    for candidate in filter(Path.is_file, (path, previous(path))):
-        try:
-            saved = read(candidate)
-        except DamagedError as error:
-            damage.append(str(error))
-        else:
-            if damage:
-                report(f"{damage[0]}; going on from the one before it")
-            return saved
-    if damage:
-        raise TinyclfError(f"{'; '.join(damage)}: delete it, and the run starts again")
-    return None
 
 
 def restore(saved: Saved, state: TrainingState) -> None:
@@ -141,12 +111,6 @@ def restore(saved: Saved, state: TrainingState) -> None:
             parts[name].load_state_dict(saved.state[name])
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise TinyclfError(f"the checkpoint {saved.path} is of another {name}: {error}") from error
-
-
-def delete(path: Path) -> None:
-    """Remove the checkpoint at `path` and the one before it."""
-    for file in (path, previous(path)):
-        file.unlink(missing_ok=True)
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

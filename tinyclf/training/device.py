@@ -1,11 +1,8 @@
 """The device of a run: which one, why no GPU is used, in which precision it computes, and by how many processes."""
 
-import ctypes
 import os
 import re
 import shutil
-import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -14,6 +11,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import nn
+from torch.backends import cuda, cudnn, mkldnn
 from torch.distributed import DistError
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,7 +21,6 @@ from tinyclf.utils.errors import TinyclfError
 
 BF16_CPUS = {"avx512_bf16", "amx_bf16", "bf16"}  # what Linux calls the instructions; the last on ARM
 AMPERE = (8, 0)  # the first CUDA capability with bf16 and tf32: a T4, 7.5, emulates the one and ignores the other
-PR_SET_PDEATHSIG = 1  # of Linux's prctl.h: the signal that a process gets when the one that started it ends
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # What tells Accelerate, by torchrun or by MPI, that a process is one of several
 SEVERAL = re.compile(r"((LOCAL_)?(RANK|WORLD_SIZE)|PMI_(RANK|SIZE)|MPI_LOCALN?RANK(ID|S)|(OMPI|MV2)_COMM_WORLD_.*)")
@@ -33,15 +30,14 @@ def this_process() -> PartialState:
     """This process with its device: one of several where `torchrun` started it.
 
     The device is a CUDA GPU where torch can use one and ACCELERATE_USE_CPU is not set, else the CPU. A Mac's GPU is
-    used where ACCELERATE_TORCH_DEVICE says mps. On CUDA, cuDNN tries its algorithms and keeps the quickest.
+    used where ACCELERATE_TORCH_DEVICE says mps. On CUDA, cuDNN tries its algorithms and keeps the quickest, unless
+    torch is to be deterministic.
     Where it was not torchrun, what others left in the environment about several processes, a batch system or a shell,
     is removed from it.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         for name in filter(SEVERAL.fullmatch, list(os.environ)):
             del os.environ[name]
-    elif sys.platform == "linux":  # have it end this process when it ends, even by kill -9
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     wanted = cuda_is_usable() or os.environ.get("ACCELERATE_TORCH_DEVICE") == "mps"
     try:
         process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not wanted)
@@ -49,7 +45,7 @@ def this_process() -> PartialState:
         given = f"ACCELERATE_USE_CPU = {os.environ['ACCELERATE_USE_CPU']!r}"
         raise TinyclfError(f"{given}: expected true or false, or nothing") from error
     if process.device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
+        cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     return process
 
 
@@ -66,20 +62,15 @@ def device_line(device: torch.device) -> str:
 
 @cache
 def cuda_is_usable() -> bool:
-    """Whether torch sees a CUDA GPU, and has kernels for it."""
-    return torch.cuda.is_available() and has_kernels(torch.cuda.get_device_capability(), torch.cuda.get_arch_list())
+    """Whether torch sees a CUDA GPU, and was built for one as old as that: for `sm_75`, of capability 7.5, and others.
 
-
-def has_kernels(capability: tuple[int, int], architectures: list[str]) -> bool:
-    """Whether a build of torch for these architectures, as `sm_86` or `compute_90`, runs on a GPU of a capability.
-
-    Code of an `sm` runs on the same major version from its minor one on, that of a `compute` on everything newer. A
-    build that names neither is not of CUDA, and is trusted.
+    A build that names none of these is not of CUDA, and is trusted.
     """
-    built = re.findall(r"(sm|compute)_(\d+)(\d)", " ".join(architectures))
-    versions = [(kind, (int(major), int(minor))) for kind, major, minor in built]
-    fits = [capability >= least and (kind == "compute" or capability[0] == least[0]) for kind, least in versions]
-    return any(fits) or not fits
+    if not torch.cuda.is_available():
+        return False
+    built = re.findall(r"_(\d+)(\d)", " ".join(torch.cuda.get_arch_list()))
+    oldest = min(((int(major), int(minor)) for major, minor in built), default=(0, 0))
+    return torch.cuda.get_device_capability() >= oldest
 
 
 def unused_gpu_reason() -> str:
@@ -90,46 +81,28 @@ def unused_gpu_reason() -> str:
         return "this Mac's GPU is not used: --device mps uses it, in fp32"
     if not shutil.which("nvidia-smi"):  # which comes with the driver
         return ""
-    said = "it sees none, which CUDA_VISIBLE_DEVICES may hide"
     try:
         torch.cuda.init()
-        if torch.cuda.is_available():
-            said = "it has no kernels for capability {}.{}".format(*torch.cuda.get_device_capability())
+        said = "it has no kernels for capability {}.{}".format(*torch.cuda.get_device_capability())
     except (RuntimeError, AssertionError) as error:  # the latter of a build without CUDA
         said = str(error).splitlines()[0]
-    return (
-        f"this NVIDIA GPU is not used: torch {torch.__version__} says: {said}; pytorch.org has builds for each driver"
-    )
+    return f"this NVIDIA GPU is not used: torch {torch.__version__} says: {said}; pytorch.org has other builds"
 
 
-def best_precision(device: torch.device) -> str:
-    """The quickest precision of `device` that is exact enough for our recipes: what `precision = auto` stands for."""
-    return next(name for name in ("bf16", "fp16", "fp32") if unsupported_reason(name, device) is None)
+def precisions(device: torch.device) -> list[str]:
+    """Those that `device` has instructions for: the others would be emulated, or ignored.
+
+    The first is the quickest that is exact enough for our recipes: what `precision = auto` stands for.
+    """
+    if device.type == "cuda":
+        new = torch.cuda.get_device_capability(device) >= AMPERE or torch.version.hip
+        return ["bf16", "fp16", "tf32", "fp32"] if new else ["fp16", "fp32"]
+    return ["bf16", "fp32"] if device.type == "cpu" and BF16_CPUS & cpu_flags() else ["fp32"]
 
 
 def supported_precision(precision: str, device: torch.device) -> str:
     """`precision` where `device` supports it, else fp32: for using a model, not for training it."""
-    return precision if unsupported_reason(precision, device) is None else "fp32"
-
-
-def unsupported_reason(precision: str, device: torch.device) -> str | None:
-    """Why `device` does not support `precision`; None where it does."""
-    kind = device.type
-    if precision == "fp32" or (kind, precision) == ("cuda", "fp16"):
-        return None
-    if kind == "cuda":
-        name, (major, minor) = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
-        new = (major, minor) >= AMPERE or torch.version.hip
-        return None if new else f"needs a GPU of CUDA capability 8.0 or more, and this one, {name}, has {major}.{minor}"
-    if (kind, precision) != ("cpu", "bf16"):
-        return f"needs a CUDA GPU, and this run is on {kind}"
-    return None if BF16_CPUS & cpu_flags() else "this CPU has no instructions for it, and would take many times as long"
-
-
-def refuse_unsupported(precision: str, device: torch.device) -> None:
-    """Raise TinyclfError for a precision that `device` has no instructions for: it would be emulated, or ignored."""
-    if reason := unsupported_reason(precision, device):
-        raise TinyclfError(f"precision = {precision!r}: {reason}; use {best_precision(device)}, or auto")
+    return precision if precision in precisions(device) else "fp32"
 
 
 @contextmanager
@@ -138,8 +111,7 @@ def autocast(precision: str, device: torch.device) -> Iterator[None]:
 
     fp32 is exact, whatever torch is set to: its own default for convolutions on a GPU is tf32.
     """
-    products = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
-    convolutions = torch.backends.cudnn if device.type == "cuda" else torch.backends.mkldnn
+    products, convolutions = (cuda, cudnn) if device.type == "cuda" else (mkldnn, mkldnn)
     backends = (products.matmul, convolutions.conv)  # which torch puts there at run time
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
@@ -177,17 +149,14 @@ def data_parallel(model: nn.Module, process: PartialState, *, changes: bool = Fa
     ghosts = {layer.ghost_batches for layer in norms if isinstance(layer, GhostBatchNorm2d)}
     parts, together = max(ghosts, default=1), process.device.type == "cuda" and not ghosts
     if norms and not together and parts % process.num_processes:
-        raise TinyclfError(
-            f"ghost_batches = {parts}: {process.num_processes} processes cannot share so many parts of a batch "
-            "evenly; give another number of processes, or a number of parts that is a multiple of it"
-        )
+        several = f"{process.num_processes} processes cannot share so many parts of a batch"
+        raise TinyclfError(f"ghost_batches = {parts}: {several}; give a multiple of the number of processes")
     if together:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad] if changes else []
     for parameter in frozen:  # torch averages the gradients of those alone that have one when it wraps the model
         parameter.requires_grad_(True)
-    devices = [process.device] if process.device.type == "cuda" else None
-    prepared = DistributedDataParallel(model, devices, find_unused_parameters=changes)
+    prepared = DistributedDataParallel(model, find_unused_parameters=changes)
     for parameter in frozen:
         parameter.requires_grad_(False)
     return prepared

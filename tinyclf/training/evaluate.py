@@ -3,28 +3,25 @@
 And what any pass needs: how far it is, what is said where memory runs out or a loss is not finite.
 """
 
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
 import torch
 from accelerate.utils import reduce
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tinyclf.data.loader import NOTHING, ImageLoader
+from tinyclf.data.loader import ImageLoader
 from tinyclf.training.device import autocast, this_process
 from tinyclf.utils.errors import TinyclfError
 
 Item = TypeVar("Item")
-BAR = "TINYCLF_BAR"  # in the environment of a notebook's kernel: that what it prints appears on a terminal
 WIDTH = 79  # of a bar
-# How a CPU, cuDNN and cuBLAS, and a Mac's GPU say that there is no memory
-NO_MEMORY = ("can't allocate memory", "STATUS_ALLOC_FAILED", "MPS backend out of memory")
+NO_MEMORY = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")  # GPUs, a CPU, cuDNN and cuBLAS say
 BINS = 15  # of confidence, in the calibration error: as usual since Guo et al. 2017, arXiv:1706.04599
 
 
@@ -130,10 +127,8 @@ def predict_logits(
 ) -> Tensor:
     """The logits of all images, float32 (N, classes), on their device; zeros for the part of another process.
 
-    name: what a progress bar calls it. Raises TinyclfError for a loader that shuffles or augments.
+    name: what a progress bar calls it. loader: one that neither shuffles nor augments.
     """
-    if loader.shuffle or loader.augmentation != NOTHING:
-        raise TinyclfError("evaluation takes images in their order and as they are, not shuffled nor augmented")
     model.eval().to(memory_format=torch.channels_last)
     all_logits, slices = torch.empty(0), loader.slices()
     for batch in progress(loader.epoch(), name, len(loader)):
@@ -152,26 +147,25 @@ def progress(items: Iterable[Item], name: str, total: int) -> Iterator[Item]:
 
     Elsewhere (in a notebook, in a log) the bar is drawn every half minute, over the one before.
     """
-    terminal = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
-    every, file = 0.2 if terminal or BAR in os.environ else 30, sys.stderr if terminal else sys.stdout
+    every = 0.2 if sys.stdout and not sys.stdout.closed and sys.stdout.isatty() else 30
     started = drawn = time.monotonic()
     for number, item in enumerate(items):
         now = time.monotonic()
         if now >= drawn + every and number:
             minutes, seconds = divmod(int((now - started) * (total / number - 1)), 60)
             bar = f"{name} {'█' * (30 * number // total):░<30} {number}/{total}, {minutes}:{seconds:02d} left"
-            say(f"{bar:{WIDTH}}", "\r", file)
+            say(f"{bar:{WIDTH}}", "\r")
             drawn = now
         yield item
     if drawn != started:
-        say(" " * WIDTH, "\r", file)
+        say(" " * WIDTH, "\r")
 
 
-def say(text: str, end: str = "\n", file: TextIO | None = None) -> None:
+def say(text: str, end: str = "\n") -> None:
     """Print a line, in the first process alone. A stream that is closed, full or gone is no reason to end a run."""
     with suppress(OSError, ValueError):
         if this_process().is_main_process:
-            print(text, end=end, file=file, flush=True)
+            print(text, end=end, flush=True)
 
 
 @contextmanager
@@ -180,8 +174,7 @@ def enough_memory(batch_size: int) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not known and not any(text in str(error) for text in NO_MEMORY):
+        if not isinstance(error, MemoryError) and not any(text in str(error) for text in NO_MEMORY):
             raise
         raise TinyclfError(
             f"out of memory with batches of {batch_size} images: try batch_size = {max(2, batch_size // 2)}"

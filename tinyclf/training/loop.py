@@ -30,6 +30,10 @@ from tinyclf.utils.errors import TinyclfError
 Epoch = dict[str, float]  # one row of a history, see `fit`
 Loss = Callable[[Tensor, Tensor], Tensor]  # of logits (B, classes) and labels (B,) or probabilities (B, classes)
 BeforeStep = Callable[[int], None]  # of the number of steps that were made before
+LINE = (  # of an epoch
+    "epoch {epoch:2d}/{epochs}  lr {learning_rate:.0e}  train {train_loss:.3f} {train_accuracy:.1%}  "
+    "val {val_loss:.3f} {val_accuracy:.1%}  {seconds:.0f} s  {images_per_second:.0f} images/s"
+)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -44,7 +48,6 @@ class Plan:
     precision: str = "fp32"
     save_to: Path | None = None  # a checkpoint, written before the first epoch and after every one
     about: dict[str, Any] = field(default_factory=dict)  # what else the checkpoint shall say; it gets the history too
-    report: Callable[[str], None] = say  # called with a line for each epoch, in every process
     on_epoch: Callable[[Epoch], None] | None = None  # called with each new row of the history
 
 
@@ -71,11 +74,11 @@ def fit(state: TrainingState, criterion: Loss, train: ImageLoader, val: ImageLoa
         if plan.before_step:
             plan.before_step(len(history) * len(train))
         what = "continuing after" if len(history) < plan.epochs else "nothing to train: this run reached"
-        plan.report(f"{what} epoch {len(history)} of {plan.epochs}, as {plan.save_to and plan.save_to.name} holds it")
+        say(f"{what} epoch {len(history)} of {plan.epochs}")
     for epoch in range(len(history) + 1, plan.epochs + 1):
         history.append(training.one_epoch(epoch))
         training.save(history)
-        plan.report(line(history[-1], plan.epochs))
+        say(LINE.format(epochs=plan.epochs, **history[-1]))
         if plan.on_epoch and training.process.is_main_process:
             plan.on_epoch(dict(history[-1]))
     return history
@@ -120,18 +123,14 @@ class Training:
 
         Raises TinyclfError where several processes do not see the same checkpoint.
         """
-        path = self.plan.save_to
-        saved = checkpoint.newest(path, self.plan.report) if path else None
-        self.process.wait_for_everyone()  # before the first one changes files
+        saved = checkpoint.read(self.plan.save_to) if self.plan.save_to else None
         history: list[Epoch] = saved.about["history"] if saved else []
-        if path and saved:
-            checkpoint.restore(saved, self.state)
-            if self.process.is_main_process and saved.path != path:
-                os.replace(saved.path, path)  # a damaged one must not take the place of the good one before it
-        else:
-            self.save(history)
         if len(set(epochs := gather_object([len(history)]))) > 1:
             raise TinyclfError(f"the processes see different checkpoints, of epochs {epochs}: let them share it")
+        if saved:
+            checkpoint.restore(saved, self.state)
+        else:
+            self.save(history)
         return history
 
     def one_epoch(self, epoch: int) -> Epoch:
@@ -153,8 +152,8 @@ class Training:
             **metrics,
             "val_loss": evaluation.loss,
             "val_accuracy": evaluation.top1,
-            "seconds": elapsed(started, time.perf_counter()),
-            "images_per_second": len(train.labels) / elapsed(started, trained),
+            "seconds": time.perf_counter() - started,
+            "images_per_second": len(train.labels) / (trained - started),
             "load": os.getloadavg()[0],
         }
 
@@ -224,22 +223,3 @@ def summed(criterion: Loss) -> Loss:
         criterion.reduction = "sum"
         return criterion
     return lambda logits, targets: criterion(logits, targets) * len(targets)
-
-
-def elapsed(start: float, end: float) -> float:
-    """Seconds between two times: more than 0, though a clock stands still or jumps back."""
-    return max(end - start, 1e-6)
-
-
-def line(row: Epoch, epochs: int) -> str:
-    """An epoch of a history as text."""
-    return (
-        f"epoch {row['epoch']:2d}/{epochs}  lr {row['learning_rate']:.0e}  "
-        f"train {row['train_loss']:.3f} {row['train_accuracy']:.1%}  "
-        f"val {row['val_loss']:.3f} {row['val_accuracy']:.1%}  "
-        f"{row['seconds']:.0f} s  {row['images_per_second']:.0f} images/s"
-    )
-
-
-def silent(line: str) -> None:
-    """Report nothing."""

@@ -14,13 +14,7 @@ DEPTHS = {"fc": 0, "layer4": 1, "layer3": 2, "layer2": 3, "layer1": 4, "bn1": 5,
 
 
 def make_optimizer(
-    model: nn.Module,
-    learning_rate: float,
-    momentum: float,
-    *,
-    nesterov: bool = False,
-    weight_decay: float = 0.0,
-    layer_decay: float = 1.0,
+    model: nn.Module, learning_rate: float, momentum: float, *, nesterov: bool, weight_decay: float, layer_decay: float
 ) -> optim.SGD:
     """SGD over all parameters of `model`. Without weight decay and layer decay it has one group, as plain PyTorch.
 
@@ -32,12 +26,8 @@ def make_optimizer(
         decay = weight_decay if parameter.ndim > 1 else 0.0
         rate = learning_rate * layer_decay ** DEPTHS.get(name.partition(".")[0], 0)
         groups.setdefault((decay, rate), []).append(parameter)
-    return optim.SGD(
-        [{"params": parameters, "weight_decay": decay, "lr": rate} for (decay, rate), parameters in groups.items()],
-        lr=learning_rate,
-        momentum=momentum,
-        nesterov=nesterov,
-    )
+    tables = [{"params": values, "weight_decay": decay, "lr": rate} for (decay, rate), values in groups.items()]
+    return optim.SGD(tables, lr=learning_rate, momentum=momentum, nesterov=nesterov)
 
 
 @dataclass(frozen=True)
