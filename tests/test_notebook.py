@@ -174,7 +174,10 @@ def test_a_kernel_that_cannot_start_is_one_message_and_the_others_are_tried(tmp_
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     with pytest.raises(TinyclfError, match="failed: one, two"):
         cli.run_one_by_one([experiment(tmp_path, name, VALUE) for name in ("one", "two")], notebook.run)
-    assert capsys.readouterr().err.count("the kernel did not start (Kernel died before replying to kernel_info)") == 2
+    assert (
+        capsys.readouterr().err.count("the notebook cannot be executed (Kernel died before replying to kernel_info)")
+        == 2
+    )
 
 
 def test_what_the_user_has_of_matplotlib_is_on_no_page_and_stops_none(tmp_path, folder, monkeypatch):

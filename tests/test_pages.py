@@ -18,7 +18,7 @@ from tinyclf.experiments.catalog import Experiment, select
 from tinyclf.experiments.train import train_experiment
 from tinyclf.report import notebook
 from tinyclf.report.accuracy import accuracy_table, answer
-from tinyclf.report.run_page import comparison
+from tinyclf.report.notebook import comparison
 from tinyclf.utils.paths import PROJECT
 
 EVIL = "<script>alert(1)</script> $x$, evil"

@@ -23,13 +23,12 @@ from tinyclf.report.evaluation import (
     heat_map,
 )
 from tinyclf.report.figures import Line, curves, svg
+from tinyclf.report.notebook import comparison, run_pages
 from tinyclf.report.run_page import (
     commit_link,
-    comparison,
     headline,
     history_table,
     provenance,
-    run_pages,
     settings_table,
 )
 from tinyclf.report.runs import history_frame, load_histories
@@ -104,13 +103,13 @@ def test_a_run_that_was_continued_elsewhere_tells_both_machines():
     assert facts(record)["commit, continued"] == "not a git checkout" and "hardware, continued" in facts(record)
 
 
-def test_a_run_on_a_gpu_says_which_versions_are_not_recorded_and_own_code_that_it_is():
+def test_own_code_says_that_it_is():
     record = leave("mine", Settings(epochs=2), own_code=True, command="", recipe={"transform": "RandAugment()"})
     (environment,) = record["environments"]
     environment["hardware"] = environment["hardware"] | {"device": "cuda", "name": "A GPU"}
     environment["versions"]["cuda"] = "13.0"
     told = facts(record)
-    assert told["versions"] == "cuda 13.0, cudnn not recorded, driver not recorded, torch 2"
+    assert told["versions"] == "torch 2, cuda 13.0"
     assert told["command"] == "none: own code" and told["transform"] == "RandAugment()"
     assert "own code" in headline(record)
     record["compute"] = {"own": None, "total": None, "published_baseline": 3e13}

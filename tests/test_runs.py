@@ -32,15 +32,6 @@ def test_a_row_has_the_numbers_of_its_record():
     assert epochs["epoch"].tolist() == [1, 2] and epochs["val_accuracy"].tolist() == [0.3, 0.2]
 
 
-def test_a_record_of_no_use_is_left_out_and_named_and_the_others_make_their_rows(capsys, monkeypatch):
-    for name in ("one", "two"):
-        leave(name, Settings(epochs=2))
-    broken = {"other_sizes": {"64": {"top1": 0.5}}, "compute": {"own": 1, "total": 1, "published_baseline": 1e-320}}
-    leave("broken-by-hand", Settings(epochs=2), **broken)
-    assert [run["run"] for run in read_runs("mini")] == ["one", "two"] and len(load_runs("mini")) == 2
-    assert "left out: the record of broken-by-hand on mini" in capsys.readouterr().err
-
-
 def test_own_code_is_told_also_of_records_that_are_older_than_the_word():
     leave("by-settings", Settings(epochs=2))
     leave("mine", Settings(epochs=2), own_code=True, recipe={"model": "ResNet"}, identity={"model": "ResNet"})

@@ -1,17 +1,17 @@
 """What a run's model does on the validation images: classes, confusions, mistakes, calibration."""
 
-from __future__ import annotations
-
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from IPython.display import HTML
+from matplotlib import colors
 
 from tinyclf.experiments.record import Record, read_table
 from tinyclf.report.figures import COLOURS, Described, percent_label, styled
 from tinyclf.report.format import Column, format_metric, percent, pixels
 from tinyclf.report.html import Table, gallery, table
-from tinyclf.utils.lazy import colors, pd, plt
 
 # One colour of growing opacity, so that the page's own paper shows through, light or dark.
 SHADES = ("#d55e0000", "#d55e00ff")

@@ -1,23 +1,20 @@
 """Figures, made from tables of runs and published numbers, each with the same in words for who does not see it."""
 
-from __future__ import annotations
-
 import io
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import matplotlib.pyplot as plt
+import pandas as pd
 from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from tinyclf.report.format import format_metric
 from tinyclf.report.runs import published_curve
-from tinyclf.utils.lazy import pd, plt
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 class Described(NamedTuple):
