@@ -20,7 +20,7 @@ def test_a_row_has_the_numbers_of_its_record():
     recipe = {"model": "ResNet, 11,181,642 parameters", "optimizer": "SGD(lr=0.01)", "ema": None}
     leave("baseline-scratch", settings, (0.3, 0.2), flip_tta={"top1": 0.25}, recipe=recipe)
     (row,) = load_runs("mini").to_dict("records")
-    assert (row["run"], row["experiment"], row["split"]) == ("baseline-scratch", "baseline-scratch", "val")
+    assert (row["run"], row["experiment"], row["settings.seed"]) == ("baseline-scratch", "baseline-scratch", 0)
     assert (row["accuracy"], row["best_accuracy"], row["best_epoch"], row["epochs"]) == (0.2, 0.3, 1, 2)
     assert (row["flip_tta"], row["top5"], row["loss"], row["calibration_error"]) == (0.25, 0.5, 4.8, 0.05)
     assert (row["compute_total"], row["share"], row["seconds"]) == (2000, 2000 / BASELINE, 12.4)

@@ -35,15 +35,12 @@ COLUMNS: dict[str, Callable[[Record], Any]] = {
     "own_code": lambda record: own_code(record),
     "identity": lambda record: record.get("identity", {}),  # the texts of all that decides the numbers
     "is_ablation": lambda record: catalog.ablation(record["run"]) is not None,
-    "split": lambda record: "held-out" if record["settings"]["hold_out"] else "val",  # that it was evaluated on
-    "seed": lambda record: record["settings"]["seed"],
     "overrides": lambda record: all_overrides(record),
     "command": lambda record: record["command"],
     "accuracy": lambda record: record["history"][-1]["val_accuracy"],
     "best_accuracy": lambda record: record["result"]["best"]["val_accuracy"],
     "best_epoch": lambda record: record["result"]["best"]["epoch"],
     "epochs": lambda record: len(record["history"]),
-    "planned_epochs": lambda record: record["settings"]["epochs"],
     "top5": lambda record: record["evaluation"]["top5"],
     "loss": lambda record: record["evaluation"]["loss"],
     "calibration_error": lambda record: record["evaluation"]["calibration_error"],
@@ -136,7 +133,7 @@ def group_runs(runs: Iterable[Row]) -> dict[str, Row]:
     are those of `group_seeds`.
     """
     groups: dict[str, Row] = {}
-    for row in group_seeds(run for run in runs if run["split"] == "val"):
+    for row in group_seeds(run for run in runs if not run["settings.hold_out"]):
         rivals = groups.get(row["experiment"], row), row
         groups[row["experiment"]] = min(rivals, key=lambda rival: (len(rival["overrides"]), -rival["epochs"]))
     return groups
@@ -147,7 +144,7 @@ def group_seeds(runs: Iterable[Row]) -> list[Row]:
     groups: dict[str, list[Row]] = {}
     for run in runs:
         groups.setdefault(all_but_the_seed(run), []).append(run)
-    return [summary_row(sorted(group, key=lambda run: run["seed"])) for group in groups.values()]
+    return [summary_row(sorted(group, key=lambda run: run["settings.seed"])) for group in groups.values()]
 
 
 def all_but_the_seed(run: Row) -> str:
@@ -234,7 +231,7 @@ def listing(dataset: str) -> str:
         own, known = [run for run in runs if run["experiment"] == name], experiments.get(name)
         title = known.title if known else "own code" * own[0]["own_code"]
         if own:
-            planned = known.settings.epochs if known else own[0]["planned_epochs"]
+            planned = known.settings.epochs if known else own[0]["settings.epochs"]
             last, best = (percent(mean(run[key] for run in own)) for key in ("accuracy", "best_accuracy"))
             title += f" (mean of {len(own)} seeds)" * (len(own) > 1)
             lines.append((name, f"{min(run['epochs'] for run in own)} of {planned}", last, best, title))
