@@ -8,7 +8,7 @@ from records import leave, planned
 
 from tinyclf.report.accuracy import NOT_RUN, STAND_IN_NOTE, accuracy_table, goal_text, markdown_report, markdown_tables
 from tinyclf.report.format import Cell, duration, format_metric, hardware, points, share, short_commit
-from tinyclf.report.runs import PUBLISHED, published, published_at, published_curve
+from tinyclf.report.runs import PUBLISHED, published, published_at
 
 STAND_IN = "ImageNet (stand-in: x.safetensors)"
 
@@ -37,25 +37,16 @@ def test_the_published_numbers_are_whole_and_found_by_the_run_of_any_seed():
         assert {len(curve) for curve in curves} == {len(row["curve_epochs"])}, name
         assert row["val_accuracy"][-1] == row["last"] and row["curve_epochs"][-1] == row["epochs"], name
     assert published("baseline-scratch-seed-3", "tiny-imagenet")["last"] == 0.2594
-    assert published("fast-scratch", "tiny-imagenet") is None
-    assert published("baseline-scratch", "mini") is published("baseline-scratch", "tiny-imagenet-20") is None
+    assert published("fast-scratch", "tiny-imagenet") is published("baseline-scratch", "mini") is None
     assert published_at("baseline-scratch", "tiny-imagenet", 2) == 0.093
     assert math.isnan(published_at("baseline-scratch", "tiny-imagenet", 11))
-    assert published_curve("baseline-scratch", "mini", "val_loss").empty
 
 
 def test_the_table_has_the_numbers_of_the_records_and_the_published_one_at_the_same_epoch():
-    settings = {"epochs": 2, "batch_size": 8}
-    standin = {"label": STAND_IN, "file": None, "sha256": None}
     for seed, accuracy in ((0, 0.08), (1, 0.12)):
         name = f"baseline-imagenet-seed-{seed}" if seed else "baseline-imagenet"
-        leave(
-            name, planned("baseline-imagenet", "tiny-imagenet", seed=seed, **settings), (0.4, accuracy), weights=standin
-        )
-    row = row_of("baseline-imagenet", "tiny-imagenet")
-    assert (row["accuracy"], row["best_accuracy"], row["epochs"], row["planned_epochs"]) == (0.1, 0.4, 2, 15)
-    assert (row["published_last"], row["published_best"], row["published_then"]) == (0.5661, 0.5677, 0.496)
-    assert row["difference"] == pytest.approx(-0.396) and row["overrides"] == {"batch_size": 8} and not row["whole"]
+        settings = planned("baseline-imagenet", "tiny-imagenet", seed=seed, epochs=2, batch_size=8)
+        leave(name, settings, (0.4, accuracy), weights={"label": STAND_IN, "file": None, "sha256": None})
     lines = lines_of("tiny-imagenet")
     title = "Step 1: baseline with ImageNet weights (stand-in weights) (batch_size = 8)"
     assert lines[title][1:] == [  # 40 images; 1.96 * sqrt(.1 * .9 / 40 + .496 * .504 / 10000) = 9.35 points
@@ -68,17 +59,17 @@ def test_the_table_has_the_numbers_of_the_records_and_the_published_one_at_the_s
     ]
     first = lines["Step 1: baseline from scratch"]
     assert first[1:4] == ["25.94%", "", "not run yet (`tinyclf run baseline-scratch --dataset tiny-imagenet`)"]
-    header = "| experiment | published | ours | verdict | epochs | compute | time |"
-    assert markdown_tables(accuracy_table("tiny-imagenet")).count(header) == 2
 
 
-def test_runs_from_weights_have_a_table_of_their_own_and_held_out_ones_none():
-    leave("preprocessing", planned("preprocessing", "mini", weights="none"))
+def test_runs_from_weights_have_a_table_of_their_own_held_out_ones_none_and_own_ones_a_row():
+    leave("preprocessing", planned("preprocessing", weights="none"))
     leave("baseline-scratch", planned("baseline-scratch", hold_out=True))
+    leave("mine", planned("baseline-scratch", epochs=2), (0.1, 0.3), own_code=True, command="")
     tables = {row["experiment"]: row["table"] for row in accuracy_table("mini").rows}
     assert tables["baseline-imagenet"] == tables["finetuning"] == "From ImageNet weights"
     assert tables["baseline-scratch"] == tables["preprocessing"] == "From scratch"
     assert math.isnan(row_of("baseline-scratch", "mini")["accuracy"])
+    assert lines_of("mini")["mine (own code)"][1] == "30.00% (18.1 to 45.4%; 1 seed)"
 
 
 def test_a_model_at_another_size_has_a_row_that_is_judged_after_all_epochs():
@@ -88,7 +79,6 @@ def test_a_model_at_another_size_has_a_row_that_is_judged_after_all_epochs():
         row = row_of("preprocessing", "tiny-imagenet", 64)
         assert row["title"].endswith("on enlarged images, evaluated at 64x64") and row["published_last"] == 0.1531
         assert (row["accuracy"], row["verdict"].kind, row["seeds"], row["machines"]) == (0.16, kind, 1, ())
-        assert row["difference"] == pytest.approx(0.0069) and math.isnan(row["epochs"])
 
 
 def test_a_goal_is_reached_by_the_mean_of_all_seeds_within_its_limits():
@@ -100,8 +90,6 @@ def test_a_goal_is_reached_by_the_mean_of_all_seeds_within_its_limits():
     assert {told(), told(epochs=2), told(compute=0.1)} == {"goal: it: reached"}
     assert {told(0.31), told(epochs=1), told(compute=0.09)} == {"goal: it: missed"}
     assert told(run=NOT_RUN) == "goal: it"
-    leave("fast-scratch", planned("fast-scratch", "tiny-imagenet"), (0.9,))  # at more compute than the limit
-    assert row_of("fast-scratch", "tiny-imagenet")["goals"][0].endswith(": missed")
 
 
 def test_stand_in_weights_are_named_in_the_heading_of_the_table_and_in_the_titles_and_explained_once():
@@ -111,30 +99,16 @@ def test_stand_in_weights_are_named_in_the_heading_of_the_table_and_in_the_title
     leave("preprocessing", planned("preprocessing", "tiny-imagenet"), weights=weights, other_sizes=sizes)
     text = markdown_report(accuracy_table("tiny-imagenet"))
     assert "### From stand-ins for ImageNet weights" in text and text.count(STAND_IN_NOTE) == 1
-    titles = [row["title"] for row in accuracy_table("tiny-imagenet").rows if row["accuracy"] > 0]
-    assert [title.partition("images")[2] for title in titles] == [
-        " (stand-in weights)",
-        ", evaluated at 64x64 (stand-in weights)",
-    ]
-
-
-def test_a_run_of_ones_own_has_a_row_that_says_whether_settings_make_it():
-    leave("mine", planned("baseline-scratch", "tiny-imagenet", epochs=2), (0.1, 0.3), own_code=True, command="")
-    leave("fast-scratch.slower", planned("fast-scratch.slower", "tiny-imagenet", hold_out=False), (0.1, 0.3))
-    row = lines_of("tiny-imagenet")["mine (own code)"]
-    assert row[1:4] == ["", "30.00% (18.1 to 45.4%; 1 seed)", ""]
-    assert not [name for name in lines_of("tiny-imagenet") if "slower" in name]
+    assert "images (stand-in weights) |" in text and "evaluated at 64x64 (stand-in weights) |" in text
 
 
 def test_numbers_as_text():
-    assert format_metric("val_accuracy", 0.25, 0.0123) == "25.00 ± 1.23%"
-    assert format_metric("val_loss", 1.23456) == "1.235" and format_metric("loss", math.nan) == ""
+    assert format_metric("val_accuracy", 0.25, 0.0123) == "25.00 ± 1.23%" and format_metric("loss", 1.23456) == "1.235"
     assert [share(value) for value in (0.05, 1.0, 5.71, 0.0)] == ["1/20.0", "1.0", "5.7", "0.0"]
     assert [duration(value) for value in (99, 150, 5999, 7200)] == ["99 s", "2 min", "100 min", "2.0 h"]
     assert short_commit("0123456789abc-dirty") == "0123456789-dirty" and short_commit(None) == "not a git checkout"
-    assert points(-0.0123) == "-1.23" and {points(math.nan), share(math.nan), duration(math.nan)} == {""}
+    assert points(-0.0123) == "-1.23" and {format(math.nan) for format in (points, share, duration)} == {""}
     gpu = {"device": "cuda", "name": "A GPU", "threads": 8, "processes": 2}
     cpu = {"device": "cpu", "name": "A CPU", "threads": 2}
     assert hardware([cpu, gpu, cpu]) == "A CPU, 2 threads; A GPU in 2 processes"
-    assert hardware([cpu | {"threads": 1}]) == "A CPU, 1 thread"
     assert [str(Cell(text, ("", "b"))) for text in ("a", "")] == ["a (b)", "b"] and str(Cell("a", ("",))) == "a"

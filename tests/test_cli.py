@@ -157,7 +157,7 @@ def test_wrong_usage_ends_with_status_2_a_reason_and_nothing_run(arguments, said
     monkeypatch.setenv("COLUMNS", "200")
     if arguments[0] == "compare":
         runs = {"baseline-scratch": {}, "fast-scratch": {}}
-        monkeypatch.setattr("tinyclf.report.run_page.read_records", lambda dataset: runs)
+        monkeypatch.setattr("tinyclf.report.notebook.read_records", lambda dataset: runs)
     done = invoke(*arguments)
     assert done.exit_code == 2 and said in done.output
     assert not ran and not folder.exists()
@@ -255,14 +255,14 @@ def imported(code, *names):
     return subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True).stdout
 
 
-def test_a_training_notebook_imports_what_tables_figures_and_metrics_need_when_they_are_made():
+def test_a_training_notebook_imports_what_metrics_and_pages_need_when_they_are_made():
     (cell,) = [
         "".join(cell["source"])
         for cell in json.loads((NOTEBOOKS / "2_preprocessing.ipynb").read_text())["cells"]
         if cell["cell_type"] == "code" and "check_parameters(globals()" in "".join(cell["source"])
     ]
     lines = cell.partition("check_parameters(globals()")[0]
-    assert imported(lines, "pandas", "matplotlib.pyplot", "torchmetrics", "papermill") == "1500\n"
+    assert imported(lines, "torchmetrics", "papermill") == "1500\n"
 
 
 def test_the_package_alone_imports_nothing_and_says_how_threads_wait_unless_the_user_does(monkeypatch):

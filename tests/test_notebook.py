@@ -53,17 +53,19 @@ def left_in(place):
     return {path.name for path in place.iterdir() if path.suffix != ".lock"}
 
 
-def test_a_page_is_self_contained_with_code_folded_and_pictures_described(tmp_path, folder):
+def test_a_page_is_self_contained_with_code_folded_and_pictures_described(tmp_path, folder, monkeypatch):
+    (tmp_path / "a file").touch()  # what the user has of matplotlib stops no page, and is on none
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "a file"))
+    monkeypatch.setenv("MPLBACKEND", "bogus")
     notebook.run(experiment(tmp_path, "good", FIGURE))
     page = (folder / "mini" / "good" / "index.html").read_text()
     assert "<title>Title of good (mini)</title>" in page and "About good" in page and "value 7" in page
     assert re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", page) == ['href="../index.html']  # a link to follow
     assert not re.findall(r"@import|import\(|url\((?!['\"]?(?:data:|#))", page)
     assert page.count('<details class="code">') == 3  # parameters, injected parameters, the cell
-    (image,) = re.findall(r"<img [^>]*>", page)
-    alt = re.search(r"""alt=(["'])(.*?)\1""", image)[2]
+    (alt,) = re.findall(r"""<img alt="(.*?)" src="data:image/svg""", page)
     assert html.unescape(alt) == 'an empty "figure" & <no> more' and "<" not in alt
-    assert "data:image/svg+xml;base64," in image
+    assert "matplotlib-" not in page and str(tmp_path) not in page
 
 
 def test_an_executed_notebook_names_no_path_of_this_machine_however_it_is_written(tmp_path, folder, monkeypatch):
@@ -71,21 +73,23 @@ def test_an_executed_notebook_names_no_path_of_this_machine_however_it_is_writte
     own = tmp_path / 'it\'s "own" ä\\b'  # as a folder of a person may be called
     (own / "mini").mkdir(parents=True)
     monkeypatch.setenv("TINYCLF_REPORTS", str(own))
-    show = f"print(value, weights, {said}, file=sys.stderr)\npath = os.environ['TINYCLF_REPORTS'] + '/x'"
-    ways = (
-        "print(path, repr(path), ascii(path), json.dumps(path), html.escape(path), quote(path))\nHTML(escape([path]))"
-    )
-    imports = "import html, json, os, sys\nfrom urllib.parse import quote\nfrom IPython.display import HTML"
-    one = experiment(tmp_path, "good", f"{imports}\nfrom markupsafe import escape\n{show}\n{ways}")
-    weights = {"weights": str(tmp_path / "some.pth")}
-    notebook.run(dataclasses.replace(one, parameters=one.parameters | weights))
-    folder = own
-    executed = folder / "mini" / "good" / "notebook.ipynb"
-    for path in (executed, executed.with_name("index.html")):
+    code = f"""
+import html, json, os, sys
+from urllib.parse import quote
+from IPython.display import HTML
+from markupsafe import escape
+print(value, weights, {said}, file=sys.stderr)
+path = os.environ['TINYCLF_REPORTS'] + '/x'
+print(path, repr(path), ascii(path), json.dumps(path), html.escape(path), quote(path))
+HTML(escape([path]))
+"""
+    one = experiment(tmp_path, "good", code)
+    notebook.run(dataclasses.replace(one, parameters=one.parameters | {"weights": str(tmp_path / "some.pth")}))
+    assert left_in(own / "mini/good") == {"index.html", "notebook.ipynb"}
+    for path in (own / "mini/good").glob("*.*"):
         text = html.unescape(path.read_text())
-        assert "7 some.pth ['data/mini', " in text
+        assert "7 some.pth ['data/mini', " in text or path.suffix == ".lock"
         assert not [one for one in (*said, str(tmp_path), str(PROJECT)) if one in text]
-    assert left_in(executed.parent) == {"index.html", "notebook.ipynb"}
 
 
 def test_one_that_fails_leaves_its_page_and_the_others_still_run(tmp_path, folder, capsys):
@@ -96,8 +100,7 @@ def test_one_that_fails_leaves_its_page_and_the_others_still_run(tmp_path, folde
     assert str(failed.value) == "failed: bad"
     assert f"tinyclf: bad: {message}" in capsys.readouterr().err
     page = (folder / "mini" / "bad" / "failed.html").read_text()
-    assert "the &lt;b&gt;data&lt;/b&gt; is not there" in page and "<b>data</b>" not in page
-    assert "Traceback" not in page  # an error raised on purpose is its message
+    assert "the &lt;b&gt;data&lt;/b&gt; is not there" in page and "Traceback" not in page
     assert "value 7" in (folder / "mini" / "good" / "index.html").read_text()
 
 
@@ -109,8 +112,6 @@ def test_the_pages_of_an_earlier_run_outlive_one_that_fails(tmp_path, folder):
         notebook.run(experiment(tmp_path, "same", "1 / 0"))
     assert "Traceback" in (place / "failed.html").read_text(), "of an error that nobody foresaw"
     assert {name: (place / name).read_bytes() for name in left_in(place) if "failed" not in name} == before
-    notebook.run(experiment(tmp_path, "same", "print('good')"))
-    assert left_in(place) == {*before, "failed.html", "failed.ipynb"}, "what an earlier run left stays"
 
 
 def test_the_kernel_is_that_of_this_python_whatever_python3_is_elsewhere(tmp_path, folder, monkeypatch):
@@ -129,22 +130,15 @@ def test_killed_between_its_two_files_a_page_stands_in_no_front_pages_way(tmp_pa
     good, other_pages = experiment(tmp_path, "good", VALUE), names_of("9_summary")["other_pages"]
     rename = os.replace
 
-    def die(number):
-        def replace(source, target):
-            nonlocal number
-            if Path(target).parent.name == "good":
-                number -= 1
-                if number < 0:
-                    raise KeyboardInterrupt
-            rename(source, target)
+    def die(source, target):
+        if Path(target).name == "index.html":
+            raise KeyboardInterrupt
+        rename(source, target)
 
-        return replace
-
-    for number in range(2):
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(os, "replace", die(number))
-            notebook.run(good)
-        assert not {"Title", "notes"} & set(other_pages("mini").data.split())
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", die)
+        notebook.run(good)
+    assert not {"Title", "notes"} & set(other_pages("mini").data.split())
     notebook.run(good)
     assert '"good/index.html">Title of good' in other_pages("mini").data and "notes" not in other_pages("mini").data
 
@@ -152,9 +146,7 @@ def test_killed_between_its_two_files_a_page_stands_in_no_front_pages_way(tmp_pa
 def test_a_page_of_somebody_else_is_not_replaced_and_nothing_runs(tmp_path, folder):
     (folder / "mini/mine").mkdir(parents=True)
     (folder / "mini/mine/index.html").write_text("somebody's own")
-    with pytest.raises(
-        TinyclfError, match=r"mine has a page that is not of tinyclf: move notebook\.ipynb and index\.html away"
-    ):
+    with pytest.raises(TinyclfError, match="mine has a page that is not of tinyclf"):
         notebook.run(experiment(tmp_path, "mine", f"open({str(tmp_path / 'ran')!r}, 'w')"))
     assert (folder / "mini/mine/index.html").read_text() == "somebody's own" and not (tmp_path / "ran").exists()
 
@@ -174,32 +166,16 @@ def test_a_kernel_that_cannot_start_is_one_message_and_the_others_are_tried(tmp_
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     with pytest.raises(TinyclfError, match="failed: one, two"):
         cli.run_one_by_one([experiment(tmp_path, name, VALUE) for name in ("one", "two")], notebook.run)
-    assert capsys.readouterr().err.count("the kernel did not start (Kernel died before replying to kernel_info)") == 2
-
-
-def test_what_the_user_has_of_matplotlib_is_on_no_page_and_stops_none(tmp_path, folder, monkeypatch):
-    locked_away = tmp_path / "no folder"
-    locked_away.touch()  # where nothing can be written, not even by root
-    monkeypatch.setenv("MPLCONFIGDIR", str(locked_away))
-    monkeypatch.setenv("MPLBACKEND", "bogus")
-    notebook.run(experiment(tmp_path, "good", FIGURE))
-    text = (folder / "mini/good/index.html").read_text()
-    assert "value 7" in text and "matplotlib-" not in text and str(tmp_path) not in text
+    assert (
+        capsys.readouterr().err.count("the notebook cannot be executed (Kernel died before replying to kernel_info)")
+        == 2
+    )
 
 
 def test_two_pages_of_one_experiment_are_not_made_at_once(tmp_path, folder):
     place = folder / "mini" / "good"
     with locked(place / ".page.lock"), pytest.raises(TinyclfError, match=rf"running already.*process {os.getpid()}"):
         notebook.run(experiment(tmp_path, "good", VALUE))
-    notebook.run(experiment(tmp_path, "good", VALUE))
-    assert left_in(place) == {"index.html", "notebook.ipynb"}
-
-
-def test_a_reports_folder_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, folder):
-    folder.write_text("a file")
-    with pytest.raises(TinyclfError, match=r"cannot write to .*TINYCLF_REPORTS"):
-        notebook.run(experiment(tmp_path, "good", f"open({str(tmp_path / 'ran')!r}, 'w')"))
-    assert not (tmp_path / "ran").exists()
 
 
 def test_plain_papermill_runs_the_baseline_from_any_folder(tmp_path, folder):
@@ -218,36 +194,18 @@ def test_plain_papermill_runs_the_baseline_from_any_folder(tmp_path, folder):
     assert histories[0] == histories[1]  # to the last bit
 
 
-def heading(title, *tags):
-    return new_markdown_cell(f"## {title}\n\nText of {title}.", metadata={"tags": list(tags)})
+def test_sections_fold_at_their_heading_unless_they_have_an_error_and_optional_ones_need_an_output():
+    def heading(title, *tags):
+        return new_markdown_cell(f"## {title}\n\nText of {title}.", metadata={"tags": list(tags)})
 
-
-def code(*outputs, tags=()):
-    return new_code_cell("code", outputs=list(outputs), metadata={"tags": list(tags)})
-
-
-SOME = new_output("stream", text="some")
-WRONG = new_output("error", ename="E", evalue="wrong", traceback=[])
-
-
-def arranged(*cells):
-    one = new_notebook(cells=[new_markdown_cell("# Title"), *cells])
-    notebook.arrange(one)
-    return one.cells[1:]
-
-
-def test_a_folded_section_opens_at_its_heading_and_closes_at_its_last_cell_on_the_page():
-    first, middle, last, other = arranged(
-        heading("One", "folded"), code(SOME), code(), code(tags=["notebook-only"]), heading("Two")
-    )
-    assert first.metadata["opens"] == "One" and first.source.strip() == "Text of One."
-    assert "closes" not in middle.metadata and last.metadata["closes"] and "opens" not in other.metadata
-    assert last.metadata["shown"] and not middle.metadata["shown"], "code is shown where it has no output"
-
-
-def test_an_optional_section_without_output_is_left_out_and_one_with_an_error_stays_open():
-    cells = arranged(heading("None", "folded", "optional"), code(), heading("Some", "optional"), code(SOME))
-    assert [cell.source.partition("\n")[0] for cell in cells] == ["## Some", "code"]
-    assert len(arranged(heading("Recipe", "folded"), code())) == 2
-    cells = arranged(heading("Training", "folded", "optional"), code(WRONG))
-    assert cells[0].source.startswith("## Training") and "opens" not in cells[0].metadata
+    some, wrong = new_output("stream", text="some"), new_output("error", ename="E", evalue="wrong", traceback=[])
+    shown, silent, failed = (new_code_cell(outputs=outputs) for outputs in ([some], [], [wrong]))
+    none, two = [heading("None", "folded", "optional"), silent.copy()], [heading("Two"), shown.copy()]
+    one, bad = [heading("One", "folded"), shown, silent], [heading("Bad", "folded", "optional"), failed]
+    whole = new_notebook(cells=[new_markdown_cell("# Title"), *none, *one, *bad, *two])
+    notebook.arrange(whole)
+    assert whole.cells[1:] == [*one, *bad, *two]
+    assert one[0].metadata["opens"] == "One" and one[0].source.strip() == "Text of One."
+    assert "closes" not in shown.metadata and silent.metadata["closes"]
+    assert silent.metadata["shown"] and not shown.metadata["shown"], "code is shown where it has no output"
+    assert not [cell for cell in (*bad, *two) if "opens" in cell.metadata]

@@ -8,34 +8,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
-import nbformat
 import numpy as np
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
 
 from tinyclf import cli
-from tinyclf.experiments.catalog import Experiment, select
+from tinyclf.experiments.catalog import select
 from tinyclf.experiments.train import train_experiment
 from tinyclf.report import notebook
 from tinyclf.report.accuracy import accuracy_table, answer
-from tinyclf.report.run_page import comparison
+from tinyclf.report.notebook import comparison
 from tinyclf.utils.paths import PROJECT
 
-EVIL = "<script>alert(1)</script> $x$, evil"
-KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-SHOW = """
-from tinyclf.report.evaluation import commonest, heat_map
-from tinyclf.report.figures import show
-from tinyclf.report.run_page import heading
-from tinyclf.experiments.record import read_records
-
-record = read_records(dataset)["baseline-scratch"]
-rows = commonest(record)
-print(rows.texts["class"][0])
-show(heat_map(record))
-display(heading(rows.texts["class"][0], dataset))
-rows
-"""
 LARGEST = 1.5e6  # bytes of a page
 CUT_OFF = """() => [...document.querySelectorAll("body *")].filter(each => {
     const box = each.getBoundingClientRect(), scrolls = each.closest(".table, .rendered_html, pre, .code");
@@ -64,12 +47,25 @@ TOO_FAINT = """least => {
         return [(levels[1] + 0.05) / (levels[0] + 0.05) * opacity, each.outerHTML.slice(0, 120)];
     }).filter(([ratio]) => ratio < least);
 }"""
+# A heading that leaves out a level, one of nothing, a column without a name, a region for the mouse alone, and a toggle
+# that stands above the title of its page
+WRONG = """() => {
+    const levels = [...document.querySelectorAll("h1, h2, h3, h4")].map(each => Number(each.tagName[1]));
+    const title = document.querySelector("h1").getBoundingClientRect();
+    return [
+        ...levels.filter((level, place) => level > (place ? levels[place - 1] : 0) + 1).map(level => `h${level}`),
+        ...[...document.querySelectorAll("h1, h2, h3, th")].filter(each => !each.textContent.trim()),
+        ...[...document.querySelectorAll(".table")].filter(each => each.tabIndex < 0),
+        ...[...document.querySelectorAll("main summary")]
+            .filter(each => each.checkVisibility() && each.getBoundingClientRect().top < title.top),
+    ].map(each => each.outerHTML ?? each);
+}"""
 TALLEST = 6000  # pixels of a front page on a phone, 390 wide
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """Pages of short runs on mini, among them one of a data set whose first class has an evil name."""
+    """Pages of short runs on mini."""
     folder = tmp_path_factory.mktemp("pages")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINYCLF_REPORTS", str(folder))
@@ -77,17 +73,7 @@ def made(tmp_path_factory):
         scratch, other, data = select(["baseline-scratch", "data"], "mini", short, seeds=[0, 1])
         cli.run_one_by_one([scratch, data], notebook.run)
         train_experiment(other.name, other.parameters)
-        classes = folder / "mini" / "baseline-scratch" / "classes.csv"
-        lines = classes.read_text().splitlines()
-        wnid = lines[1].split(",")[0]
-        lines[1] = f'{wnid},"{EVIL}",20,20,1.0'
-        classes.write_text("\n".join(lines))
-        confusion = classes.with_name("confusion.csv")
-        confusion.write_text(f"wnid,predicted,images\n{wnid},{wnid},20\n")
-        evil = Experiment("evil", EVIL, folder / "evil.ipynb", {"dataset": "mini"})
-        parameters = new_code_cell('dataset = "mini"', metadata={"tags": ["parameters"]})
-        nbformat.write(new_notebook(cells=[parameters, new_code_cell(SHOW)], metadata=KERNEL), evil.notebook)
-        last = [evil, comparison(["baseline-scratch", "baseline-scratch-seed-1"], "mini"), *select(["summary"], "mini")]
+        last = [comparison(["baseline-scratch", "baseline-scratch-seed-1"], "mini"), *select(["summary"], "mini")]
         cli.run_one_by_one(last, notebook.run)
     return folder
 
@@ -142,7 +128,7 @@ def check(browser, path):
             assert "://" not in target and (path.parent / unquote(target).partition("#")[0]).exists(), target
     for width in (390, 1440):
         with opened(browser, path, width) as (page, wrong):
-            assert wrong == [] and page.evaluate(CUT_OFF) == []
+            assert wrong == [] and page.evaluate(CUT_OFF) == [] and page.evaluate(WRONG) == []
             assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
@@ -153,108 +139,53 @@ def pages(made):
     return [*map(folder.joinpath, names), *folder.glob("comparisons/*/index.html")]
 
 
-def test_a_page_opens_whole_from_disk_at_any_width(made, browser):
+def test_a_page_opens_whole_from_disk_at_any_width_and_can_be_read_in_light_and_dark(made, browser):
     assert len(pages(made)) == 4
-    for page in pages(made):
-        check(browser, page)
-
-
-# A heading that leaves out a level, one of nothing, a column without a name, a region for the mouse alone, and a toggle
-# that stands above the title of its page
-WRONG = """() => {
-    const levels = [...document.querySelectorAll("h1, h2, h3, h4")].map(each => Number(each.tagName[1]));
-    const title = document.querySelector("h1").getBoundingClientRect();
-    return [
-        ...levels.filter((level, place) => level > (place ? levels[place - 1] : 0) + 1).map(level => `h${level}`),
-        ...[...document.querySelectorAll("h1, h2, h3, th")].filter(each => !each.textContent.trim()),
-        ...[...document.querySelectorAll(".table")].filter(each => each.tabIndex < 0),
-        ...[...document.querySelectorAll("main summary")]
-            .filter(each => each.checkVisibility() && each.getBoundingClientRect().top < title.top),
-    ].map(each => each.outerHTML ?? each);
-}"""
-
-
-def test_headings_columns_and_toggles_are_in_order_and_what_scrolls_has_the_keyboard(made, browser):
     for path in pages(made):
-        with opened(browser, path, 1440) as (page, _):
-            assert page.evaluate(WRONG) == [], path
+        check(browser, path)
+        for scheme in ("light", "dark"):
+            with opened(browser, path, 1440, scheme) as (page, _):
+                assert page.evaluate(TOO_FAINT, CONTRAST) == []
 
 
-@pytest.mark.parametrize("width", [390, 768])
-def test_no_column_of_the_tables_of_results_is_out_of_sight(made, browser, width):
+def test_no_column_of_the_tables_of_results_is_out_of_sight(made, browser):
     for path in (made / "mini/index.html", PROJECT / "reports/tiny-imagenet/ablations/index.html"):
-        with opened(browser, path, width) as (page, _):
-            cells = page.locator("table.cards td:visible").all()
-            boxes = [cell.bounding_box() for cell in cells[:200]]
-            assert len(boxes) > 20 and all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
+        with opened(browser, path, 390) as (page, _):
+            boxes = [cell.bounding_box() for cell in page.locator("table.cards td:visible").all()[:200]]
+            assert len(boxes) > 20 and all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in boxes)
 
 
-COMMITTED = sorted((PROJECT / "reports").glob("tiny-imagenet*/**/index.html"))
-
-
-@pytest.mark.parametrize("dataset", sorted({path.relative_to(PROJECT / "reports").parts[0] for path in COMMITTED}))
-def test_committed_pages_open_whole_from_disk_without_an_image_of_the_data_set_or_a_path_of_a_machine(browser, dataset):
-    for path in (PROJECT / "reports" / dataset).glob("**/index.html"):
+def test_committed_pages_open_whole_from_disk_without_an_image_of_the_data_set_or_a_path_of_a_machine(browser):
+    for path in (PROJECT / "reports").glob("tiny-imagenet*/**/index.html"):
         check(browser, path)
         for text in (path.read_text(), path.with_name("notebook.ipynb").read_text()):
             assert not re.search(r'(?<!xlink:href=\\"data:)image/(png|jpeg)', text), path  # but a heat map's cells
             assert re.findall(r"(?<![\w.:/+<])/(?:home|root|Users|work|tmp|mnt|opt|content|kaggle)/.*", text) == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_text_of_a_page_can_be_read_in_light_and_dark(made, browser, scheme):
-    for page in pages(made):
-        with opened(browser, page, 1440, scheme) as (shown, _):
-            assert shown.evaluate(TOO_FAINT, CONTRAST) == []
-
-
 def test_the_front_page_opens_with_the_answer_of_the_records(made, browser, monkeypatch):
     monkeypatch.setenv("TINYCLF_REPORTS", str(made))
-    record = json.loads((made / "mini/baseline-scratch/record.json").read_text())
+    records = [json.loads(path.read_text()) for path in made.glob("mini/baseline-scratch*/record.json")]
     with opened(browser, made / "mini/index.html", 390) as (page, _):
         assert page.title() == "tinyclf: ResNet18 on mini, a small synthetic data set"
         assert page.locator("h1").all_inner_texts() == [page.title()]
         assert page.locator(".answer").inner_text().split() == " ".join(answer(accuracy_table("mini"))).split()
         assert page.locator(".answer").bounding_box()["y"] < 300 and page.locator(".banner").count() == 1
         row = page.locator("table.glance").first.locator("tr", has_text="baseline from scratch")
-        accuracies = [record["evaluation"]["top1"], *other_seeds(made)]
-        assert f"{100 * np.mean(accuracies):.2f}" in row.inner_text()
+        assert f"{100 * np.mean([record['evaluation']['top1'] for record in records]):.2f}" in row.inner_text()
         assert row.locator("a").all_inner_texts() == ["seed 0", "seed 1"], "no link from a mean to the page of one run"
         assert page.evaluate("document.documentElement.scrollHeight") < TALLEST
-        assert page.evaluate("document.querySelector('.table').scrollWidth <= 390"), "nothing of the table is hidden"
-        box = row.locator("td[data-name=ours]").bounding_box()
-        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
         for for_a_notebook in ("Expect", "Takes", "What to try next"):
             assert for_a_notebook not in page.inner_text("main")
-
-
-def other_seeds(made):
-    record = json.loads((made / "mini/baseline-scratch-seed-1/record.json").read_text())
-    return [record["evaluation"]["top1"]]
-
-
-def test_the_front_page_leads_to_every_page(made):
     folder = made / "mini"
     targets = set(References((folder / "index.html").read_text()).targets)
     assert {str(each.relative_to(folder)) for each in folder.glob("*/**/index.html")} <= targets
-
-
-def test_text_from_data_shows_as_it_is(made, browser):
-    with opened(browser, made / "mini" / "evil" / "index.html", 1440) as (page, wrong):
-        assert wrong == [] and page.title() == f"{EVIL} (mini)"
-        text = page.inner_text("main")
-        assert text.count(EVIL[:23]) >= 4  # in two cells of the table, in a heading, and as the notebook printed it
-        assert page.locator("main script").count() == 0
-        assert EVIL[:23] in page.locator("figure img").first.get_attribute("alt")
 
 
 def test_the_headline_of_a_run_is_above_the_fold_and_equal_to_the_record(made, browser):
     path = made / "mini/baseline-scratch"
     record = json.loads((path / "record.json").read_text())
     with opened(browser, path / "index.html", 1440) as (page, _):
-        assert page.locator("h1").all_inner_texts() == [
-            "Step 1: baseline from scratch, on mini, a small synthetic data set"
-        ]
         for for_the_reader in ("expected accuracy", "Your turn", "What to try next", "pip install"):
             assert for_the_reader not in page.inner_text("main")
         told = page.locator(".answer")
@@ -262,16 +193,9 @@ def test_the_headline_of_a_run_is_above_the_fold_and_equal_to_the_record(made, b
         assert words.startswith(f"{100 * record['evaluation']['top1']:.2f}% top-1 (95% interval ")
         assert words.count("1 epoch") == 1 and "published" not in words
         assert told.bounding_box()["y"] < 250 and page.locator("figure img").first.bounding_box()["y"] < 450
-        folded = page.locator("details.section")
-        assert not any(one.get_attribute("open") for one in folded.all())
-        names = folded.locator("h2").all_inner_texts()
-        assert [name for name in names if name in ("Training", "All classes", "History")] == [
-            "Training",
-            "All classes",
-            "History",
-        ]
-        codes = page.locator("details.code")
-        assert codes.count() and not any(code.get_attribute("open") == "" for code in codes.all() if code.is_visible())
+        assert page.locator("details.section[open]").count() == 0
+        assert {"Training", "All classes", "History"} <= set(page.locator("details.section h2").all_inner_texts())
+        assert page.locator("details.code").count() and page.locator("details.code[open]:visible").count() == 0
 
 
 def test_all_classes_can_be_sorted_and_searched(made, browser):
@@ -287,12 +211,9 @@ def test_all_classes_can_be_sorted_and_searched(made, browser):
         assert accuracies() == sorted(accuracies()) and len(accuracies()) == 10
         button.click()
         assert accuracies() == sorted(accuracies(), reverse=True)
-        assert table.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
         table.locator("th:nth-child(1) button").click()
         words = table.locator("td:nth-child(1)").all_inner_texts()
         assert words == sorted(words, key=str.lower)
         page.locator("input.search").fill(words[3].upper())
-        assert table.locator("tbody tr:visible").count() < 10
+        assert 0 < table.locator("tbody tr:visible").count() < 10 and wrong == []
         assert words[3] in table.locator("tbody tr:visible").first.inner_text()
-        page.locator("input.search").fill("no such class")
-        assert table.locator("tbody tr:visible").count() == 0 and wrong == []

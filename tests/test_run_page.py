@@ -1,6 +1,5 @@
 """A run's page: curves, results and provenance are those of its record."""
 
-import csv
 import gzip
 import itertools
 import subprocess
@@ -8,32 +7,19 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from cells import names_of
 from markupsafe import Markup
 from matplotlib import pyplot as plt
 from records import leave, planned, started_from
 
-from tinyclf.experiments.names import check_name
 from tinyclf.experiments.settings import Settings
-from tinyclf.report.evaluation import (
-    class_table,
-    commonest,
-    confusion_shares,
-    heat_map,
-)
+from tinyclf.report.evaluation import class_table, commonest, confusion_shares, heat_map
 from tinyclf.report.figures import Line, curves, svg
-from tinyclf.report.run_page import (
-    commit_link,
-    comparison,
-    headline,
-    history_table,
-    provenance,
-    run_pages,
-    settings_table,
-)
+from tinyclf.report.notebook import run_pages
+from tinyclf.report.run_page import commit_link, headline, history_table, provenance, settings_table
 from tinyclf.report.runs import history_frame, load_histories
-from tinyclf.utils.errors import TinyclfError
 
 
 @pytest.fixture(autouse=True)
@@ -53,8 +39,7 @@ def test_the_history_has_the_published_curve_where_it_compares():
     assert rows["epoch"].tolist() == ["1", "2"]
     assert rows["val accuracy"].tolist() == ["5.00% published 5.50%", "9.00% published 9.30%"]
     assert rows["val loss"].tolist() == ["4.950 published 4.780", "4.910 published 4.380"]
-    other = leave("baseline-scratch", planned("baseline-scratch", epochs=2), (0.05, 0.09))
-    assert "published" not in repr(history_table(other))
+    assert "published" not in repr(history_table(leave("baseline-scratch", planned("baseline-scratch", epochs=2))))
 
 
 def test_several_seeds_make_a_mean_and_a_band():
@@ -78,8 +63,6 @@ def test_several_runs_share_a_figure_that_takes_nothing_of_the_users_style():
     figure, text, _ = curves(lines, "accuracy", "validation")
     assert "one from 10.00% to 20.00%; two from" in text
     assert [label.get_text() for label in figure.legends[0].get_texts()] == ["one", "two"]
-    assert all(label.get_text().endswith("%") for label in figure.axes[0].get_yticklabels())
-    assert not figure.axes[0].collections, "no band without seeds"
     with plt.rc_context({"text.usetex": True, "lines.linewidth": 9, "figure.figsize": (20, 20)}):
         assert svg(curves(lines, "accuracy", "validation").figure) == svg(figure)
 
@@ -95,26 +78,13 @@ def test_provenance_tells_command_recipe_data_weights_and_machine(reports):
     assert 'href="../preprocessing/record.json"' in provenance(record, "../").data
     (reports / "preprocessing" / "index.html").touch()
     assert 'href="../preprocessing/index.html"' in provenance(record, "../").data
-
-
-def test_a_run_that_was_continued_elsewhere_tells_both_machines():
-    record = leave("mine", Settings(epochs=2))
-    record["environments"].append(record["environments"][0] | {"commit": None})
-    assert "optimizer" not in facts(record), "an older record has no recipe"
-    assert facts(record)["commit, continued"] == "not a git checkout" and "hardware, continued" in facts(record)
-
-
-def test_a_run_on_a_gpu_says_which_versions_are_not_recorded_and_own_code_that_it_is():
     record = leave("mine", Settings(epochs=2), own_code=True, command="", recipe={"transform": "RandAugment()"})
-    (environment,) = record["environments"]
-    environment["hardware"] = environment["hardware"] | {"device": "cuda", "name": "A GPU"}
-    environment["versions"]["cuda"] = "13.0"
-    told = facts(record)
-    assert told["versions"] == "cuda 13.0, cudnn not recorded, driver not recorded, torch 2"
-    assert told["command"] == "none: own code" and told["transform"] == "RandAugment()"
-    assert "own code" in headline(record)
+    record["environments"].append(record["environments"][0] | {"commit": None})
     record["compute"] = {"own": None, "total": None, "published_baseline": 3e13}
-    assert facts(record)["training compute"].startswith("unknown multiply-adds")
+    told = facts(record)
+    assert told["commit, continued"] == "not a git checkout" and "hardware, continued" in told
+    assert told["command"] == "none: own code" and told["transform"] == "RandAugment()"
+    assert told["training compute"].startswith("unknown multiply-adds") and "own code" in headline(record)
 
 
 def test_a_run_of_several_seeds_says_which_of_how_many_and_their_mean_and_names_stand_in_weights():
@@ -137,21 +107,13 @@ def test_settings_that_differ_from_what_was_published_of_the_very_experiment_com
         assert "published" not in settings_table(other, "fast-scratch").data
 
 
-def write(path, *rows):
-    with path.open("w") as file:
-        csv.writer(file).writerows(rows)
-
-
-def leave_tables(reports, classes, confusions):
-    record = leave("mine", Settings(epochs=2))
-    write(reports / "mine/classes.csv", ("wnid", "words", "images", "correct", "accuracy"), *classes)
-    write(reports / "mine/confusion.csv", ("wnid", "predicted", "images"), *confusions)
-    return record
-
-
 def test_confusions_are_told_in_one_word_a_class_the_commonest_first(reports):
     classes = ("a", "ant, emmet", 10, 5, 0.5), ("b", "bee", 10, 9, 0.9), ("c", "cat", 10, 10, 1.0)
-    record = leave_tables(reports, classes, [("b", "a", 1), ("a", "b", 4), ("a", "c", 1)])
+    record = leave("mine", Settings(epochs=2))
+    pd.DataFrame(classes, columns=["wnid", "words", "images", "correct", "accuracy"]).to_csv(
+        reports / "mine/classes.csv"
+    )
+    (reports / "mine/confusion.csv").write_text("wnid,predicted,images\nb,a,1\na,b,4\na,c,1\n")
     assert commonest(record).texts.to_numpy().tolist()[:2] == [["ant", "bee", "40%"], ["bee", "ant", "10%"]]
     rows = class_table(record)
     assert rows.texts["class"].tolist() == ["ant", "bee", "cat"] and 'class="sortable"' in rows.data
@@ -165,46 +127,27 @@ def test_confusions_are_told_in_one_word_a_class_the_commonest_first(reports):
 def test_the_headline_has_result_interval_published_verdict_epochs_and_time():
     record = leave("baseline-scratch", planned("baseline-scratch", "tiny-imagenet"), (0.1,) * 14 + (0.259,))
     record["data"]["val"] = 10_000
-    told = headline(record)
-    assert Markup(told).striptags() == (
-        "25.90% top-1 (95% interval 25.1 to 26.8%) · published 25.94% · reproduced · 15 epochs · 93 s"
-    )
+    told = "25.90% top-1 (95% interval 25.1 to 26.8%) · published 25.94% · reproduced · 15 epochs · 93 s"
+    assert Markup(headline(record)).striptags() == told
     record = leave("baseline-scratch", planned("baseline-scratch", "tiny-imagenet"), (0.05, 0.2))
     record["data"]["val"] = 10_000
     assert 'class="above"' in headline(record) and "2 of 15 epochs so far" in headline(record)
 
 
-def test_only_runs_with_a_record_are_compared_two_at_least_and_no_two_comparisons_share_a_folder():
-    for name in ("a-b", "c", "a", "b-c"):
-        leave(name, Settings(epochs=2))
-    pages = [comparison(names, "mini") for names in (["a-b", "c", "a-b"], ["a", "b-c"], ["c", "a-b"])]
-    assert [page.parameters["runs"] for page in pages] == ["a-b c", "a b-c", "c a-b"]
-    assert pages[0].title == "a-b against c" and len({page.page_folder for page in pages}) == 3
-    assert {page.page_folder.parent.name for page in pages} == {"comparisons"}
-    for names, message in ((["a", "a"], "nothing to compare"), (["a", "three"], "run on mini = 'three'")):
-        with pytest.raises(TinyclfError, match=message):
-            comparison(names, "mini")
-    with pytest.raises(TinyclfError, match="run = 'comparisons'"):
-        check_name("comparisons")
-
-
-@pytest.fixture
 def comparing():
     """The names of the notebook that compares runs, after it compared those that there are."""
-    return lambda: SimpleNamespace(**names_of("8_compare"))
+    return SimpleNamespace(**names_of("8_compare"))
 
 
-def test_mcnemar_is_the_exact_binomial_test(comparing):
+def test_mcnemar_is_the_exact_binomial_test():
     mcnemar = comparing().mcnemar
-    assert mcnemar(0, 0) == mcnemar(3, 3) == 1
-    assert mcnemar(1, 5) == mcnemar(5, 1) == 2 * (1 + 6) / 64  # by hand: no or one head in six throws, on both sides
-    assert 0 < mcnemar(5400, 4600) < 1e-14
+    assert mcnemar(0, 0) == mcnemar(3, 3) == 1 and 0 < mcnemar(5400, 4600) < 1e-14
     heads = np.array([sum(throws) for throws in itertools.product((0, 1), repeat=10)])
     for one in range(6):
         assert mcnemar(one, 10 - one) == np.mean(abs(heads - 5) >= 5 - one)
 
 
-def test_a_sentence_says_which_run_is_better_and_whether_by_more_than_chance(reports, comparing):
+def test_a_sentence_says_which_run_is_better_and_whether_by_more_than_chance(reports):
     def predictions(run, guesses):
         rows = zip(range(12), "ab" * 6, guesses, strict=True)
         text = "image,wnid,predicted,probability\n" + "".join(f"{','.join(map(str, row))},0.5\n" for row in rows)
@@ -217,11 +160,8 @@ def test_a_sentence_says_which_run_is_better_and_whether_by_more_than_chance(rep
         return Markup(page.answer(page.chosen.loc["one"], page.chosen.loc["two"])).striptags()
 
     # without predictions: 40 images each, of which the standard error of a difference near 0.5 is 11.2 points
-    assert told(one=0.5, two=0.7).startswith(
-        "two is better than one by 20.00 points, no more than chance. 70.00% against"
-    )
+    assert told(one=0.5, two=0.7).startswith("two is better than one by 20.00 points, no more than chance. 70.00% ")
     assert told(one=0.5, two=0.75).startswith("two is better than one by 25.00 points, more than chance.")
-    assert told(one=0.5, two=0.5).startswith("one equals two.")
     predictions("one", "abababababab")
     better = "chance. 90.00% against 20.00%: {} images are right only in the better one and 0 only in the other (p = {}"
     for guesses, expected in {
@@ -232,29 +172,23 @@ def test_a_sentence_says_which_run_is_better_and_whether_by_more_than_chance(rep
         assert expected in told(one=0.9, two=0.2)
 
 
-def test_a_comparison_shows_what_differs_in_the_recipe_and_of_long_texts_the_parts_that_do(comparing):
+def test_a_comparison_shows_what_differs_in_the_recipe_and_of_long_texts_the_parts_that_do():
     long = "ResNet(conv1=7x7, layer1=2 blocks, layer2=2 blocks, layer3=2 blocks, " + "layer4=2 blocks, " * 6 + "fc=10)"
     same = {"criterion": "CrossEntropyLoss()", "scheduler": None}
     leave("one", Settings(epochs=2), recipe=same | {"model": long, "optimizer": "SGD(lr=0.001, momentum=0.9)"})
-    other = {
-        "model": long.replace("layer2=2", "layer2=4"),
-        "optimizer": "AdamW(lr=0.0003)",
-        "transform": "RandAugment()",
-    }
+    other = {"model": long.replace("layer2=2", "layer2=4"), "optimizer": "AdamW(lr=0.0003)", "transform": "Crop()"}
     leave("two", Settings(epochs=2, seed=1), recipe=same | other, own_code=True)
-    page = comparing()
-    assert page.differences(["one", "two"]).T.to_dict("list") == {
+    assert comparing().differences(["one", "two"]).T.to_dict("list") == {
         "seed": ["0", "1"],
         "model": ["… layer2=2 blocks, …", "… layer2=4 blocks, …"],
         "optimizer": ["SGD(lr=0.001, momentum=0.9)", "AdamW(lr=0.0003)"],
-        "transform": ["not recorded", "RandAugment()"],
+        "transform": ["not recorded", "Crop()"],
     }
     for name, code in (("one", "1"), ("two", "2")):
         leave(name, Settings(epochs=2), recipe=same, identity={"criterion": f"loss\n  bytecode {code}"}, own_code=True)
-    assert comparing().differences(["one", "two"]).index.tolist() == ["criterion"], (
-        "where all have them, the whole texts"
-    )
-    assert page.links["two"] == '<a href="../../two/record.json">two</a>'
+    assert comparing().differences(["one", "two"]).index.tolist() == [
+        "criterion"
+    ]  # the whole texts, where all have them
 
 
 def test_a_commit_is_linked_to_the_origin_where_it_is_public_without_secrets(tmp_path, monkeypatch):
@@ -263,10 +197,7 @@ def test_a_commit_is_linked_to_the_origin_where_it_is_public_without_secrets(tmp
     assert commit_link(None) == "not a git checkout"
     for remote, address in {
         "https://someone:secret@github.com/some/one.git": "https://github.com/some/one",
-        "git@github.com:some/one.git": "https://github.com/some/one",
-        "ssh://git@codeberg.org/some/one": "https://codeberg.org/some/one",
         "https://git.example.org/some/one.git": "",
-        "/somewhere/here": "",
     }.items():
         subprocess.run(["git", "-C", tmp_path, "config", "remote.origin.url", remote], check=True)
         linked = f'<a href="{address}/commit/abc">abc-dirty</a>' if address else "abc-dirty"

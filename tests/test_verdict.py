@@ -8,7 +8,7 @@ import pytest
 from tinyclf.report.verdict import Verdict, difference_interval, interval, judge, order, verdict
 
 
-@pytest.mark.parametrize(("hits", "images"), [(2594, 10_000), (0, 200), (200, 200), (105, 200)])
+@pytest.mark.parametrize(("hits", "images"), [(2594, 10_000), (0, 200), (200, 200)])
 def test_the_interval_ends_where_the_accuracy_would_be_two_standard_errors_away(hits, images):
     accuracy, ends = hits / images, interval(hits / images, images)
     for end in ends:  # the definition of Wilson's interval; an end at 0 or 1 is the accuracy itself
@@ -16,19 +16,17 @@ def test_the_interval_ends_where_the_accuracy_would_be_two_standard_errors_away(
     assert -1e-12 <= ends[0] <= accuracy <= ends[1] + 1e-12 and ends[0] < ends[1] <= 1 + 1e-12
 
 
-@pytest.mark.parametrize("images", [10_000, 1_000])
-def test_the_interval_of_a_difference_is_that_of_two_samples(images):
+def test_the_interval_of_a_difference_is_that_of_two_samples():
     draw = np.random.default_rng(0).binomial
-    differences = draw(images, 0.3, 400_000) / images - draw(10_000, 0.25, 400_000) / 10_000
-    assert difference_interval(0.3, 0.25, images) == pytest.approx(np.quantile(differences, (0.025, 0.975)), abs=4e-4)
+    differences = draw(1000, 0.3, 400_000) / 1000 - draw(10_000, 0.25, 400_000) / 10_000
+    assert difference_interval(0.3, 0.25, 1000) == pytest.approx(np.quantile(differences, (0.025, 0.975)), abs=4e-4)
 
 
 def test_one_point_decides_and_an_error_of_reading_comes_on_top():
-    assert {judge(published + 0.01, published) for published in (0.2594, 0.5661, 0.7305)} == {"reproduced"}
-    assert {judge(published - 0.01, published) for published in (0.2594, 0.5661, 0.7305)} == {"reproduced"}
-    assert judge(0.2695, 0.2594) == "above" and judge(0.2493, 0.2594) == "below"
+    ends = {judge(published + sign * 0.01, published) for published in (0.2594, 0.5661, 0.7305) for sign in (-1, 1)}
+    assert ends == {"reproduced"}
+    assert judge(0.2695, 0.2594) == "above" and judge(0.2493, 0.2594) == "below" and judge(math.nan, 0.5) == ""
     assert judge(0.514, 0.5, reading_error=0.004) == "reproduced" and judge(0.5141, 0.5, reading_error=0.004) == "above"
-    assert judge(math.nan, 0.5) == judge(0.5, math.nan) == ""
 
 
 def test_a_run_is_judged_by_the_published_accuracy_of_its_epoch():
@@ -36,33 +34,28 @@ def test_a_run_is_judged_by_the_published_accuracy_of_its_epoch():
         return tuple(verdict("baseline-scratch-seed-1", dataset, accuracy, epochs, planned))
 
     assert judged("tiny-imagenet", 0.26, 15) == ("reproduced", "reproduced")
-    assert judged("tiny-imagenet", 0.20, 15) == ("below", "below")
     assert judged("tiny-imagenet", 0.106, 2) == ("reproduced", "2 of 15 epochs so far, as published (9.30%)")
     assert judged("tiny-imagenet", 0.15, 2) == ("above", "2 of 15 epochs so far, above the published 9.30%")
     assert judged("tiny-imagenet", 0.25, 11) == ("", "11 of 15 epochs so far")  # nothing could be read off there
-    assert judged("tiny-imagenet", 0.27, 20, 20) == ("", "")
-    assert judged("mini", 0.5, 15) == ("", "") and judged("mini", 0.5, 3) == ("", "3 of 15 epochs so far")
+    assert judged("tiny-imagenet", 0.27, 20, 20) == judged("mini", 0.5, 15) == ("", "")
     command = "not run yet: `tinyclf run baseline-scratch --dataset tiny-imagenet`"
     assert judged("tiny-imagenet", math.nan, 0) == ("", command)
 
 
-def row(name, accuracy, published, kind="", **more):
-    usual = {"title": f"Row {name}", "experiment": name, "start": "scratch", "whole": True, "size": 0}
-    usual |= {"accuracy": accuracy, "published_last": published, "ranked": published, "val_images": 10_000}
-    return usual | {"verdict": Verdict(kind, kind)} | more
+def row(name, accuracy, published, size=0):
+    facts = {"experiment": name, "size": size, "accuracy": accuracy, "ranked": published, "val_images": 10_000}
+    return facts | {"verdict": Verdict("", "")}
 
 
 def test_an_order_is_claimed_of_neighbours_that_differ_beyond_two_standard_errors():
-    start = "Order of neighbours by the last epoch, told apart by more than two standard errors: "
     best, rest = row("best", 0.70, 0.73), [row("last", 0.2, 0.15, size=64), row("middle", 0.6, 0.6)]
-    claimed = "as published: best > middle, middle > last at 64x64"
-    assert order([*rest, best]) == f"{start}{claimed}."
-    assert order([*rest, best | {"accuracy": 0.55}]).endswith(
-        ": middle > last at 64x64; the other way round: best > middle."
-    )
+    claimed = "standard errors: as published: best > middle, middle > last at 64x64."
+    assert order([*rest, best])[0].endswith(claimed)
+    (told,) = order([*rest, best | {"accuracy": 0.55}])
+    assert told.endswith(": middle > last at 64x64; the other way round: best > middle.")
     error = math.sqrt(2 * 0.24 / 10_000)  # of a difference of two shares near 0.6
     for key in ("accuracy", "ranked"):  # ours and the published ones
         near, far = ({key: 0.6 + errors * error} for errors in (1.95, 2.05))
-        assert order([*rest, best | near]).endswith("; not told apart: best > middle.")
-        assert order([*rest, best | far]) == f"{start}{claimed}."
-    assert order([best]) == order([]) == ""
+        assert order([*rest, best | near])[0].endswith("; not told apart: best > middle.")
+        assert order([*rest, best | far])[0].endswith(claimed)
+    assert order([best]) == order([]) == []

@@ -129,7 +129,7 @@ def print_pages(experiments: "list[Experiment]") -> None:
 @app.command()
 def compare(runs: Runs, dataset: Dataset = "mini") -> None:
     """Compare runs on one page, their curves and the settings that differ, and print its path."""
-    from tinyclf.report.run_page import comparison
+    from tinyclf.report.notebook import comparison
 
     with usage():
         page = comparison(runs, dataset)
@@ -139,7 +139,7 @@ def compare(runs: Runs, dataset: Dataset = "mini") -> None:
 @app.command()
 def render(runs: Runs, dataset: Dataset = "mini") -> None:
     """Make the pages of runs from their records, without training, and print their paths."""
-    from tinyclf.report.run_page import run_pages
+    from tinyclf.report.notebook import run_pages
 
     with usage():
         pages = run_pages(runs, dataset)

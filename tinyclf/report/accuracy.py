@@ -42,8 +42,8 @@ class AccuracyTable(NamedTuple):
 
     Columns: those of `group_runs`, NaN where nothing was run; `table`, one of TITLES; `size`, pixels, in the extra row
     of a model that was evaluated at another size, else 0; `title`, which says that as well; `goals`, in words;
-    `published_last`, `published_best`, `published_then`, the published accuracy at the last epoch of the run;
-    `difference`, to that; `ranked`, the published accuracy for the order alone, also where numbers do not compare;
+    `published_last`, `published_best`, `published_then`, the published accuracy at the last epoch of the run; `ranked`,
+    that of the last, for the order alone, also where numbers do not compare;
     `whole`, whether as many epochs were run as published; `verdict`. Accuracies lie in 0..1.
     """
 
@@ -76,7 +76,7 @@ def accuracy_table(dataset: str) -> AccuracyTable:
     experiments = dict(catalog.read_experiments(dataset))
     for name, run in groups.items():
         if not catalog.find_experiment(name):  # a run of a person's own, which stands for itself
-            parameters = {"dataset": dataset, "epochs": run["planned_epochs"]}
+            parameters = {"dataset": dataset, "epochs": run["settings.epochs"]}
             experiments |= {name: catalog.Experiment(name, name, NOTEBOOKS, parameters)}
     for name, experiment in experiments.items():
         if name in PUBLISHED or experiment.goals or experiment.notebook == NOTEBOOKS:
@@ -96,8 +96,7 @@ def experiment_row(experiment: catalog.Experiment, run: Row, dataset: str) -> Ro
         "table": TITLES[not start.endswith("scratch")],
         "goals": [goal_text(goal, run) for goal in experiment.goals if dataset_info(dataset).comparable],
         **{"published_last": row.get("last", math.nan), "published_best": row.get("best", math.nan)},
-        **{"published_then": then, "difference": run["accuracy"] - then},
-        "ranked": PUBLISHED.get(name, {}).get("last", math.nan),
+        **{"published_then": then, "ranked": PUBLISHED.get(name, {}).get("last", math.nan)},
         "whole": epochs == row.get("epochs", planned),
         "verdict": verdict(name, dataset, run["accuracy"], epochs, planned),
     }
@@ -110,7 +109,7 @@ def size_row(row: Row, size: int, dataset: str) -> Row:
     kind = judge(accuracy, last) if row["whole"] else ""
     kept = ("experiment", "table", "planned_epochs", "whole", "start", "val_images", "seeds")  # it was not trained anew
     title = f"{row['title'].removesuffix(STAND_IN)}, evaluated at {pixels(size)}{STAND_IN * standin(row)}"
-    told = {"title": title, "size": size, "accuracy": accuracy, "difference": accuracy - last, "ranked": known}
+    told = {"title": title, "size": size, "accuracy": accuracy, "ranked": known}
     told |= dict.fromkeys(("published_last", "published_best", "published_then"), last)
     return NOT_RUN | {name: row[name] for name in kept} | told | {"goals": [], "verdict": Verdict(kind, kind)}
 
@@ -131,11 +130,6 @@ def title_cell(row: Row) -> Cell:
     return Cell(same if row["size"] else row["title"], (own, as_text.assignments(row["overrides"])), runs=row["runs"])
 
 
-def published_cell(row: Row) -> Cell:
-    """The published accuracy of the last epoch; and of the best, where the published README quotes that one."""
-    return Cell(percent(row["published_last"]), (best_note(row, row["published_best"]),))
-
-
 def ours_cell(row: Row) -> Cell:
     """Our accuracy after the last epoch, its interval, the seeds that it is the mean of, and with flip TTA."""
     if math.isnan(row["accuracy"]):
@@ -154,25 +148,23 @@ def best_note(row: Row, accuracy: float) -> str:
 
 def verdict_cell(row: Row) -> Cell:
     """The verdict, the difference to the published accuracy with its interval, and the goals."""
-    (kind, text), difference = row["verdict"], ""
-    if not math.isnan(row["difference"]):
-        ends = difference_interval(row["accuracy"], row["published_then"], row["val_images"])
-        low, high = map(as_text.points, ends)
-        difference = f"{as_text.points(row['difference'])} points, 95% interval {low} to {high}"
+    (kind, text), then, told = row["verdict"], row["published_then"], ""
+    if difference := as_text.points(row["accuracy"] - then):
+        low, high = map(as_text.points, difference_interval(row["accuracy"], then, row["val_images"]))
+        told = f"{difference} points, 95% interval {low} to {high}"
     text, _, command = text.partition(": ")
-    return Cell(text, (command, difference, *row["goals"]), kind)
+    return Cell(text, (command, told, *row["goals"]), kind)
 
 
 def epochs_cell(row: Row) -> Cell:
     """How many epochs were trained, and out of how many if not all."""
-    if math.isnan(row["epochs"]):
-        return Cell("")
-    return Cell(f"{row['epochs']:.0f}" + f" of {row['planned_epochs']}" * (row["epochs"] < row["planned_epochs"]))
+    epochs, planned = row["epochs"], row["planned_epochs"]
+    return Cell("" if math.isnan(epochs) else f"{epochs:.0f}" + f" of {planned}" * (epochs < planned))
 
 
 COLUMNS = (
     Column("experiment", title_cell, number=False),
-    Column("published", published_cell),
+    Column("published", lambda row: Cell(percent(row["published_last"]), (best_note(row, row["published_best"]),))),
     Column("ours", ours_cell),
     Column("verdict", verdict_cell, number=False),
     Column("epochs", epochs_cell),
@@ -201,10 +193,8 @@ def answer_in_markdown(table: AccuracyTable) -> str:
 
 def markdown_report(table: AccuracyTable) -> str:
     """The accuracy tables with what a reader must know of them, in Markdown."""
-    told = (
-        "" if dataset_info(table.dataset).synthetic else order([row for row in table.rows if row["table"] == TITLES[1]])
-    )
-    return "\n\n".join([markdown_tables(table), *filter(None, [told]), *reading_notes(table.dataset), *table.notes()])
+    ranked = [row for row in table.rows if row["table"] == TITLES[1] and not dataset_info(table.dataset).synthetic]
+    return "\n\n".join([markdown_tables(table), *order(ranked), *reading_notes(table.dataset), *table.notes()])
 
 
 def markdown_tables(table: AccuracyTable) -> str:

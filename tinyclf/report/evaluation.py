@@ -1,25 +1,24 @@
 """What a run's model does on the validation images: classes, confusions, mistakes, calibration."""
 
-from __future__ import annotations
-
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from IPython.display import HTML
+from matplotlib import colors
 
 from tinyclf.experiments.record import Record, read_table
 from tinyclf.report.figures import COLOURS, Described, percent_label, styled
 from tinyclf.report.format import Column, format_metric, percent, pixels
 from tinyclf.report.html import Table, gallery, table
-from tinyclf.utils.lazy import colors, pd, plt
 
 # One colour of growing opacity, so that the page's own paper shows through, light or dark.
 SHADES = ("#d55e0000", "#d55e00ff")
 FULL = 0.25  # a share that has the full colour
 NAMED = 25  # class names that fit beside the heat map
-EVALUATION = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "loss": "loss"} | {
-    "calibration_error": "expected calibration error"
-}
+EVALUATION = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "loss": "loss"}
+EVALUATION["calibration_error"] = "expected calibration error"
 
 
 def confusion_shares(record: Record) -> pd.DataFrame:
@@ -128,7 +127,7 @@ def reliability(record: Record) -> Described:
         axis.set_major_formatter(percent_label)
     figure.legend(loc="outside lower center", ncols=2)
     plt.close(figure)
-    pairs = zip(bins["confidence"], bins["accuracy"], strict=True)
+    pairs = bins[["confidence", "accuracy"]].to_numpy()
     told = ", ".join(f"{percent(confidence, 0)} to {percent(accuracy, 0)}" for confidence, accuracy in pairs)
     return Described(figure, f"Reliability diagram, {error}: confidence to accuracy by bin: {told}.", bins)
 
@@ -136,6 +135,6 @@ def reliability(record: Record) -> Described:
 def mistakes(record: Record, images: np.ndarray, count: int = 12) -> HTML:
     """The most confident mistakes among the validation images: true and predicted words, and the confidence."""
     words, rows = class_words(record), read_table(record, "mistakes.csv")[:count]
-    columns = (rows["wnid"], rows["predicted"], rows["confidence"])
-    texts = [f"{words[true]} → {words[guess]}, {percent(sure, 0)}" for true, guess, sure in zip(*columns, strict=True)]
+    cells = rows[["wnid", "predicted", "confidence"]].to_numpy()
+    texts = [f"{words[true]} → {words[guess]}, {percent(sure, 0)}" for true, guess, sure in cells]
     return gallery([images[image] for image in rows["image"]], texts)

@@ -1,23 +1,20 @@
 """Figures, made from tables of runs and published numbers, each with the same in words for who does not see it."""
 
-from __future__ import annotations
-
 import io
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import matplotlib.pyplot as plt
+import pandas as pd
 from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from tinyclf.report.format import format_metric
 from tinyclf.report.runs import published_curve
-from tinyclf.utils.lazy import pd, plt
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 class Described(NamedTuple):
@@ -107,16 +104,13 @@ def curves(lines: list[Line], metric: str, title: str, width: float = 4.5) -> De
     for number, line in enumerate(lines):
         table = curve_table(line, metric)
         draw(axes, table, line_style(number), textwrap.fill(line.label, letters))
-        values = table[metric].dropna()
-        first, last = format_metric(metric, values.iloc[0]), format_metric(metric, values.iloc[-1])
-        texts.append(f"{line.label} from {first} to {last}")
+        values = [format_metric(metric, value) for value in table[metric].dropna()]
+        texts.append(f"{line.label} from {values[0]} to {values[-1]}")
         tables.append(table.assign(run=line.experiment, split=line.split))
     axes.set(xlabel="epoch", ylabel=METRICS[metric], title=textwrap.fill(title, letters))
-    labels = axes.get_legend_handles_labels()[1]
-    columns = 1 if max(map(len, labels)) > 26 else 2  # as many as the figure is wide enough for
-    lines_of_text = -(-sum(label.count("\n") + 1 for label in labels) // columns)
+    lines_of_text = "\n".join(axes.get_legend_handles_labels()[1]).count("\n") + 1
     figure.set_figheight(figure.get_figheight() + 0.17 * lines_of_text)  # inches
-    figure.legend(loc="outside lower center", ncols=columns)  # where no curve runs
+    figure.legend(loc="outside lower center")  # where no curve runs
     plt.close(figure)  # so that a notebook shows it once, by `show`
     data = pd.concat(tables)
     dotted = " The published curves are dotted." if data["published"].notna().any() else ""

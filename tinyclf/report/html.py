@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from IPython.display import HTML
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
 from tinyclf.report.format import Column
-from tinyclf.utils.lazy import pd
 
 TEMPLATES = Path(__file__).with_name("templates")
 ENVIRONMENT = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
 PIECES: Any = ENVIRONMENT.get_template("pieces.html.j2").module
+# A link, a cell with more lines in small letters, and a verdict in its colour: HTML, as Markup
+link, small_lines, verdict_mark = PIECES.link, PIECES.small_lines, PIECES.verdict_mark
 TILE = 128  # pixels that an image of a gallery takes on the page
 
 
@@ -36,50 +38,26 @@ class Table(HTML):
 
 
 def table(frame: pd.DataFrame, columns: Sequence[Column] = (), kind: str = "") -> Table:
-    """A table of the rows of `frame`: of `columns`, or of all that it has, aligned by their dtype.
+    """A table of the rows of `frame`: of `columns`, or of all that it has, numbers with four digits.
 
-    An index that has a name or is no number is a column too. kind: a class of page.css.
+    Without `columns`, an index that has a name or is no number is a column too. kind: a class of page.css.
     """
-    if frame.index.name not in frame and (frame.index.name or not pd.api.types.is_integer_dtype(frame.index)):
-        frame = frame.rename_axis(frame.index.name or "").reset_index()
-    columns = columns or [plain_column(frame, name) for name in frame]
+    if not columns:
+        if frame.index.name or not pd.api.types.is_integer_dtype(frame.index):
+            frame = frame.rename_axis(frame.index.name or "").reset_index()
+        numbers = frame.select_dtypes("number")
+        columns = [Column(name, itemgetter(name), name in numbers) for name in frame]
+        frame = frame.map(lambda cell: f"{cell:.4f}" if isinstance(cell, float) else cell, na_action="ignore")
+        frame = frame.astype(object).fillna("")  # what is not known
     rows = [[column.cell(row) for column in columns] for _, row in frame.astype(object).iterrows()]
     names = [column.name for column in columns]
     texts = [[Markup(cell).striptags() if isinstance(cell, Markup) else cell for cell in row] for row in rows]
     return Table(PIECES.table(columns, rows, kind), pd.DataFrame(texts, columns=names))
 
 
-def plain_column(frame: pd.DataFrame, name: str) -> Column:
-    """A column of a frame as it is, numbers with four digits; what is not known stays empty."""
-
-    def cell(row: Any) -> str:
-        value = row[name]
-        if isinstance(value, float):
-            return "" if math.isnan(value) else f"{value:.4f}"
-        return value if isinstance(value, str) else str(value)
-
-    types, values = pd.api.types, frame[name]
-    return Column(name, cell, number=types.is_numeric_dtype(values) and not types.is_bool_dtype(values))
-
-
 def details(summary: str, inside: HTML) -> HTML:
     """Something that opens on a click."""
     return HTML(PIECES.details(summary, Markup(inside.data)))
-
-
-def link(text: str, target: str) -> Markup:
-    """A link to `target`, a path from the page on."""
-    return Markup(PIECES.link(text, target))
-
-
-def small_lines(first: str, *second: str) -> Markup:
-    """A cell with more lines in small letters, one for each text that is not empty."""
-    return Markup(PIECES.small_lines(first, list(filter(None, second))))
-
-
-def verdict_mark(kind: str, text: str) -> Markup:
-    """The text of a verdict, with colour and arrow where it is `above` or `below`."""
-    return Markup(PIECES.verdict(kind, text))
 
 
 def gallery(images: Sequence[np.ndarray], texts: Sequence[str]) -> HTML:

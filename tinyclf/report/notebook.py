@@ -1,5 +1,6 @@
 """Run an experiment's notebook headlessly and write its page: papermill executes, nbconvert renders."""
 
+import hashlib
 import html
 import json
 import logging
@@ -26,15 +27,15 @@ from zmq import ZMQError
 
 from tinyclf.data.registry import dataset_info
 from tinyclf.experiments.catalog import Experiment
+from tinyclf.experiments.record import read_records
 from tinyclf.report.format import heading
-from tinyclf.utils.errors import TinyclfError
+from tinyclf.report.runs import run_title
+from tinyclf.utils.errors import TinyclfError, one_of
 from tinyclf.utils.files import atomic_write, locked, writable
-from tinyclf.utils.paths import PROJECT, data_dirs, reports_dir, tiny_imagenet_sources
+from tinyclf.utils.paths import NOTEBOOKS, PROJECT, data_dirs, reports_dir, tiny_imagenet_sources
 
 PAGE, FAILED = ("notebook.ipynb", "index.html"), ("failed.ipynb", "failed.html")  # of a run that failed; not committed
-BACKEND = (
-    "module://matplotlib_inline.backend_inline"  # what a kernel takes by itself, where the user's environment has none
-)
+BACKEND = "module://matplotlib_inline.backend_inline"  # a kernel's own, whatever the user's environment has
 QUIET = "import logging; logging.getLogger('matplotlib').setLevel('ERROR')"  # it tells of its cache, with its path
 
 
@@ -46,24 +47,47 @@ class ThisPython(AsyncKernelManager):
         return KernelSpec(**get_kernel_dict(), env={"MPLBACKEND": BACKEND})
 
 
+def run_pages(names: list[str], dataset: str) -> list[Experiment]:
+    """The pages of runs, to be made from their records. Raises TinyclfError for a run that has none."""
+    titles, notebook = titles_of(names, dataset), NOTEBOOKS / "7_run.ipynb"
+    return [Experiment(run, title, notebook, {"dataset": dataset, "run_name": run}) for run, title in titles.items()]
+
+
+def comparison(names: list[str], dataset: str) -> Experiment:
+    """The page that compares runs, each once. Raises TinyclfError for one without a record, and for fewer than two."""
+    if len(set(names)) < 2:
+        known = ", ".join(read_records(dataset)) or "none"
+        raise TinyclfError(f"nothing to compare: name two runs on {dataset} or more of {known}")
+    titles = titles_of(names, dataset)
+    several = " ".join(titles)
+    folder = f"comparisons/{'-'.join(titles)[:80]}-{hashlib.sha256(several.encode()).hexdigest()[:8]}"
+    parameters = {"dataset": dataset, "runs": several}
+    return Experiment(folder, " against ".join(titles.values()), NOTEBOOKS / "8_compare.ipynb", parameters)
+
+
+def titles_of(names: list[str], dataset: str) -> dict[str, str]:
+    """The titles of the named runs, each once. Raises TinyclfError for a run without a record."""
+    records = read_records(dataset)
+    for name in names:
+        one_of(f"run on {dataset}", name, records)
+    return {name: run_title(name, dataset, records[name]) for name in names}
+
+
 def run(experiment: Experiment) -> None:
     """Execute the notebook and write notebook.ipynb and index.html into its `page_folder`.
 
     When a cell fails, the two are called failed.ipynb and failed.html, and those of an earlier run stay.
     Raises TinyclfError when a cell failed, with its message, or when the pages cannot be written.
     """
-    folder, busy = writable(experiment.page_folder), f"{experiment.name} is running already; wait for it"
+    folder = writable(experiment.page_folder)
     if any((folder / name).exists() for name in PAGE) and not page_title(folder):
         raise TinyclfError(f"{folder} has a page that is not of tinyclf: move {' and '.join(PAGE)} away")
-    if experiment.name == "summary":
-        busy = ""  # runs that end together each make it, one after the other
+    # Runs that end together each make the summary, one after the other
+    busy = "" if experiment.name == "summary" else f"{experiment.name} is running already; wait for it"
     with locked(folder / ".page.lock", busy), tempfile.TemporaryDirectory(prefix="tinyclf-") as temporary:
         executed = Path(temporary) / PAGE[0]
-        try:
-            failure = execute(experiment, executed)
-            publish(nbformat.read(executed, 4), experiment, FAILED if failure else PAGE)
-        except OSError as error:
-            raise TinyclfError(f"cannot write the page of {experiment.name}: {error}") from error
+        failure = execute(experiment, executed)
+        publish(nbformat.read(executed, 4), experiment, FAILED if failure else PAGE)
     if failure:
         raise TinyclfError(f"{failure}\n  the page with the error: {folder / FAILED[1]}")
 
@@ -95,11 +119,9 @@ def execute(experiment: Experiment, executed: Path) -> str:
         notebook.cells.append(nbformat.v4.new_markdown_cell(f"## The run ended here: {failure}"))
         nbformat.write(notebook, executed)
         return failure
-    except (RuntimeError, ZMQError) as error:
-        raise TinyclfError(
-            f"the kernel did not start ({error}): look for a file that ends it, in the folder startup of what "
-            "`ipython locate profile` prints, and at the limits that `ulimit -a` prints"
-        ) from error
+    except (RuntimeError, OSError, ZMQError) as error:
+        remedy = "free some space, and look at `ulimit -a` and at the folder startup of `ipython locate profile`"
+        raise TinyclfError(f"the notebook cannot be executed ({error}): {remedy}") from error
     except KeyboardInterrupt:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # or the cell's end appears as a traceback on exit
         raise
@@ -107,25 +129,20 @@ def execute(experiment: Experiment, executed: Path) -> str:
 
 
 def publish(notebook: NotebookNode, experiment: Experiment, names: tuple[str, str]) -> None:
-    """Write an executed notebook and its page, each whole or not at all."""
-    clean(notebook, experiment)
-    text = without_paths(nbformat.writes(notebook), experiment.parameters)
-    atomic_write(experiment.page_folder / names[0], text)  # first: a page without its notebook is nobody's
-    atomic_write(experiment.page_folder / names[1], render(nbformat.reads(text, 4), experiment.title))
-
-
-def clean(notebook: NotebookNode, experiment: Experiment) -> None:
-    """Set the title of an executed notebook, and leave out what papermill says of this machine and progress lines."""
-    dataset = experiment.parameters["dataset"]
+    """Write an executed notebook, without what is of this machine alone, and its page, each whole or not at all."""
+    dataset, up = experiment.parameters["dataset"], "../" * (1 + experiment.name.count("/"))
     if experiment.name == "summary":
         notebook.metadata["title"] = heading(dataset)
     else:
-        info, up = dataset_info(dataset), "../" * (1 + experiment.name.count("/"))
-        about = {"front": f"{up}index.html", "dataset": info.title}
-        notebook.metadata |= {"title": f"{experiment.title} ({info.name})"} | about
+        info = dataset_info(dataset)
+        about = {"title": f"{experiment.title} ({info.name})", "front": f"{up}index.html", "dataset": info.title}
+        notebook.metadata |= about
     for key in ("input_path", "output_path"):
         notebook.metadata.get("papermill", {}).pop(key, None)
-    CoalesceStreamsPreprocessor(enabled=True).preprocess(notebook, {})
+    CoalesceStreamsPreprocessor(enabled=True).preprocess(notebook, {})  # lines of progress as one
+    text = without_paths(nbformat.writes(notebook), experiment.parameters)
+    atomic_write(experiment.page_folder / names[0], text)  # first: a page without its notebook is nobody's
+    atomic_write(experiment.page_folder / names[1], render(nbformat.reads(text, 4), experiment.title))
 
 
 def without_paths(text: str, parameters: Mapping[str, Any]) -> str:

@@ -1,19 +1,16 @@
 """The page of one run, made from its record: result, curves, confusions, and where the numbers come from."""
 
-from __future__ import annotations
-
 import dataclasses
-import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from IPython.display import HTML, Markdown, display
 from markupsafe import Markup, escape
 
-from tinyclf.data.registry import dataset_info, folder_name
+from tinyclf.data.registry import dataset_info
 from tinyclf.experiments import catalog
-from tinyclf.experiments.catalog import Experiment
-from tinyclf.experiments.names import family
-from tinyclf.experiments.record import Record, read_records, table_path
+from tinyclf.experiments.names import family, run_folder
+from tinyclf.experiments.record import SCRIPT, Record, table_path
 from tinyclf.experiments.settings import Settings, default_name
 from tinyclf.report import evaluation
 from tinyclf.report.accuracy import STAND_IN_NOTE
@@ -23,44 +20,12 @@ from tinyclf.report.html import PIECES, Table, details, link, small_lines, table
 from tinyclf.report.runs import group_seeds, history_frame, own_code, published, published_curve, read_runs, run_title
 from tinyclf.report.verdict import interval, verdict
 from tinyclf.utils.environment import public_origin
-from tinyclf.utils.errors import TinyclfError, one_of
-from tinyclf.utils.lazy import pd
-from tinyclf.utils.paths import NOTEBOOKS, reports_dir
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a page needs no torch
     from tinyclf.data.cache import Packed
 
 HEADLINE, CURVES = "headline", ("curve-accuracy", "curve-loss")  # identify the outputs that `show_title` makes room for
 METRICS = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
-SCRIPT = "script.py"  # the code of a run that is in no notebook, in its folder
-ON_A_GPU = ("cuda", "cudnn", "driver")  # versions that older records lack
-
-
-def run_pages(names: list[str], dataset: str) -> list[Experiment]:
-    """The pages of runs, to be made from their records. Raises TinyclfError for a run that has none."""
-    notebook, records = NOTEBOOKS / "7_run.ipynb", recorded(names, dataset)
-    titles = {name: run_title(name, dataset, record) for name, record in records.items()}
-    return [Experiment(name, titles[name], notebook, {"dataset": dataset, "run_name": name}) for name in titles]
-
-
-def comparison(names: list[str], dataset: str) -> Experiment:
-    """The page that compares runs, each once. Raises TinyclfError for one without a record, and for fewer than two."""
-    if len(set(names)) < 2:
-        known = ", ".join(read_records(dataset)) or "none"
-        raise TinyclfError(f"nothing to compare: name two runs on {dataset} or more of {known}")
-    records = recorded(names, dataset)
-    titles, several = [run_title(name, dataset, record) for name, record in records.items()], " ".join(records)
-    folder = f"comparisons/{'-'.join(records)[:80]}-{hashlib.sha256(several.encode()).hexdigest()[:8]}"
-    parameters = {"dataset": dataset, "runs": several}
-    return Experiment(folder, " against ".join(titles), NOTEBOOKS / "8_compare.ipynb", parameters)
-
-
-def recorded(names: list[str], dataset: str) -> dict[str, Record]:
-    """The records of the named runs, each once. Raises TinyclfError for a run that has none."""
-    records = read_records(dataset)
-    for name in names:
-        one_of(f"run on {dataset}", name, records)
-    return {name: records[name] for name in names}
 
 
 def heading(title: str, dataset: str) -> Markdown:
@@ -110,12 +75,11 @@ def headline(record: Record) -> str:
 
 def seeds_of(record: Record) -> str:
     """The seed of a run that has others beside it, of how many, and their mean; empty for one alone."""
-    rows = group_seeds(read_runs(record["settings"]["dataset"]))
-    row = next((row for row in rows if record["run"] in row["runs"]), {"seeds": 1})
-    if row["seeds"] == 1:
-        return ""
-    mean = format_metric("accuracy", row["accuracy"], row["accuracy_std"])
-    return f"seed {record['settings']['seed']} of {row['seeds']}, whose mean is {mean}"
+    for row in group_seeds(read_runs(record["settings"]["dataset"])):
+        if record["run"] in row["runs"] and row["seeds"] > 1:
+            mean = format_metric("accuracy", row["accuracy"], row["accuracy_std"])
+            return f"seed {record['settings']['seed']} of {row['seeds']}, whose mean is {mean}"
+    return ""
 
 
 def show_confusions(record: Record) -> None:
@@ -131,7 +95,7 @@ def show_classes(record: Record) -> None:
         display(evaluation.class_table(record))
 
 
-def show_mistakes(record: Record, data: Packed, samples: bool = False) -> None:
+def show_mistakes(record: Record, data: "Packed", samples: bool = False) -> None:
     """Display the most confident mistakes as images, where these may be shown, or where `samples` asks for it."""
     if samples or dataset_info(record["settings"]["dataset"]).synthetic:
         display(evaluation.mistakes(record, data.val.images))
@@ -149,9 +113,8 @@ def show_history(record: Record) -> None:
     display(history_table(record))
     best = record["result"]["best"]
     if best["epoch"] != len(record["history"]):
-        accuracy = format_metric("val_accuracy", best["val_accuracy"])
-        text = f"The best epoch is epoch {best['epoch']} with {accuracy}. It is chosen on the very images that it is "
-        display(Markdown(f"{text}reported on, so it flatters."))
+        text = f"The best epoch is epoch {best['epoch']} with {percent(best['val_accuracy'])}. It is chosen on the very"
+        display(Markdown(f"{text} images that it is reported on, so it flatters."))
 
 
 def history_table(record: Record) -> Table:
@@ -171,23 +134,20 @@ def settings_table(settings: Settings, run_name: str = "") -> HTML:
 
     run_name: of the run; what was published is known of experiments, by their names.
     """
-    name, values = run_name or default_name(settings), dataclasses.asdict(settings)
-    recipe, told = Settings(dataset=settings.dataset), "default"
+    name, recipe, told = run_name or default_name(settings), Settings(dataset=settings.dataset), "default"
     if published(name, settings.dataset):
         recipe, told = catalog.read_experiments(settings.dataset)[family(name)].settings, "published recipe"
-    rows = pd.DataFrame({"value": values, told: dataclasses.asdict(recipe)}, dtype=object).map(repr)
-    rows, differs = rows.rename_axis("setting"), rows["value"] != rows[told]
-    first = (
-        table(rows[differs]).data if differs.any() else Markup("<p>No setting differs from the {}.</p>").format(told)
-    )
+    columns = {"value": dataclasses.asdict(settings), told: dataclasses.asdict(recipe)}
+    rows = pd.DataFrame(columns, dtype=object).map(repr).rename_axis("setting")
+    differ = rows[rows["value"] != rows[told]]
+    first = Markup(f"<p>No setting differs from the {told}.</p>") if differ.empty else table(differ).data
     return HTML(first + details(f"all {len(rows)} settings", table(rows)).data)
 
 
 def show_provenance(record: Record) -> None:
     """Display where a run's numbers come from, and what a reader must know of its weights."""
-    dataset = record["settings"]["dataset"]
     display(provenance(record, "../"))
-    if "stand-in" in record["weights"]["label"] and not dataset_info(dataset).synthetic:
+    if "stand-in" in record["weights"]["label"] and not dataset_info(record["settings"]["dataset"]).synthetic:
         display(Markdown(STAND_IN_NOTE))
     if own_code(record) and (texts := record.get("identity")):
         told = "\n\n".join(f"{part}: {text}" for part, text in texts.items() if text)
@@ -196,22 +156,22 @@ def show_provenance(record: Record) -> None:
 
 def provenance(record: Record, runs: str) -> Table:
     """Where a record's numbers come from. runs: leads from the page to the folder of runs, to link a parent."""
-    weights, compute, data = record["weights"], record["compute"], record["data"]
-    facts = {"command": record["command"] or "none: own code", "settings that differ": assignments(record["overrides"])}
-    facts |= record.get("recipe") or {}
-    facts |= {"data": f"{data['name']}, sha256 {data['sha256']}", "starts from": weights["label"]}
-    if table_path(record, SCRIPT).is_file():
-        facts["code"] = link(SCRIPT, SCRIPT)
-    if weights["file"]:
-        facts["weights file"] = f"{weights['file']}, sha256 {weights['sha256']}"
-    if parent := weights.get("parent"):
-        whose = run_link(parent["run"], record["settings"]["dataset"], runs)
-        facts["weights of"] = Markup("{} after epoch {}, sha256 {}").format(whose, parent["epochs"], weights["sha256"])
-    total, baseline = (
-        f"{value:.3e}" if value else "unknown" for value in (compute["total"], compute["published_baseline"])
-    )
-    facts |= {
-        "seed": str(record["settings"]["seed"]),
+    settings, weights, compute, data = (record[key] for key in ("settings", "weights", "compute", "data"))
+    total, baseline = (f"{compute[of]:.3e}" if compute[of] else "unknown" for of in ("total", "published_baseline"))
+    code, parent = table_path(record, SCRIPT).is_file(), weights.get("parent")
+    facts: dict[str, Any] = {
+        "command": record["command"] or "none: own code",
+        "settings that differ": assignments(record["overrides"]),
+        **record.get("recipe", {}),
+        "data": f"{data['name']}, sha256 {data['sha256']}",
+        "starts from": weights["label"],
+        "code": link(SCRIPT, SCRIPT) if code else "",
+        "weights file": f"{weights['file']}, sha256 {weights['sha256']}" if weights["file"] else "",
+        "weights of": parent
+        and Markup("{} after epoch {}, sha256 {}").format(
+            run_link(parent["run"], settings["dataset"], runs), parent["epochs"], weights["sha256"]
+        ),
+        "seed": str(settings["seed"]),
         "images a second": f"{record['images_per_second']:.0f}",
         "training compute": f"{total} multiply-adds, ancestors included; the published baseline takes {baseline}",
         "time": duration(record["seconds"]),
@@ -219,19 +179,19 @@ def provenance(record: Record, runs: str) -> Table:
     }
     for number, environment in enumerate(record["environments"]):  # several, if it was continued elsewhere
         suffix, machine = ", continued" * (number > 0), environment["hardware"]
-        lacking = dict.fromkeys(ON_A_GPU if machine["device"] == "cuda" else (), "not recorded")
         facts[f"commit{suffix}"] = commit_link(environment["commit"])
-        facts[f"versions{suffix}"] = ", ".join(map(" ".join, (lacking | environment["versions"]).items()))
+        facts[f"versions{suffix}"] = ", ".join(map(" ".join, environment["versions"].items()))
         facts[f"hardware{suffix}"] = f"{machine['device']}: {hardware([machine])}"
     return table(pd.DataFrame([fact for fact in facts.items() if fact[1]], columns=["run", record["run"]]))
 
 
 def commit_link(commit: str | None) -> str:
     """A commit in full, linked to the forge that this checkout comes from, where that is known."""
-    if commit is None:
-        return "not a git checkout"
     origin = public_origin()
-    return link(commit, f"{origin}/commit/{commit.removesuffix('-dirty')}") if origin else commit
+    if not (commit and origin):
+        return commit or "not a git checkout"
+    linked: str = link(commit, f"{origin}/commit/{commit.removesuffix('-dirty')}")
+    return linked
 
 
 def run_link(run: str, dataset: str, runs: str, text: str = "") -> Markup:
@@ -239,5 +199,5 @@ def run_link(run: str, dataset: str, runs: str, text: str = "") -> Markup:
 
     runs: leads from where the link is to the folder of runs.
     """
-    page = reports_dir() / folder_name(dataset) / run / "index.html"
-    return link(text or run, f"{runs}{run}/{page.name if page.is_file() else 'record.json'}")
+    page = run_folder(run, dataset) / "index.html"
+    return Markup(link(text or run, f"{runs}{run}/{page.name if page.is_file() else 'record.json'}"))

@@ -9,17 +9,17 @@ import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tinyclf.data.registry import dataset_info, folder_name
+from tinyclf.data.registry import dataset_info
 from tinyclf.experiments import catalog
-from tinyclf.experiments.names import family, seed_of
-from tinyclf.experiments.record import RECIPE, Record, read_records, warn
+from tinyclf.experiments.names import dataset_folder, family, seed_of
+from tinyclf.experiments.record import RECIPE, Record, read_records
 from tinyclf.experiments.settings import Settings
 from tinyclf.report.format import percent
-from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.lazy import pd
-from tinyclf.utils.paths import reports_dir
+
+if TYPE_CHECKING:  # not imported to list runs, or to print their table
+    import pandas as pd
 
 Row = dict[str, Any]  # values by the names of columns
 # What the open project Tiny-ImageNet-Classifier published, by the name of the experiment that reproduces it
@@ -35,15 +35,12 @@ COLUMNS: dict[str, Callable[[Record], Any]] = {
     "own_code": lambda record: own_code(record),
     "identity": lambda record: record.get("identity", {}),  # the texts of all that decides the numbers
     "is_ablation": lambda record: catalog.ablation(record["run"]) is not None,
-    "split": lambda record: "held-out" if record["settings"]["hold_out"] else "val",  # that it was evaluated on
-    "seed": lambda record: record["settings"]["seed"],
     "overrides": lambda record: all_overrides(record),
     "command": lambda record: record["command"],
     "accuracy": lambda record: record["history"][-1]["val_accuracy"],
     "best_accuracy": lambda record: record["result"]["best"]["val_accuracy"],
     "best_epoch": lambda record: record["result"]["best"]["epoch"],
     "epochs": lambda record: len(record["history"]),
-    "planned_epochs": lambda record: record["settings"]["epochs"],
     "top5": lambda record: record["evaluation"]["top5"],
     "loss": lambda record: record["evaluation"]["loss"],
     "calibration_error": lambda record: record["evaluation"]["calibration_error"],
@@ -51,8 +48,8 @@ COLUMNS: dict[str, Callable[[Record], Any]] = {
     "resized": lambda record: next((one["top1"] for one in record["other_sizes"].values()), math.nan),
     "seconds": lambda record: record["seconds"],
     "images_per_second": lambda record: record["images_per_second"],
-    "compute_total": lambda record: multiply_adds(record, "total"),
-    "share": lambda record: multiply_adds(record, "total") / multiply_adds(record, "published_baseline"),
+    "compute_total": lambda record: multiply_adds(record),
+    "share": lambda record: multiply_adds(record) / record["compute"]["published_baseline"],
     "start": lambda record: start_of(record),
     "parent": lambda record: (record["weights"].get("parent") or {}).get("run", ""),
     "data_sha256": lambda record: record["data"]["sha256"],
@@ -68,15 +65,10 @@ def read_runs(dataset: str) -> list[Row]:
     """The runs on `dataset` that have a record, in the order of the experiments.
 
     A row has the columns of COLUMNS, `settings.NAME` for each setting that the record knows, and `recipe.NAME` for each
-    of RECIPE, empty where the record has none. A record of which no row can be made is named on stderr and left out.
+    of RECIPE, empty where the record has none.
     """
     order = {name: number for number, name in enumerate(catalog.read_experiments(dataset))}
-    rows = []
-    for run, record in read_records(dataset).items():
-        try:
-            rows.append(run_row(record))
-        except (TinyclfError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            warn(f"left out: the record of {run} on {dataset} cannot be used ({error}); delete it and run again")
+    rows = map(run_row, read_records(dataset).values())
     return sorted(rows, key=lambda row: order.get(row["experiment"], len(order)))
 
 
@@ -84,8 +76,10 @@ def load_runs(dataset: str) -> pd.DataFrame:
     """All runs on a data set, a row each: its numbers, settings and recipe; NaN where a record is older than a setting.
 
     Accuracies lie in 0..1, losses are in nats, times in seconds, compute is in multiply-adds. The columns are those of
-    COLUMNS, `settings.NAME` and `recipe.NAME`. A record that cannot be used is named on stderr and left out.
+    COLUMNS, `settings.NAME` and `recipe.NAME`.
     """
+    import pandas as pd
+
     columns = [*COLUMNS, *map("settings.{}".format, Settings.names()), *map("recipe.{}".format, RECIPE)]
     return pd.DataFrame(read_runs(dataset), columns=columns)
 
@@ -102,10 +96,10 @@ def own_code(record: Record) -> bool:
     return bool(record.get("own_code", not record["command"]))
 
 
-def multiply_adds(record: Record, of: str) -> float:
-    """A number of multiply-adds of a record; NaN where it is unknown."""
-    value = record["compute"][of]
-    return int(value) if isinstance(value, (int, float)) else math.nan
+def multiply_adds(record: Record) -> float:
+    """Those of the training of a run and its ancestors; NaN where they are unknown."""
+    value = record["compute"]["total"]
+    return math.nan if value is None else int(value)
 
 
 def run_title(run: str, dataset: str, record: Record | None = None) -> str:
@@ -120,11 +114,15 @@ def run_title(run: str, dataset: str, record: Record | None = None) -> str:
 
 def load_histories(dataset: str) -> pd.DataFrame:
     """The epochs of all runs on `dataset`: see `history_frame`."""
+    import pandas as pd
+
     return pd.concat([history_frame(record) for record in read_records(dataset).values()] or [pd.DataFrame()])
 
 
 def history_frame(record: Record) -> pd.DataFrame:
     """The epochs of a run, a row each: `dataset`, `run`, `epoch`, `learning_rate`, `train_loss` to `val_accuracy`."""
+    import pandas as pd
+
     return pd.DataFrame(record["history"]).assign(dataset=record["settings"]["dataset"], run=record["run"])
 
 
@@ -135,7 +133,7 @@ def group_runs(runs: Iterable[Row]) -> dict[str, Row]:
     are those of `group_seeds`.
     """
     groups: dict[str, Row] = {}
-    for row in group_seeds(run for run in runs if run["split"] == "val"):
+    for row in group_seeds(run for run in runs if not run["settings.hold_out"]):
         rivals = groups.get(row["experiment"], row), row
         groups[row["experiment"]] = min(rivals, key=lambda rival: (len(rival["overrides"]), -rival["epochs"]))
     return groups
@@ -146,7 +144,7 @@ def group_seeds(runs: Iterable[Row]) -> list[Row]:
     groups: dict[str, list[Row]] = {}
     for run in runs:
         groups.setdefault(all_but_the_seed(run), []).append(run)
-    return [summary_row(sorted(group, key=lambda run: run["seed"])) for group in groups.values()]
+    return [summary_row(sorted(group, key=lambda run: run["settings.seed"])) for group in groups.values()]
 
 
 def all_but_the_seed(run: Row) -> str:
@@ -209,6 +207,8 @@ def published(name: str, dataset: str) -> Row | None:
 
 def published_curve(name: str, dataset: str, key: str) -> pd.Series:
     """The values of a published curve, `train_loss` to `val_accuracy`, by epoch; empty where none was published."""
+    import pandas as pd
+
     row = published(name, dataset) or {}
     return pd.Series(row.get(key, []), row.get("curve_epochs", []), float, "published").rename_axis("epoch")
 
@@ -216,8 +216,7 @@ def published_curve(name: str, dataset: str, key: str) -> pd.Series:
 def published_at(name: str, dataset: str, epoch: float) -> float:
     """The published validation accuracy, in 0..1, at an epoch; NaN where it is not known."""
     row = published(name, dataset) or {}
-    known = dict(zip(row.get("curve_epochs", []), row.get("val_accuracy", []), strict=True))
-    return float((known | {row.get("epochs"): row.get("last")}).get(epoch, math.nan))
+    return float(dict(zip(row.get("curve_epochs", []), row.get("val_accuracy", []), strict=True)).get(epoch, math.nan))
 
 
 def listing(dataset: str) -> str:
@@ -232,17 +231,17 @@ def listing(dataset: str) -> str:
         own, known = [run for run in runs if run["experiment"] == name], experiments.get(name)
         title = known.title if known else "own code" * own[0]["own_code"]
         if own:
-            planned = known.settings.epochs if known else own[0]["planned_epochs"]
+            planned = known.settings.epochs if known else own[0]["settings.epochs"]
             last, best = (percent(mean(run[key] for run in own)) for key in ("accuracy", "best_accuracy"))
             title += f" (mean of {len(own)} seeds)" * (len(own) > 1)
             lines.append((name, f"{min(run['epochs'] for run in own)} of {planned}", last, best, title))
         else:
             made = known and not known.trains and (known.page_folder / "index.html").is_file()
             lines.append((name, "page made" if made else "not run yet", "", "", title))
-        parts = {each.name for each in experiments.values() if each.ablation and each.ablation.recipe == name}
-        ran = len(parts & {run["experiment"] for run in runs})
-        lines += [(f"  {len(parts)} ablations", f"{ran} run", "", "", "")] if parts else []
+        if parts := {each.name for each in experiments.values() if each.ablation and each.ablation.recipe == name}:
+            ran = len(parts & {run["experiment"] for run in runs})
+            lines.append((f"  {len(parts)} ablations", f"{ran} run", "", "", ""))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-    where = f"{dataset}: {dataset_info(dataset).help}. Records are in {reports_dir() / folder_name(dataset)}"
+    where = f"{dataset}: {dataset_info(dataset).help}. Records are in {dataset_folder(dataset)}"
     return "\n".join([where, "", *aligned])

@@ -80,10 +80,8 @@ def verdict(name: str, dataset: str, accuracy: float, epochs: float, planned: fl
     kind = judge(accuracy, then, 0 if epochs == total else row.get("reading_error", 0))
     if epochs >= total:
         return Verdict(kind, kind)
-    told = {"": "", "reproduced": f", as published ({percent(then)})"}.get(
-        kind, f", {kind} the published {percent(then)}"
-    )
-    return Verdict(kind, f"{epochs:.0f} of {total:.0f} epochs so far{told}")
+    told = f", as published ({percent(then)})" if kind == "reproduced" else f", {kind} the published {percent(then)}"
+    return Verdict(kind, f"{epochs:.0f} of {total:.0f} epochs so far{told * bool(kind)}")
 
 
 def standin(row: Row) -> bool:
@@ -110,13 +108,13 @@ def reproduction(rows: list[Row]) -> list[str]:
     return [f"{sentence}." for sentence in sentences]
 
 
-def order(rows: list[Row]) -> str:
-    """Whether neighbours in the published order by the last epoch are in that order: a sentence; empty without two.
+def order(rows: list[Row]) -> list[str]:
+    """Whether neighbours in the published order by the last epoch are in that order: a sentence, or none without two.
 
     It is claimed of those alone that differ by more than ERRORS standard errors, published and ours. Rows that have no
     accuracy or no published one are passed over.
     """
-    claims: dict[str, list[str]] = {"as published": [], "the other way round": [], "not told apart": []}
+    claims: dict[str, list[str]] = {claim: [] for claim in ("as published", "the other way round", "not told apart")}
     known = [row for row in rows if row["accuracy"] > 0 and row["ranked"] > 0]
     for better, worse in pairwise(sorted(known, key=lambda row: -row["ranked"])):
         published = told_apart(better["ranked"], worse["ranked"], PUBLISHED_IMAGES, PUBLISHED_IMAGES)
@@ -126,4 +124,5 @@ def order(rows: list[Row]) -> str:
         names = (row["experiment"] + f" at {pixels(row['size'])}" * bool(row["size"]) for row in (better, worse))
         claims[claim].append(" > ".join(names))
     told = "; ".join(f"{claim}: {', '.join(pairs)}" for claim, pairs in claims.items() if pairs)
-    return told and f"Order of neighbours by the last epoch, told apart by more than two standard errors: {told}."
+    start = "Order of neighbours by the last epoch, told apart by more than two standard errors"
+    return [f"{start}: {told}."] * bool(told)
