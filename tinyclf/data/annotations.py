@@ -15,7 +15,7 @@ the same order.
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +48,8 @@ def read_classes(source: Source, layout: Layout) -> tuple[list[str], list[str]]:
 
     wnids.txt itself is not sorted; every published checkpoint counts its classes in sorted order.
     """
-    _demand(source, "wnids.txt" in source.files, f"it holds no wnids.txt, as {URL} does")
+    inner = [f", but another zip, {name}: unpack that one" for name in source.files if name.endswith(".zip")]
+    _demand(source, "wnids.txt" in source.files, f"it holds no wnids.txt, as {URL} does{inner[0] if inner else ''}")
     classes = sorted(set(_lines(source, "wnids.txt")))
     words = dict(line.split("\t", 1) for line in _lines(source, "words.txt") if "\t" in line)
     count = len(classes)
@@ -62,20 +63,8 @@ def read_split(source: Source, layout: Layout, split: str, classes: list[str]) -
 
     Decodes no image, so it takes well under a second for Tiny-ImageNet. Raises TinyclfError naming the files at fault.
     """
-    names = _images(source, split)
-    if split == "test":
-        count = layout.classes * layout.test
-        _demand(source, len(names) == count, f"test/images has {len(names):,} images instead of {count:,}")
-        return Split(names, [NO_LABEL] * len(names), None)
-    if split == "train":
-        names.sort(key=_folder)
-        rows = _rows(source, split, [f"train/{wnid}/{wnid}_boxes.txt" for wnid in classes], names, 5)
-        return Split(names, _targets(source, split, layout.train, classes, map(_folder, names)), _corners(rows))
-    names = [name for name in names if _folder(name) == "images"] or names
-    if VAL_TABLE in source.files or (names and _folder(names[0]) == "images"):
-        rows = _rows(source, split, [VAL_TABLE], names, 6)
-        return Split(names, _targets(source, split, layout.val, classes, [row[1] for row in rows]), _corners(rows))
-    return Split(names, _targets(source, split, layout.val, classes, map(_folder, names)), None)  # a sorted copy
+    read = {"train": _read_train, "val": _read_val, "test": _read_test}[split]
+    return read(source, layout, classes)
 
 
 def read_own(source: Source, split: str) -> tuple[list[str], Split]:
@@ -89,26 +78,53 @@ def read_own(source: Source, split: str) -> tuple[list[str], Split]:
     return classes, Split(names, [classes.index(_folder(name)) for name in names], None)
 
 
-def _targets(source: Source, split: str, count: int, classes: list[str], wnids: Iterable[str]) -> list[int]:
+def _read_train(source: Source, layout: Layout, classes: list[str]) -> Split:
+    by_class: dict[str, list[str]] = {wnid: [] for wnid in classes}
+    for name in _images(source, "train"):
+        by_class.setdefault(_folder(name), []).append(name)
+    rows = [row for wnid in classes for row in _table(source, f"train/{wnid}/{wnid}_boxes.txt", by_class[wnid], 5)]
+    names = [name for members in by_class.values() for name in members]
+    return Split(names, _targets(source, "train", layout.train, classes, list(map(_folder, names))), _corners(rows))
+
+
+def _read_val(source: Source, layout: Layout, classes: list[str]) -> Split:
+    """Classes and boxes are those of val_annotations.txt; where a sorted copy lacks it, classes are the folders."""
+    images = _images(source, "val")
+    official = [name for name in images if _folder(name) == "images"]
+    names, boxes = official or images, None
+    wnids = list(map(_folder, names))
+    if official or not images or VAL_TABLE in source.names("val"):
+        rows = _table(source, VAL_TABLE, names, 6)
+        wnids, boxes = [row[1] for row in rows], _corners(rows)
+    return Split(names, _targets(source, "val", layout.val, classes, wnids), boxes)
+
+
+def _read_test(source: Source, layout: Layout, classes: list[str]) -> Split:
+    names, count = _images(source, "test"), layout.classes * layout.test
+    _demand(source, len(names) == count, f"test/images has {len(names):,} images instead of {count:,}")
+    return Split(names, [NO_LABEL] * len(names), None)
+
+
+def _targets(source: Source, split: str, count: int, classes: list[str], wnids: list[str]) -> list[int]:
     """The place in `classes` of each of `wnids`, the images' classes: all of them, `count` times each."""
-    wnids, index = list(wnids), {wnid: target for target, wnid in enumerate(classes)}
-    counts = Counter(wnids)
-    uneven = [f"{wnid} ({counts[wnid]})" for wnid in {*classes, *counts} if counts[wnid] != count * (wnid in index)]
-    _refuse(source, f"{split} does not have {count} images of each class of wnids.txt, and no others", uneven)
+    counts, index = Counter(wnids), {wnid: target for target, wnid in enumerate(classes)}
+    uneven = [wnid for wnid in {*classes, *counts} if counts[wnid] != (count if wnid in index else 0)]
+    fault = f"{split} does not have {count} images of each class of wnids.txt, and no others"
+    _refuse(source, fault, [f"{wnid} ({counts[wnid]})" for wnid in uneven])
     return [index[wnid] for wnid in wnids]
 
 
-def _rows(source: Source, split: str, tables: list[str], names: list[str], columns: int) -> list[list[str]]:
-    """The rows of annotation files in the order of `names`, the images that they must list, each of them once.
+def _table(source: Source, table: str, names: list[str], columns: int) -> list[list[str]]:
+    """The rows of an annotation file in the order of `names`, the images that it must list, each of them once.
 
     A copy may have given its files other endings than the annotations: names are compared without.
     """
-    rows = [line.split("\t") for table in tables for line in _lines(source, table)]
+    rows = [line.split("\t") for line in _lines(source, table)]
     broken = [row[0] for row in rows if len(row) != columns or not all(map(CORNER.fullmatch, row[-4:]))]
-    _refuse(source, f"the annotations of {split} have lines that cannot be read, those of", broken)
+    _refuse(source, f"{table} has lines that cannot be read, those of", broken)
     listed, there = Counter(_stem(row[0]) for row in rows), Counter(map(_stem, names))
     uneven = [f"{stem} ({listed[stem]})" for stem in listed | there if listed[stem] != there[stem]]
-    _refuse(source, f"the annotations of {split} do not list each image that is there once, and no others", uneven)
+    _refuse(source, f"{table} does not list each image that is there once, and no others", uneven)
     by_stem = {_stem(row[0]): row for row in rows}
     return [by_stem[_stem(name)] for name in names]
 

@@ -5,8 +5,8 @@ import os
 import zipfile
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn
 
 from tinyclf.utils.errors import TinyclfError
 
@@ -17,13 +17,13 @@ DEPTH = 3  # folders in which an image lies: train/<wnid>/images
 class Source:
     """The files of a data set by their path below `wnids.txt`, with `/` between the parts, in a folder or in a zip.
 
-    It can be pickled and forked. Raises TinyclfError for what is neither.
+    It can be pickled and forked. Raises TinyclfError for what is neither, and for a zip that has a file twice.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path).absolute()
         self._is_folder, self._changed = self.path.is_dir(), self.path.stat().st_mtime_ns
-        self._start = ""  # of a zip: the folder in it that has wnids.txt
+        self._members: dict[str, str] = {}  # of a zip: the name in it of each file
         self.files = _files_in(self.path) if self._is_folder else self._files_in_zip()
 
     def names(self, folder: str) -> list[str]:
@@ -33,18 +33,23 @@ class Source:
     def read(self, name: str) -> bytes:
         """The content of a file. Raises TinyclfError where it is missing or damaged, or no file."""
         try:
-            return (self.path / name).read_bytes() if self._is_folder else self._zip().read(self._start + name)
+            return (self.path / name).read_bytes() if self._is_folder else self._zip().read(self._members[name])
         except Exception as error:  # of bytes that others wrote, zipfile raises nearly anything
-            _refuse(f"{name} in {self.path}", error)
+            raise _unreadable(f"{name} in {self.path}", error) from error
 
     def _zip(self) -> zipfile.ZipFile:
         return _opened_zip(self.path, self._changed, os.getpid())
 
     def _files_in_zip(self) -> list[str]:
-        """The files below `wnids.txt`, wherever it is in the zip, or all."""
-        names = [name for name in self._zip().namelist() if not name.endswith("/")]
-        self._start = min((name for name in names if f"/{name}".endswith("/wnids.txt")), key=len, default="")[:-9]
-        return _visible(name.removeprefix(self._start) for name in names if name.startswith(self._start))
+        """The files below `wnids.txt`, wherever it is in the zip, or all; some programs write \\ between the parts."""
+        members = self._zip().namelist()
+        names = [member.replace("\\", "/") for member in members]
+        start = min((name for name in names if f"/{name}".endswith("/wnids.txt")), key=len, default="")[:-9]
+        self._members = {name.removeprefix(start): member for name, member in zip(names, members, strict=True)}
+        files = _visible(name.removeprefix(start) for name in names if name.startswith(start) and name[-1] != "/")
+        if twice := [name for name, again in pairwise(files) if name == again]:
+            raise TinyclfError(f"{self.path} has {twice[0]!r} more than once: put the official zip there.")
+        return files
 
 
 @lru_cache(2)  # by the process too: two must not share a position in a file
@@ -63,7 +68,7 @@ def fingerprint(path: Path) -> str:
     try:
         stats = [(name, os.stat(f"{path}{name}")) for name in names]
     except OSError as error:
-        _refuse(error.filename, error)
+        raise _unreadable(error.filename, error) from error
     stamps = [(name, status.st_size, status.st_mtime_ns) for name, status in stats]
     return hashlib.sha256(repr(stamps).encode()).hexdigest()
 
@@ -71,7 +76,7 @@ def fingerprint(path: Path) -> str:
 def _files_in(root: Path) -> list[str]:
     """The files of the set by their path below `root`, sorted; at most DEPTH folders deep: a loop of links ends."""
     files = []
-    for place, folders, names in os.walk(root, followlinks=True, onerror=lambda error: _refuse(error.filename, error)):
+    for place, folders, names in os.walk(root, followlinks=True, onerror=_refuse_folder):
         parts = Path(place).relative_to(root).parts
         if not parts:
             folders[:], names = set(folders).intersection(PARTS), list(set(names).intersection(PARTS))
@@ -86,6 +91,10 @@ def _visible(files: Iterable[str]) -> list[str]:
     return sorted(name for name in files if "/." not in f"/{name}")
 
 
-def _refuse(what: str, error: Exception) -> NoReturn:
+def _refuse_folder(error: OSError) -> None:
+    raise _unreadable(error.filename, error) from error
+
+
+def _unreadable(what: str, error: Exception) -> TinyclfError:
     fault = getattr(error, "strerror", None) or error
-    raise TinyclfError(f"{what} cannot be read: {fault}. Put a whole one there.") from error
+    return TinyclfError(f"{what} cannot be read: {fault}. Put a whole one there.")

@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # a page needs no torch
 HEADLINE, CURVES = "headline", ("curve-accuracy", "curve-loss")  # identify the outputs that `show_title` makes room for
 METRICS = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 
+ON_A_GPU = ("cuda", "cudnn", "driver")  # versions that older records lack
+
 
 def heading(title: str, dataset: str) -> Markdown:
     """The heading of a page: its title, which is text whatever is in it, and its data set."""
@@ -180,7 +182,8 @@ def provenance(record: Record, runs: str) -> Table:
     for number, environment in enumerate(record["environments"]):  # several, if it was continued elsewhere
         suffix, machine = ", continued" * (number > 0), environment["hardware"]
         facts[f"commit{suffix}"] = commit_link(environment["commit"])
-        facts[f"versions{suffix}"] = ", ".join(map(" ".join, environment["versions"].items()))
+        lacking = dict.fromkeys(ON_A_GPU if machine["device"] == "cuda" else (), "not recorded")
+        facts[f"versions{suffix}"] = ", ".join(map(" ".join, (lacking | environment["versions"]).items()))
         facts[f"hardware{suffix}"] = f"{machine['device']}: {hardware([machine])}"
     return table(pd.DataFrame([fact for fact in facts.items() if fact[1]], columns=["run", record["run"]]))
 
