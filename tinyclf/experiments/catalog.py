@@ -12,7 +12,7 @@ from tinyclf.experiments.cells import RUN_NAME, notebook_parameters
 from tinyclf.experiments.names import check_name, family, seed_of, with_seed
 from tinyclf.experiments.parameters import accepted_parameters, read, refuse_unknown
 from tinyclf.experiments.settings import Settings, parent_of
-from tinyclf.experiments.toml_files import RECIPES_NOTEBOOK, Ablation, Experiment, Goal, notebook_for, parse_experiments
+from tinyclf.experiments.toml_files import Ablation, Experiment, Goal, notebook_for, parse_experiments
 from tinyclf.models.choices import RUN, is_file
 from tinyclf.utils.errors import TinyclfError, one_of
 from tinyclf.utils.paths import NOTEBOOKS, user_file, user_path
@@ -205,23 +205,21 @@ def overrides(run: str, settings: Settings) -> dict[str, Any]:
 
 
 def command(run: str, settings: Settings, imagenet: str = "") -> str:
-    """The line for a shell that repeats a run: of an experiment, or of none, by the notebook of recipes.
+    """The line for a shell that repeats a run: by its experiment, or of none, by the one that is as published.
 
     imagenet: the file that stood in for ImageNet weights at the first of its ancestors; that of the run itself is among
     its settings. An ancestor with overrides of its own has a command of its own.
     """
-    if family(run) in read_experiments(settings.dataset):
-        words, changes = ["tinyclf", "train", family(run)], overrides(run, settings)
-        imagenet = settings.weights if is_file(settings.weights) else imagenet
-    else:
-        defaults = {**notebook_parameters(NOTEBOOKS / RECIPES_NOTEBOOK), "dataset": settings.dataset}
-        words, changes = ["tinyclf", "run", f"notebooks/{RECIPES_NOTEBOOK}"], {RUN_NAME: family(run)}
-        changes |= changed_settings(settings, Settings.of(defaults))
-    words += ["--dataset", settings.dataset]
-    if imagenet and "weights" not in changes:
-        words += ["--imagenet", Path(imagenet).name]
+    experiment, changes = family(run), overrides(run, settings)
+    seed = ["--seeds", str(settings.seed)]
+    if experiment not in read_experiments(settings.dataset):
+        experiment, seed = "baseline-scratch", []
+        changes = {RUN_NAME: run} | overrides(experiment, settings) | {"seed": settings.seed}
+    words = ["tinyclf", "train", experiment, "--dataset", settings.dataset]
+    if imagenet := settings.weights if is_file(settings.weights) else imagenet:
+        words += ["--imagenet", Path(imagenet).name] if "weights" not in changes else []
     parameters = [word for key, value in changes.items() for word in ("-p", f"{key}={value}")]
-    return shlex.join([*words, *parameters, "--seeds", str(settings.seed)])
+    return shlex.join([*words, *parameters, *seed])
 
 
 def how_to_run(run: str, dataset: str) -> str:
