@@ -53,7 +53,7 @@ def test_each_held_out_run_is_a_row_with_its_seeds_and_a_command_that_repeats_it
     assert (slower["multiply_adds"], slower["share"]) == (2000, 2000 / BASELINE)
     assert changed["changed"].endswith("momentum = 0.8") and "-p momentum=0.8" in changed["command"]
     assert (mine["ablation"], mine["recipe"], mine["base"]) == ("mine", "", "")
-    assert "learning_rate = 0.5" in mine["changed"] and mine["command"].startswith("tinyclf run notebooks/")
+    assert "learning_rate = 0.5" in mine["changed"] and mine["command"].startswith("tinyclf train baseline-scratch ")
 
 
 def test_a_gain_is_over_the_base_and_those_of_equal_compute_are_ranked(page):

@@ -203,7 +203,7 @@ def test_an_interrupted_cell_run_again_goes_on(tmp_path, monkeypatch):
     loading = next(place for place, source in enumerate(cells) if "= load_data(" in source)
     cells[loading] += SOME
     place = next(place for place, source in enumerate(cells) if "run.fit(" in source)
-    cells[1] += "\nepochs, run_name = 3, 'interrupted'"
+    cells[1] += "\nepochs = 3\nrun_name = 'interrupted'"
     manager, client = start_new_kernel(kernel_name="python3")
 
     def execute(source, until="nothing that is printed"):

@@ -31,6 +31,7 @@ show(Described(figure, 'an empty "figure" & <no> more'))
 print("value", value)
 """
 VALUE = 'print("value", value)'
+RUN = "tinyclf.report.notebook:run"
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +64,7 @@ def test_a_page_is_self_contained_with_code_folded_and_pictures_described(tmp_pa
     assert re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", page) == ['href="../index.html']  # a link to follow
     assert not re.findall(r"@import|import\(|url\((?!['\"]?(?:data:|#))", page)
     assert page.count('<details class="code">') == 3  # parameters, injected parameters, the cell
-    (alt,) = re.findall(r"""<img alt="(.*?)" src="data:image/svg""", page)
+    ((_, alt),) = re.findall(r"""<img alt=(["'])(.*?)\1 src="data:image/svg""", page)
     assert html.unescape(alt) == 'an empty "figure" & <no> more' and "<" not in alt
     assert "matplotlib-" not in page and str(tmp_path) not in page
 
@@ -96,7 +97,9 @@ def test_one_that_fails_leaves_its_page_and_the_others_still_run(tmp_path, folde
     message = "the <b>data</b> is not there"
     code = f"from tinyclf.utils.errors import TinyclfError\nraise TinyclfError({message!r})"
     with pytest.raises(TinyclfError) as failed:
-        cli.run_one_by_one([experiment(tmp_path, "bad", code), experiment(tmp_path, "good", VALUE)], notebook.run)
+        cli.run_one_by_one(
+            [experiment(tmp_path, "bad", code), experiment(tmp_path, "good", VALUE)], "tinyclf.report.notebook:run"
+        )
     assert str(failed.value) == "failed: bad"
     assert f"tinyclf: bad: {message}" in capsys.readouterr().err
     page = (folder / "mini" / "bad" / "failed.html").read_text()
@@ -154,7 +157,7 @@ def test_a_page_of_somebody_else_is_not_replaced_and_nothing_runs(tmp_path, fold
 def test_a_kernel_that_dies_leaves_its_page_and_the_others_still_run(tmp_path, folder):
     die = experiment(tmp_path, "dead", "import os\nos.kill(os.getpid(), 9)")
     with pytest.raises(TinyclfError, match="failed: dead"):
-        cli.run_one_by_one([die, experiment(tmp_path, "good", VALUE)], notebook.run)
+        cli.run_one_by_one([die, experiment(tmp_path, "good", VALUE)], RUN)
     assert "The run ended here: the kernel died" in (folder / "mini" / "dead" / "failed.html").read_text()
     assert (folder / "mini" / "good" / "index.html").is_file()
 
@@ -165,7 +168,9 @@ def test_a_kernel_that_cannot_start_is_one_message_and_the_others_are_tried(tmp_
     (startup / "die.py").write_text("import os\nos._exit(3)")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     with pytest.raises(TinyclfError, match="failed: one, two"):
-        cli.run_one_by_one([experiment(tmp_path, name, VALUE) for name in ("one", "two")], notebook.run)
+        cli.run_one_by_one(
+            [experiment(tmp_path, name, VALUE) for name in ("one", "two")], "tinyclf.report.notebook:run"
+        )
     assert (
         capsys.readouterr().err.count("the notebook cannot be executed (Kernel died before replying to kernel_info)")
         == 2

@@ -18,7 +18,7 @@ from tinyclf.data.cache import load_data
 from tinyclf.experiments import run as runs
 from tinyclf.experiments.parent import is_finished
 from tinyclf.experiments.recipe import build_recipe, recipe_for
-from tinyclf.experiments.record import read_records, read_table
+from tinyclf.experiments.record import read_records, read_table, warn
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
 from tinyclf.utils import environment
@@ -201,6 +201,7 @@ def test_a_setting_newer_than_a_run_had_its_default_then_and_one_that_nobody_kno
 def test_a_copied_or_renamed_run_counts_once_and_keeps_the_time_at_which_it_ended(reports, monkeypatch, capsys):
     before = finished()
     shutil.copytree(reports / "mini/mine", reports / "mini/mine-seed-1")
+    warn.cache_clear()  # it says each thing once
     assert [*read_records("mini")] == ["mine"] and not is_finished("mine-seed-1", "mini")
     assert "left out: mine-seed-1 is a copy of run mine" in capsys.readouterr().err
     elsewhere = reports.with_name("elsewhere")
@@ -297,12 +298,15 @@ class Looking(nn.Module):
         return images.mean((1, 2, 3))[:, None] + self.bias
 
 
-def test_own_code_says_so_prints_what_it_made_and_is_kept_and_what_cannot_be_counted_is_unknown(reports, capsys):
+def test_own_code_says_so_prints_what_it_made_and_is_kept_and_what_cannot_be_counted_is_unknown(
+    reports, capsys, monkeypatch
+):
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", __file__, raising=False)
     run = Run(SETTINGS, data(), "mine")
     run.fit(**vars(recipe_for(Looking(True), SETTINGS, 20)) | {"transform": v2.RandomInvert()})
     record, said = run.finish(), capsys.readouterr().out
     assert "Looking()" in said and "RandomInvert(" in said
-    assert (reports / "mini/mine/script.py").read_text() == Path(sys.modules["__main__"].__file__).read_text()
+    assert (reports / "mini/mine/script.py").read_text() == Path(__file__).read_text()
     assert record["own_code"] and record["command"] == "" and "script" not in record
     assert record["recipe"]["transform"] == "RandomInvert(p=0.5)"
     assert record["identity"]["model"].startswith("Looking, 4 parameters")

@@ -1,6 +1,7 @@
 """Image files decoded: those of Tiny-ImageNet exactly as they are, and any others made like them."""
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,9 @@ def _opened(data: bytes) -> Image.Image:
 def read_image(path: str | Path) -> np.ndarray:
     """An image file by `decode_any`: uint8 (64, 64, 3). Raises TinyclfError."""
     try:
-        return np.asarray(decode_any(user_file(path, "image").read_bytes()))
+        data = user_file(path, "image").read_bytes()
+        if _opened(data).has_transparency_data:
+            print(f"{path}: transparent, shown on white", file=sys.stderr)
+        return np.asarray(decode_any(data))
     except (OSError, ValueError, TinyclfError) as error:
         raise TinyclfError(f"{path} is no image that can be read: {error}") from error

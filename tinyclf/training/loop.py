@@ -187,7 +187,7 @@ class Training:
                 refuse_non_finite(losses[: step + 1], name, steps, rate=rates[-1])
         losses, correct = reduce((losses, right.sum()), "sum")  # over processes
         mean, accuracy = losses.cpu().double().sum().item() / count, correct.item() / count
-        return {"learning_rate": rates[steps // 2], "train_loss": mean, "train_accuracy": accuracy}
+        return {"learning_rate": rates[len(rates) // 2], "train_loss": mean, "train_accuracy": accuracy}
 
     def update(self, loss: Tensor, factor: float) -> None:
         """Update the weights by the gradient of `loss` times `factor`, and what follows them in each step."""
