@@ -108,4 +108,8 @@ def load_function(name: str) -> OwnModel:
 
 def lines(name: str, classes: Iterable[tuple[float, str, str]]) -> str:
     """The most probable classes of an image as text."""
-    return "\n".join([name, *(f"  {value:6.1%}  {wnid}  {words}" for value, wnid, words in classes)])
+    told = [
+        f"  {value:6.1%}  {wnid}  {words}" if words != wnid else f"  {value:6.1%}  {wnid}"
+        for value, wnid, words in classes
+    ]
+    return "\n".join([name, *told])
