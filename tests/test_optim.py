@@ -9,6 +9,7 @@ from torch.optim import lr_scheduler
 
 from tinyclf.models.resnet import build_model
 from tinyclf.training.optim import ExponentialMovingAverage, RateSchedule, make_optimizer, make_scheduler
+from tinyclf.utils.errors import TinyclfError
 
 
 def rates_of(make, count):
@@ -78,3 +79,10 @@ def test_the_average_is_that_of_plain_arithmetic_and_keeps_the_counters():
             expected[name] = kept * expected[name] + (1 - kept) * value if floating else value.clone()
     for name, value in ema.module.state_dict().items():
         torch.testing.assert_close(value, expected[name], msg=name)
+
+
+def test_a_decay_by_layers_is_refused_for_a_model_whose_layers_it_does_not_know():
+    model, options = build_model("mobilenet_v3_small", 10), {"nesterov": False, "weight_decay": 0.0}
+    assert len(make_optimizer(model, 0.1, 0.9, **options, layer_decay=1.0).param_groups) == 1
+    with pytest.raises(TinyclfError, match=r"layer_decay = 0\.5: .* this model has classifier, features; give 1\.0"):
+        make_optimizer(model, 0.1, 0.9, **options, layer_decay=0.5)

@@ -8,6 +8,8 @@ from torch import Tensor, nn, optim
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from tinyclf.utils.errors import TinyclfError
+
 Tensors = tuple[Tensor, ...] | list[Tensor]
 # The parts of torchvision's ResNet from the head to the image, for learning rates that fall from one to the next.
 DEPTHS = {"fc": 0, "layer4": 1, "layer3": 2, "layer2": 3, "layer1": 4, "bn1": 5, "conv1": 5}
@@ -19,8 +21,13 @@ def make_optimizer(
     """SGD over all parameters of `model`. Without weight decay and layer decay it has one group, as plain PyTorch.
 
     weight_decay leaves out norms and biases. layer_decay: the learning rate of the head is `learning_rate`, and from
-    each part of a ResNet to the one before it the rate is multiplied by this factor.
+    each part of a ResNet to the one before it the rate is multiplied by this factor. Raises TinyclfError for a model
+    of other parts.
     """
+    unknown = {name.partition(".")[0] for name, _ in model.named_parameters()} - DEPTHS.keys()
+    if unknown and layer_decay != 1:
+        parts = ", ".join(sorted(unknown))
+        raise TinyclfError(f"layer_decay = {layer_decay}: it is for a ResNet, and this model has {parts}; give 1.0")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         decay = weight_decay if parameter.ndim > 1 else 0.0
