@@ -46,7 +46,7 @@ def executed(namespace: Mapping[str, Any]) -> dict[str, Any]:
     another plain value by now: in a notebook, `model` is the network itself.
     """
     now = {name: value for name, value in namespace.items() if isinstance(value, bool | int | float | str)}
-    if "In" not in namespace:
+    if not any(namespace.get("In", ())):  # IPython keeps no history where it was asked not to, as by nbval
         return now
     cells = [cell for cell in namespace["In"] if cell.startswith(INJECTED) or RUN_NAME in assigned(cell)]
     values = {name: value for cell in cells for name, value in assigned(cell).items()}
