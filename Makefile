@@ -6,7 +6,7 @@ EPOCHS ?=
 WEIGHTS ?=
 # The experiments of mini are small, and two of them on a core each are done sooner than one after the other on both.
 # Larger ones fill a machine, or its GPU, one by one.
-JOBS ?= $(if $(filter mini,$(DATASET)),$(shell python3 -c 'import os; print(min(4, os.cpu_count() or 1))' || echo 1),1)
+JOBS ?= $(if $(filter mini,$(DATASET)),$(shell python3 -c 'from tinyclf.utils.environment import usable_cores; print(min(4, usable_cores()))' || echo 1),1)
 
 # Any Python from 3.11 to 3.13 will do: the first of these that fits, or the one given as PYTHON=...
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \

@@ -111,4 +111,5 @@ def test_numbers_as_text():
     gpu = {"device": "cuda", "name": "A GPU", "threads": 8, "processes": 2}
     cpu = {"device": "cpu", "name": "A CPU", "threads": 2}
     assert hardware([cpu, gpu, cpu]) == "A CPU, 2 threads; A GPU in 2 processes"
+    assert hardware([gpu | {"others": 3}]) == "A GPU in 2 processes, shared with 3 other processes"
     assert [str(Cell(text, ("", "b"))) for text in ("a", "")] == ["a (b)", "b"] and str(Cell("a", ("",))) == "a"

@@ -241,3 +241,12 @@ def test_a_bar_tells_how_far_an_epoch_is_and_disappears(data, capsys, monkeypatc
     drawn = capsys.readouterr().out.split("\r")
     assert re.fullmatch(r"epoch 1 training █{15}░{15} 2/4, \d+:\d\d left *", drawn[1]) and not drawn[3].strip()
     assert max(len(line) for text in drawn for line in text.split("\n")) < 120
+
+
+@pytest.mark.parametrize("step", [0, -60])
+def test_clocks_that_stand_still_or_jump_back_give_no_negative_seconds(data, monkeypatch, step):
+    ticks = itertools.count(1e6, step)
+    for clock in ("perf_counter", "monotonic", "time"):
+        monkeypatch.setattr(time, clock, lambda: next(ticks))
+    history, _ = train_model(small(), *train_and_val(data), SETTINGS)
+    assert all(row["seconds"] > 0 and 0 < row["images_per_second"] < math.inf for row in history)

@@ -1,6 +1,6 @@
 """The recipe of a run, built from its settings: model, loss, optimizer, scheduler, average, loaders; what it costs.
 
-The notebook of Step 1 writes the same objects out; a test and a cell of it hold the two to each other.
+The notebooks of the steps write the same objects out; a test holds the two to each other.
 """
 
 import copy
@@ -62,8 +62,13 @@ class Recipe:
         }
 
     def describe(self) -> Texts:
-        """The first line of each of these texts, as a record has them."""
-        return {name: text and text.partition("\n")[0] for name, text in self.identity().items()}
+        """The recipe in words, by its parts."""
+        return headlines(self.identity())
+
+
+def headlines(texts: Texts) -> Texts:
+    """The first line of each text."""
+    return {name: text and text.partition("\n")[0] for name, text in texts.items()}
 
 
 def build_recipe(settings: Settings, data: Packed) -> Recipe:

@@ -17,7 +17,15 @@ from tinyclf.data.cache import Packed
 from tinyclf.data.loader import ImageLoader
 from tinyclf.experiments import catalog, names, rules
 from tinyclf.experiments.parent import changes, checkpoint_of, find_parent, is_finished, start_of
-from tinyclf.experiments.recipe import Recipe, build_recipe, compute, expected_recipe, train_loader, val_loader
+from tinyclf.experiments.recipe import (
+    Recipe,
+    build_recipe,
+    compute,
+    expected_recipe,
+    headlines,
+    train_loader,
+    val_loader,
+)
 from tinyclf.experiments.record import RECORD, Record, read_record, write_record
 from tinyclf.experiments.settings import Precision, Settings, default_name
 from tinyclf.training import checkpoint
@@ -125,8 +133,9 @@ class Run:
         data, about = self.data, self.about
         expected = expected_recipe(self.settings, len(data.classes), len(data.train.labels)).identity()
         expected["data"] = f"sha256 {data.fingerprint}"
-        about["identity"] = recipe.identity() | {"data": f"sha256 {about['data']['sha256']}"}
-        about["recipe"] = recipe.describe()
+        texts = recipe.identity()
+        about["recipe"] = headlines(texts)
+        about["identity"] = texts | {"data": f"sha256 {about['data']['sha256']}"}
         other = differences(expected, about["identity"])
         if other and not self.has_own_name:
             text = "; ".join(f"{name}: {said} by its settings, {here} here" for name, (said, here) in other.items())

@@ -95,7 +95,8 @@ def hardware(machines: Iterable[Mapping[str, Any]]) -> str:
     for machine in machines:
         threads = f", {machine['threads']} thread{'s' * (machine['threads'] > 1)}" if machine["device"] == "cpu" else ""
         processes = f" in {machine['processes']} processes" if machine.get("processes", 1) > 1 else ""
-        names.append(f"{machine['name']}{threads}{processes}")
+        others = f", shared with {machine['others']} other processes" if machine.get("others") else ""
+        names.append(f"{machine['name']}{threads}{processes}{others}")
     return "; ".join(dict.fromkeys(names))
 
 

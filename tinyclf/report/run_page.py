@@ -159,7 +159,9 @@ def show_provenance(record: Record) -> None:
 def provenance(record: Record, runs: str) -> Table:
     """Where a record's numbers come from. runs: leads from the page to the folder of runs, to link a parent."""
     settings, weights, compute, data = (record[key] for key in ("settings", "weights", "compute", "data"))
-    total, baseline = (f"{compute[of]:.3e}" if compute[of] else "unknown" for of in ("total", "published_baseline"))
+    total, baseline = (
+        "unknown" if compute[of] is None else f"{compute[of]:.3e}" for of in ("total", "published_baseline")
+    )
     code, parent = table_path(record, SCRIPT).is_file(), weights.get("parent")
     facts: dict[str, Any] = {
         "command": record["command"] or "none: own code",

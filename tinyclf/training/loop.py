@@ -152,8 +152,8 @@ class Training:
             **metrics,
             "val_loss": evaluation.loss,
             "val_accuracy": evaluation.top1,
-            "seconds": time.perf_counter() - started,
-            "images_per_second": len(train.labels) / (trained - started),
+            "seconds": elapsed(started, time.perf_counter()),
+            "images_per_second": len(train.labels) / elapsed(started, trained),
             "load": os.getloadavg()[0],
         }
 
@@ -199,6 +199,11 @@ class Training:
             state.scheduler.step()
         if state.ema:
             state.ema.update_parameters(state.model)
+
+
+def elapsed(start: float, end: float) -> float:
+    """Seconds between two times: more than 0, though a clock stands still or jumps back."""
+    return max(end - start, 1e-6)
 
 
 def keep_memory() -> None:
