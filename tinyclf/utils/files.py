@@ -3,7 +3,7 @@
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -12,33 +12,28 @@ from filelock import FileLock, Timeout
 from tinyclf.utils.errors import TinyclfError
 
 
-def writable(folder: Path, remedy: str = "set TINYCLF_REPORTS to another folder") -> Path:
+def writable(folder: Path) -> Path:
     """`folder`, made if need be. Raises TinyclfError where nothing can be written, before anything was computed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise TinyclfError(f"cannot write to {folder} ({error.strerror}): make it writable, or {remedy}") from error
+        remedy = "make it writable, or set TINYCLF_REPORTS to another folder"
+        raise TinyclfError(f"cannot write to {folder} ({error.strerror}): {remedy}") from error
     return folder
 
 
-def atomic_write(path: Path, data: str | bytes | Callable[[Path], None]) -> None:
-    """Write a file under a name of its own and rename it, so that `path` is whole at any time.
+def atomic_write(path: Path, data: str | bytes) -> None:
+    """Write a file, text as UTF-8, under a name of its own and rename it, so that `path` is whole at any time.
 
-    data: its content, text as UTF-8; or a function that writes the file whose path it is given.
     Raises TinyclfError for an OSError; no part of a file is left.
     """
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
     try:
-        partial.touch(exist_ok=False)
-        mode = partial.stat().st_mode  # the one that the umask gives; some libraries would write a file of mode 0600
-        if callable(data):
-            data(partial)
-        else:
-            partial.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
-        partial.chmod(mode)
-        with partial.open("rb") as file:
+        with partial.open("xb") as file:
+            file.write(data.encode("utf-8") if isinstance(data, str) else data)
+            file.flush()
             os.fsync(file.fileno())  # so that not even a power cut leaves a renamed file with holes
         os.replace(partial, path)
     except OSError as error:
