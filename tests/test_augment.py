@@ -21,11 +21,10 @@ def data():
 
 def plain(images, params, index, padding):
     """One image padded, cropped and mirrored with NumPy, scaled to 0..1: float32 (H, W, 3)."""
-    image = images[index]
-    if params.corner is not None:
-        top, left = params.corner[index].tolist()
-        image = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))[top : top + SIDE, left : left + SIDE]
-    if params.mirrored is not None and params.mirrored[index]:
+    top, left = params.corner[index].tolist()
+    padded = np.pad(images[index], ((padding, padding), (padding, padding), (0, 0)))
+    image = padded[top : top + SIDE, left : left + SIDE]
+    if params.mirrored[index]:
         image = image[:, ::-1]
     return image.astype(np.float32) / 255
 
