@@ -52,6 +52,11 @@ def mean_history(experiment: str, key: str) -> pd.Series:
     return histories[histories["run"].map(family) == experiment].groupby("epoch")[key].mean()
 
 
+def published_series(experiment: str, key: str) -> pd.Series:
+    """A published number by epoch."""
+    return pd.Series(published_curve(experiment, DATASET, key), dtype=float)
+
+
 def markdown(head: list[str], rows: list[list[str]]) -> str:
     """A table in Markdown; all columns but the first are numbers."""
     rule = ["---", *["--:"] * (len(head) - 1)]
@@ -62,7 +67,7 @@ def closeness() -> str:
     """How far each row is from the published one, in points: at the end, at most, and in training."""
     rows = []
     for name, published in PUBLISHED.items():
-        points = 100 * (mean_history(name, "val_accuracy") - published_curve(name, DATASET, "val_accuracy")).dropna()
+        points = 100 * (mean_history(name, "val_accuracy") - published_series(name, "val_accuracy")).dropna()
         train = mean_history(name, "train_accuracy").get(published["epochs"], float("nan"))
         if points.empty:
             continue
@@ -76,7 +81,7 @@ def training() -> str:
     """The training accuracy of Step 1 by epoch: published, with batch norms over halves, and over whole batches."""
     parts = []
     for name in STEP_1:
-        published = published_curve(name, DATASET, "train_accuracy")
+        published = published_series(name, "train_accuracy")
         halves, whole = (mean_history(run, "train_accuracy") for run in (name, name + WHOLE))
         rows = [
             [text, *(percent(curve.get(epoch, float("nan"))) for epoch in published.index)]
@@ -140,7 +145,7 @@ def training_figure() -> Figure:
     """Training accuracy of Step 1 by epoch: published, halves, whole batches."""
     figure, both = plt.subplots(1, 2, figsize=(8, 3.6))
     for axes, name in zip(both, STEP_1, strict=True):
-        published = published_curve(name, DATASET, "train_accuracy")
+        published = published_series(name, "train_accuracy")
         lines = {"ours, batch norms over halves": name, "ours, batch norms over whole batches": name + WHOLE}
         handles = [axes.plot(published, "k:", label="published")[0]]
         for number, (text, run) in enumerate(lines.items()):

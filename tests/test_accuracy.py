@@ -8,7 +8,7 @@ from records import leave, planned
 
 from tinyclf.report.accuracy import NOT_RUN, STAND_IN_NOTE, accuracy_table, goal_text, markdown_report, markdown_tables
 from tinyclf.report.format import Cell, duration, format_metric, hardware, points, share, short_commit
-from tinyclf.report.runs import PUBLISHED, published, published_at
+from tinyclf.report.runs import PUBLISHED, published, published_curve
 
 STAND_IN = "ImageNet (stand-in: x.safetensors)"
 
@@ -38,8 +38,8 @@ def test_the_published_numbers_are_whole_and_found_by_the_run_of_any_seed():
         assert row["val_accuracy"][-1] == row["last"] and row["curve_epochs"][-1] == row["epochs"], name
     assert published("baseline-scratch-seed-3", "tiny-imagenet")["last"] == 0.2594
     assert published("fast-scratch", "tiny-imagenet") is published("baseline-scratch", "mini") is None
-    assert published_at("baseline-scratch", "tiny-imagenet", 2) == 0.093
-    assert math.isnan(published_at("baseline-scratch", "tiny-imagenet", 11))
+    curve = published_curve("baseline-scratch", "tiny-imagenet", "val_accuracy")
+    assert curve[2] == 0.093 and 11 not in curve and not published_curve("baseline-scratch", "mini", "val_accuracy")
 
 
 def test_the_table_has_the_numbers_of_the_records_and_the_published_one_at_the_same_epoch():

@@ -9,7 +9,7 @@ from tinyclf.data.registry import dataset_info
 from tinyclf.experiments import catalog
 from tinyclf.report import format as as_text
 from tinyclf.report.format import Cell, Column, markdown, percent, pixels
-from tinyclf.report.runs import GROUPED, PUBLISHED, STAND_IN, Row, group_runs, published, published_at, read_runs
+from tinyclf.report.runs import GROUPED, PUBLISHED, STAND_IN, Row, group_runs, published, published_curve, read_runs
 from tinyclf.report.verdict import Verdict, difference_interval, interval, judge, order, reproduction, standin, verdict
 from tinyclf.utils.paths import NOTEBOOKS
 
@@ -88,7 +88,7 @@ def accuracy_table(dataset: str) -> AccuracyTable:
 def experiment_row(experiment: catalog.Experiment, run: Row, dataset: str) -> Row:
     """The row of an experiment. run: what `group_runs` has of it, or NOT_RUN."""
     name, planned, epochs = experiment.name, experiment.settings.epochs, run["epochs"]
-    row, then = published(name, dataset) or {}, published_at(name, dataset, epochs)
+    row, curve = published(name, dataset) or {}, published_curve(name, dataset, "val_accuracy")
     start = run["start"] or experiment.settings.weights.replace("none", "scratch")
     return run | {
         **{"experiment": name, "title": experiment.title + STAND_IN * standin(run)},
@@ -96,7 +96,8 @@ def experiment_row(experiment: catalog.Experiment, run: Row, dataset: str) -> Ro
         "table": TITLES[not start.endswith("scratch")],
         "goals": [goal_text(goal, run) for goal in experiment.goals if dataset_info(dataset).comparable],
         **{"published_last": row.get("last", math.nan), "published_best": row.get("best", math.nan)},
-        **{"published_then": then, "ranked": PUBLISHED.get(name, {}).get("last", math.nan)},
+        "published_then": curve.get(epochs, math.nan),
+        "ranked": PUBLISHED.get(name, {}).get("last", math.nan),
         "whole": epochs == row.get("epochs", planned),
         "verdict": verdict(name, dataset, run["accuracy"], epochs, planned),
     }

@@ -121,7 +121,7 @@ def curve_table(line: Line, metric: str) -> pd.DataFrame:
     """A metric of a line by epoch: `epoch`, the metric, its `deviation` between seeds, `published`; NaN if unknown."""
     key, dataset = f"{line.split}_{metric}", line.histories["dataset"].iloc[0]
     values = line.histories.groupby("epoch")[key]
-    published = published_curve(line.experiment, dataset, key)
+    published = pd.Series(published_curve(line.experiment, dataset, key), dtype=float)
     table = pd.DataFrame({metric: values.mean(), "deviation": values.std(), "published": published})
     return table.rename_axis("epoch").reset_index()
 

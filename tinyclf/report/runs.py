@@ -205,18 +205,10 @@ def published(name: str, dataset: str) -> Row | None:
     return PUBLISHED.get(family(name)) if dataset_info(dataset).comparable else None
 
 
-def published_curve(name: str, dataset: str, key: str) -> pd.Series:
+def published_curve(name: str, dataset: str, key: str) -> dict[float, float]:
     """The values of a published curve, `train_loss` to `val_accuracy`, by epoch; empty where none was published."""
-    import pandas as pd
-
     row = published(name, dataset) or {}
-    return pd.Series(row.get(key, []), row.get("curve_epochs", []), float, "published").rename_axis("epoch")
-
-
-def published_at(name: str, dataset: str, epoch: float) -> float:
-    """The published validation accuracy, in 0..1, at an epoch; NaN where it is not known."""
-    row = published(name, dataset) or {}
-    return float(dict(zip(row.get("curve_epochs", []), row.get("val_accuracy", []), strict=True)).get(epoch, math.nan))
+    return dict(zip(row.get("curve_epochs", []), row.get(key, []), strict=True))
 
 
 def listing(dataset: str) -> str:

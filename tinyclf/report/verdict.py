@@ -7,7 +7,7 @@ from typing import NamedTuple
 from tinyclf.data.registry import TINY_IMAGENET
 from tinyclf.experiments.names import family
 from tinyclf.report.format import percent, pixels
-from tinyclf.report.runs import Row, published, published_at
+from tinyclf.report.runs import Row, published, published_curve
 
 LIMIT = 0.01  # of a difference that is "reproduced": one point
 Z = 1.96  # standard errors on either side of an estimate that make a 95% interval
@@ -76,7 +76,7 @@ def verdict(name: str, dataset: str, accuracy: float, epochs: float, planned: fl
     if math.isnan(accuracy):
         return Verdict("", f"not run yet: `tinyclf run {family(name)} --dataset {dataset}`")
     row = published(name, dataset) or {}
-    then, total = published_at(name, dataset, epochs), row.get("epochs", planned)
+    then, total = published_curve(name, dataset, "val_accuracy").get(epochs, math.nan), row.get("epochs", planned)
     kind = judge(accuracy, then, 0 if epochs == total else row.get("reading_error", 0))
     if epochs >= total:
         return Verdict(kind, kind)
