@@ -2,8 +2,7 @@
 
 import io
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +33,6 @@ class Line(NamedTuple):
     split: str  # train or val
 
 
-STYLE = Path(__file__).with_name("tinyclf.mplstyle")
 # Okabe and Ito 2008: colour-blind readers can tell them apart; without colours, the marks do. Several runs in one
 # figure have these in this order. In a figure of one run, training has the first and validation the second.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b")
@@ -43,6 +41,9 @@ LINES = ("-", "--", "-.")  # of the first five, the next five and so on
 # What a dark page has for ink, for paper, and for colours that are too dark on it. The paper is part of the figure, as
 # a notebook may be dark where the browser's pages are light.
 DARK = {"#24292f": "#e6e8eb", "#ffffff": "#14181d", "#0072b2": "#56b4e9", "#d55e00": "#ff9142"}
+# What draws in it has the style of the pages, and nothing of the user's own style
+style = partial(plt.style.context, Path(__file__).with_name("tinyclf.mplstyle"), after_reset=True)
+styled = style()  # around a function that draws
 SPLITS = {"train": "training", "val": "validation"}
 METRICS = {"loss": "log loss (nats)", "accuracy": "accuracy (top-1)"}
 
@@ -50,16 +51,6 @@ METRICS = {"loss": "log loss (nats)", "accuracy": "accuracy (top-1)"}
 def percent_label(share: float, position: float) -> str:
     """The label of an axis of shares: 30% where tables say 30%."""
     return f"{100 * share:.10g}%"
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """Draw in the style of the pages; nothing of the user's own style."""
-    with plt.style.context(STYLE, after_reset=True):
-        yield
-
-
-styled = style()  # around whatever draws
 
 
 def show(*described: Described, display_id: str | None = None) -> None:
