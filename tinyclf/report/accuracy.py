@@ -1,7 +1,5 @@
 """The accuracy of all experiments beside the published one: rows, cells and words. Imports no torch, and no pandas."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,25 +1,21 @@
 """Pieces of HTML for the pages, made by the macros of templates/pieces.html.j2. All text is escaped."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Sequence
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
 from tinyclf.report.format import Column
 
-TEMPLATES = Path(__file__).with_name("templates")
-ENVIRONMENT = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+ENVIRONMENT = Environment(loader=PackageLoader("tinyclf.report"), autoescape=True, undefined=StrictUndefined)
 PIECES: Any = ENVIRONMENT.get_template("pieces.html.j2").module
 # A link, a cell with more lines in small letters, and a verdict in its colour: HTML, as Markup
 link, small_lines, verdict_mark = PIECES.link, PIECES.small_lines, PIECES.verdict_mark
