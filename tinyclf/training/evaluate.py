@@ -8,18 +8,16 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import TypeVar
 
 import torch
 from accelerate.utils import reduce
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tinyclf.data.loader import ImageLoader
+from tinyclf.data.loader import Batch, ImageLoader
 from tinyclf.training.device import autocast, this_process
 from tinyclf.utils.errors import TinyclfError
 
-Item = TypeVar("Item")
 WIDTH = 79  # of a bar
 NO_MEMORY = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")  # GPUs, a CPU, cuDNN and cuBLAS say
 BINS = 15  # of confidence, in the calibration error: as usual since Guo et al. 2017, arXiv:1706.04599
@@ -142,21 +140,21 @@ def predict_logits(
     return all_logits
 
 
-def progress(items: Iterable[Item], name: str, total: int) -> Iterator[Item]:
-    """`items`, `total` of them, with a bar on a terminal that disappears when the loop ends.
+def progress(batches: Iterable[Batch], name: str, total: int) -> Iterator[Batch]:
+    """`batches`, `total` of them, with a bar on a terminal that disappears when the loop ends.
 
     Elsewhere (in a notebook, in a log) the bar is drawn every half minute, over the one before.
     """
     every = 0.2 if sys.stdout and not sys.stdout.closed and sys.stdout.isatty() else 30
     started = drawn = time.monotonic()
-    for number, item in enumerate(items):
+    for number, batch in enumerate(batches):
         now = time.monotonic()
         if now >= drawn + every and number:
             minutes, seconds = divmod(int((now - started) * (total / number - 1)), 60)
             bar = f"{name} {'█' * (30 * number // total):░<30} {number}/{total}, {minutes}:{seconds:02d} left"
             say(f"{bar:{WIDTH}}", "\r")
             drawn = now
-        yield item
+        yield batch
     if drawn != started:
         say(" " * WIDTH, "\r")
 

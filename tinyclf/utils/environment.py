@@ -124,11 +124,10 @@ def public_origin() -> str:
 def installed_commit() -> str | None:
     """The commit that pip installed this package from, as `pip install git+...` notes it; None of another origin."""
     try:
-        noted = json.loads(distribution("tinyclf").read_text("direct_url.json") or "{}")
+        noted: dict[str, dict[str, str]] = json.loads(distribution("tinyclf").read_text("direct_url.json") or "{}")
     except PackageNotFoundError:
         return None
-    found: str | None = noted.get("vcs_info", {}).get("commit_id")
-    return found
+    return noted.get("vcs_info", {}).get("commit_id")
 
 
 def usable_cores(groups: str = "/sys/fs/cgroup") -> int:
