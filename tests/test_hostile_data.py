@@ -101,7 +101,7 @@ def read_everything(path: Path, layout) -> None:
     source = Source(path)
     classes, _ = read_classes(source, layout)
     for split in SPLITS:
-        for name in read_split(source, layout, split, classes).names[:1]:
+        for name in read_split(source, layout, split, classes)[0][:1]:
             source.read(name)
 
 

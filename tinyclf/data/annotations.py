@@ -16,7 +16,6 @@ the same order.
 import re
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,19 +27,7 @@ VAL_TABLE = "val/val_annotations.txt"
 SPLITS = ("train", "val", "test")
 CORNER = re.compile(r"[0-9]{1,4}")
 NO_LABEL = -1  # target of every test image, as in torchvision's STL10 for its unlabelled images
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split's images: sorted by file name, as strings, within a class for train, over all for val and test.
-
-    `targets` are positions in the sorted wnids (NO_LABEL for test); `boxes` is (N, 4) int64, the corners x0 y0 x1 y1
-    in pixels as the files give them, or None for test and for copies of val without its annotations.
-    """
-
-    names: list[str]
-    targets: list[int]
-    boxes: np.ndarray | None
+Split = tuple[list[str], list[int], np.ndarray | None]  # names, targets and boxes of its images, see `read_split`
 
 
 def read_classes(source: Source, layout: Layout) -> tuple[list[str], list[str]]:
@@ -59,8 +46,11 @@ def read_classes(source: Source, layout: Layout) -> tuple[list[str], list[str]]:
 
 
 def read_split(source: Source, layout: Layout, split: str, classes: list[str]) -> Split:
-    """Lists a split and checks it: every image is there and listed once, in the right number, of a known class.
+    """The names, targets and boxes of a split's images: each is there and listed once, in the right number and classes.
 
+    They are sorted by file name, as strings, within a class for train, over all for val and test. Targets are positions
+    in the sorted wnids (NO_LABEL for test); boxes are (N, 4) int64, the corners x0 y0 x1 y1 in pixels as the files give
+    them, or None for test and for copies of val without its annotations.
     Decodes no image, so it takes well under a second for Tiny-ImageNet. Raises TinyclfError naming the files at fault.
     """
     read = {"train": _read_train, "val": _read_val, "test": _read_test}[split]
@@ -75,7 +65,7 @@ def read_own(source: Source, split: str) -> tuple[list[str], Split]:
     classes = sorted(set(map(_folder, train)))
     _refuse(source, "images in val, and none in train, have the classes", set(map(_folder, val)) - set(classes))
     names = source.names(split)
-    return classes, Split(names, [classes.index(_folder(name)) for name in names], None)
+    return classes, (names, [classes.index(_folder(name)) for name in names], None)
 
 
 def _read_train(source: Source, layout: Layout, classes: list[str]) -> Split:
@@ -84,7 +74,7 @@ def _read_train(source: Source, layout: Layout, classes: list[str]) -> Split:
         by_class.setdefault(_folder(name), []).append(name)
     rows = [row for wnid in classes for row in _table(source, f"train/{wnid}/{wnid}_boxes.txt", by_class[wnid], 5)]
     names = [name for members in by_class.values() for name in members]
-    return Split(names, _targets(source, "train", layout.train, classes, list(map(_folder, names))), _corners(rows))
+    return names, _targets(source, "train", layout.train, classes, list(map(_folder, names))), _corners(rows)
 
 
 def _read_val(source: Source, layout: Layout, classes: list[str]) -> Split:
@@ -96,13 +86,13 @@ def _read_val(source: Source, layout: Layout, classes: list[str]) -> Split:
     if official or not images or VAL_TABLE in source.names("val"):
         rows = _table(source, VAL_TABLE, names, 6)
         wnids, boxes = [row[1] for row in rows], _corners(rows)
-    return Split(names, _targets(source, "val", layout.val, classes, wnids), boxes)
+    return names, _targets(source, "val", layout.val, classes, wnids), boxes
 
 
 def _read_test(source: Source, layout: Layout, classes: list[str]) -> Split:
     names, count = _images(source, "test"), layout.classes * layout.test
     _demand(source, len(names) == count, f"test/images has {len(names):,} images instead of {count:,}")
-    return Split(names, [NO_LABEL] * len(names), None)
+    return names, [NO_LABEL] * len(names), None
 
 
 def _targets(source: Source, split: str, count: int, classes: list[str], wnids: list[str]) -> list[int]:

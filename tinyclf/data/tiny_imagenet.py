@@ -63,9 +63,8 @@ class TinyImageNet(VisionDataset):  # type: ignore[type-arg]  # torchvision 0.26
             self.classes, files = read_own(self.source, split)
             self.class_names, self._decode = self.classes, decode_any
         self.class_to_idx = {wnid: target for target, wnid in enumerate(self.classes)}
-        self.samples = list(zip(files.names, files.targets, strict=True))
-        self.targets = files.targets
-        self.boxes = files.boxes
+        names, self.targets, self.boxes = files
+        self.samples = list(zip(names, self.targets, strict=True))
 
     def __len__(self) -> int:
         return len(self.samples)
