@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from records import leave, planned
 
-from tinyclf.report.accuracy import NOT_RUN, STAND_IN_NOTE, accuracy_table, goal_text, markdown_report, markdown_tables
+from tinyclf.report.accuracy import NOT_RUN, NOTES, accuracy_table, goal_text, markdown_report, markdown_tables
 from tinyclf.report.format import Cell, duration, format_metric, hardware, points, share, short_commit
 from tinyclf.report.runs import PUBLISHED, published, published_curve
 
@@ -98,7 +98,7 @@ def test_stand_in_weights_are_named_in_the_heading_of_the_table_and_in_the_title
     sizes = {"64": {"top1": 0.1}}
     leave("preprocessing", planned("preprocessing", "tiny-imagenet"), weights=weights, other_sizes=sizes)
     text = markdown_report(accuracy_table("tiny-imagenet"))
-    assert "### From stand-ins for ImageNet weights" in text and text.count(STAND_IN_NOTE) == 1
+    assert "### From stand-ins for ImageNet weights" in text and text.count(NOTES["stand_in"]) == 1
     assert "images (stand-in weights) |" in text and "evaluated at 64x64 (stand-in weights) |" in text
 
 

@@ -8,9 +8,8 @@ from cells import names_of
 from IPython.display import HTML
 from records import leave, planned
 
-from tinyclf.data.registry import DATASETS
 from tinyclf.experiments.settings import Settings
-from tinyclf.report.accuracy import accuracy_table, answer, markdown_tables
+from tinyclf.report.accuracy import accuracy_table, answer, dataset_note, markdown_tables
 from tinyclf.report.runs import PUBLISHED
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import PROJECT
@@ -84,7 +83,7 @@ def test_where_nothing_compares_a_banner_says_so_and_nothing_published_is_shown(
     leave("baseline-scratch", planned("baseline-scratch", dataset))
     page(dataset)
     shown = "".join(output.data for output in shown)
-    assert 'class="banner"' in shown and DATASETS[dataset].note.split("`")[2][:40] in shown
+    assert 'class="banner"' in shown and dataset_note(dataset).split("`")[2][:40] in shown
     assert not [text for text in ("25.94", "56.61", "73.05", ">published<", "dotted") if text in shown]
 
 

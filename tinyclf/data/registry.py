@@ -50,7 +50,6 @@ class DatasetInfo:
     class_step: int = 1  # it has every `class_step`-th class of its files, in sorted order, from the first
     synthetic: bool = False  # made on this machine: its images may be shown to anybody
     comparable: bool = False  # its results compare with the published ones
-    note: str = ""  # what a reader of its results must know, in Markdown
 
     @property
     def own(self) -> bool:
@@ -62,22 +61,10 @@ TINY_IMAGENET = Layout("tiny-imagenet-200", classes=200, train=500, val=50, test
 MINI = Layout("mini", classes=10, train=40, val=20, test=10)
 
 PART, MINI_HELP, WHOLE_HELP = "every tenth class of", "10 synthetic classes, made", "200 classes, downloaded"
-MINI_NOTE = (
-    "`mini` is a stand-in: a small synthetic data set in place of Tiny-ImageNet, and weights trained on other "
-    "synthetic classes in place of ImageNet's. Its Steps train at 24x24 and 88x88 in place of 64x64 and 224x224. Its "
-    "numbers show that everything works, and compare with no published one."
-)
-PART_NOTE = (
-    "`tiny-imagenet-20` is every tenth class of Tiny-ImageNet, with all of its images, in batches of 20: a small "
-    "machine can train on it. It is easier to tell 20 classes apart than 200, so of the published numbers only the "
-    "order compares."
-)
 INFOS = (  # name, title, help, input size, batch size, layout
-    DatasetInfo("mini", "mini, a small synthetic data set", MINI_HELP, 24, 10, MINI, synthetic=True, note=MINI_NOTE),
+    DatasetInfo("mini", "mini, a small synthetic data set", MINI_HELP, 24, 10, MINI, synthetic=True),
     DatasetInfo("tiny-imagenet", "Tiny-ImageNet", WHOLE_HELP, 64, 100, TINY_IMAGENET, comparable=True),
-    DatasetInfo(
-        "tiny-imagenet-20", f"{PART} Tiny-ImageNet", f"{PART} tiny-imagenet", 64, 20, TINY_IMAGENET, 10, note=PART_NOTE
-    ),
+    DatasetInfo("tiny-imagenet-20", f"{PART} Tiny-ImageNet", f"{PART} tiny-imagenet", 64, 20, TINY_IMAGENET, 10),
 )
 DATASETS = {info.name: info for info in INFOS}
 WHOLE_DATASETS = tuple(info.name for info in DATASETS.values() if info.class_step == 1)

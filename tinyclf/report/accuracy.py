@@ -1,7 +1,9 @@
 """The accuracy of all experiments beside the published one: rows, cells and words. Imports no torch, and no pandas."""
 
 import math
-from typing import NamedTuple
+import tomllib
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from tinyclf.data.registry import dataset_info
 from tinyclf.experiments import catalog
@@ -11,25 +13,9 @@ from tinyclf.report.runs import GROUPED, PUBLISHED, STAND_IN, Row, group_runs, p
 from tinyclf.report.verdict import Verdict, difference_interval, interval, judge, order, reproduction, standin, verdict
 from tinyclf.utils.paths import NOTEBOOKS
 
+NOTES: dict[str, Any] = tomllib.loads(Path(__file__).with_name("notes.toml").read_text("utf-8"))
 TITLES = "From scratch", "From ImageNet weights"
 STAND_IN_TITLE = "From stand-ins for ImageNet weights"
-STAND_IN_NOTE = (
-    "Stand-in weights are in the place of torchvision's ImageNet weights, which they are not: `docs/weights.md` of "
-    "tinyclf's repository describes them."
-)
-REPRODUCED = (
-    "*Reproduced* means a difference of at most 1.0 point after the last epoch; else ours is *above* or *below*. A run "
-    "of fewer epochs is compared with the published curve at its epoch, and the error of reading that off a figure "
-    "comes on top. The 95% interval of a difference is unpaired, as the published project kept no predictions: each "
-    "accuracy counts as a sample of as many images as it was evaluated on; the seeds of a mean share their images."
-)
-MEANING = (
-    "Validation accuracy, top-1, after the last epoch, with its 95% interval; of several seeds, mean ± standard "
-    "deviation. The time is that of training with validation.",
-    "Flip TTA averages the predictions for an image and its mirror image. Training compute is the number of "
-    "multiply-adds, forward and backward, of a run and its ancestors, relative to the published baseline of Step 1 on "
-    "as many images. It does not include the training of ImageNet weights.",
-)
 # In place of a row of `group_runs`, for an experiment that was not run
 NONE: Row = dict.fromkeys(("machines", "runs", "commands"), ()) | {"start": "", "overrides": {}, "own_code": False}
 NOT_RUN: Row = dict.fromkeys(GROUPED, math.nan) | NONE
@@ -63,9 +49,9 @@ class AccuracyTable(NamedTuple):
 
     def notes(self) -> list[str]:
         """What the numbers do not show: a note each, in Markdown."""
-        info = dataset_info(self.dataset)  # a note on synthetic data tells of their weights as well
-        told = any(map(standin, self.rows)) and not info.synthetic
-        return [info.note] * bool(info.note) + [STAND_IN_NOTE] * told
+        # A note on synthetic data tells of their weights as well
+        told = any(map(standin, self.rows)) and not dataset_info(self.dataset).synthetic
+        return [*filter(None, [dataset_note(self.dataset)]), *[NOTES["stand_in"]] * told]
 
 
 def accuracy_table(dataset: str) -> AccuracyTable:
@@ -202,7 +188,11 @@ def markdown_tables(table: AccuracyTable) -> str:
     return "\n\n".join(f"### {title}\n\n{markdown(rows, columns)}" for title, rows in table.parts().items())
 
 
+def dataset_note(dataset: str) -> str:
+    """What a reader of the results on a data set must know, in Markdown; empty where there is nothing."""
+    return str(NOTES["datasets"].get(dataset, ""))
+
+
 def reading_notes(dataset: str) -> list[str]:
     """What the words and numbers of the accuracy tables mean, in Markdown."""
-    first, *others = MEANING
-    return [first, *[REPRODUCED] * dataset_info(dataset).comparable, *others]
+    return [NOTES["accuracy"], *[NOTES["reproduced"]] * dataset_info(dataset).comparable, NOTES["compute"]]

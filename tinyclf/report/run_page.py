@@ -13,7 +13,7 @@ from tinyclf.experiments.names import family, run_folder
 from tinyclf.experiments.record import SCRIPT, Record, table_path
 from tinyclf.experiments.settings import Settings, default_name
 from tinyclf.report import evaluation
-from tinyclf.report.accuracy import STAND_IN_NOTE
+from tinyclf.report.accuracy import NOTES, dataset_note
 from tinyclf.report.figures import SPLITS, Line, curves, show
 from tinyclf.report.format import Column, assignments, duration, format_metric, hardware, percent, percent_range
 from tinyclf.report.html import PIECES, Table, details, link, small_lines, table, verdict_mark
@@ -58,7 +58,7 @@ def headline(record: Record) -> str:
     """The result of a run in one line, with the interval that so many images allow; then what its data set is."""
     settings, result, epochs = record["settings"], record["evaluation"]["top1"], len(record["history"])
     run, dataset = record["run"], settings["dataset"]
-    row, note = published(run, dataset), dataset_info(dataset).note
+    row, note = published(run, dataset), dataset_note(dataset)
     extent = percent_range(*interval(result, record["data"]["val"]))
     held_out = " on held-out images" * settings["hold_out"]
     judged = verdict(run, dataset, result, epochs, settings["epochs"])
@@ -150,7 +150,7 @@ def show_provenance(record: Record) -> None:
     """Display where a run's numbers come from, and what a reader must know of its weights."""
     display(provenance(record, "../"))
     if "stand-in" in record["weights"]["label"] and not dataset_info(record["settings"]["dataset"]).synthetic:
-        display(Markdown(STAND_IN_NOTE))
+        display(Markdown(NOTES["stand_in"]))
     if own_code(record) and (texts := record.get("identity")):
         told = "\n\n".join(f"{part}: {text}" for part, text in texts.items() if text)
         display(details("all that was trained", HTML(PIECES.commands(told))))
