@@ -15,7 +15,6 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 # Maps of 1x1 are a product of all inputs with all outputs, those of 2x2 too from so many images on: it has no more
 # numbers to multiply with than the convolution, most of whose taps lie on the padding, but a matrix to make first.
@@ -53,7 +52,7 @@ class SmallMapConv2d(nn.Conv2d):
     def columns(self, maps: Tensor) -> Tensor:
         """The neighbourhood of each output pixel times the kernels."""
         (down, across), (top, left) = self.stride, map(int, self.padding)
-        padded = functional.pad(maps.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
+        padded = nn.functional.pad(maps.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
         windows = padded.unfold(1, 3, down).unfold(2, 3, across)  # (B, H', W', C, 3, 3)
         columns = windows.permute(0, 1, 2, 4, 5, 3).flatten(3)
         return (columns @ self.weight.permute(0, 2, 3, 1).flatten(1).T).permute(0, 3, 1, 2)

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torchvision.models import get_model_weights  # type: ignore[attr-defined] # it is public
 
 from tinyclf.data.augment import Augmentation
@@ -174,7 +173,7 @@ def train_stand_in() -> dict[str, Tensor]:
     for epoch in range(EPOCHS):
         for batch in loader.epoch(epoch):
             optimizer.zero_grad()
-            cross_entropy(model(batch.images), batch.labels).backward()
+            nn.functional.cross_entropy(model(batch.images), batch.labels).backward()
             optimizer.step()
             schedule.step()
     return model.state_dict()

@@ -21,7 +21,6 @@ from markupsafe import escape
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
-from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from zmq import ZMQError
 
@@ -128,7 +127,7 @@ def execute(experiment: Experiment, executed: Path) -> str:
     return ""
 
 
-def publish(notebook: NotebookNode, experiment: Experiment, names: tuple[str, str]) -> None:
+def publish(notebook: nbformat.NotebookNode, experiment: Experiment, names: tuple[str, str]) -> None:
     """Write an executed notebook, without what is of this machine alone, and its page, each whole or not at all."""
     dataset, up = experiment.parameters["dataset"], "../" * (1 + experiment.name.count("/"))
     if experiment.name == "summary":
@@ -169,7 +168,7 @@ def page_title(folder: Path) -> str:
         return ""
 
 
-def render(notebook: NotebookNode, title: str) -> str:
+def render(notebook: nbformat.NotebookNode, title: str) -> str:
     """A notebook as one self-contained HTML page: no request leaves it, code is folded, and some cells are left out."""
     exporter = HTMLExporter(template_name="templates", extra_template_basedirs=[str(Path(__file__).parent)])
     arrange(notebook)
@@ -177,13 +176,13 @@ def render(notebook: NotebookNode, title: str) -> str:
     return str(page)
 
 
-def arrange(notebook: NotebookNode) -> None:
+def arrange(notebook: nbformat.NotebookNode) -> None:
     """Mark for the template what a page folds, and drop what it leaves out: the cells tagged `notebook-only`.
 
     A section starts with a Markdown cell `## Title`. The tag `folded` on that cell folds the section, unless an error
     is in it; the tag `optional` leaves it out where none of its code cells displayed anything.
     """
-    sections: list[list[NotebookNode]] = [[]]
+    sections: list[list[nbformat.NotebookNode]] = [[]]
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and cell.source.startswith("## "):
             sections.append([])

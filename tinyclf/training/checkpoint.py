@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel
+from torch.optim import lr_scheduler, swa_utils
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from tinyclf.utils.errors import NewerVersionError, TinyclfError
@@ -31,8 +30,8 @@ class TrainingState:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    scheduler: LRScheduler | None = None
-    ema: AveragedModel | None = None
+    scheduler: lr_scheduler.LRScheduler | None = None
+    ema: swa_utils.AveragedModel | None = None
     scaler: torch.amp.GradScaler | None = None
     criterion: nn.Module | None = None
 

@@ -13,7 +13,6 @@ from accelerate.utils import parse_flag_from_env
 from torch import nn
 from torch.backends import cuda, cudnn, mkldnn
 from torch.distributed import DistError
-from torch.nn.parallel import DistributedDataParallel
 
 from tinyclf.models.ghost_batch_norm import GhostBatchNorm2d
 from tinyclf.utils.environment import cpu_flags, cpu_name
@@ -156,7 +155,7 @@ def data_parallel(model: nn.Module, process: PartialState, *, changes: bool = Fa
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad] if changes else []
     for parameter in frozen:  # torch averages the gradients of those alone that have one when it wraps the model
         parameter.requires_grad_(True)
-    prepared = DistributedDataParallel(model, find_unused_parameters=changes)
+    prepared = nn.parallel.DistributedDataParallel(model, find_unused_parameters=changes)
     for parameter in frozen:
         parameter.requires_grad_(False)
     return prepared

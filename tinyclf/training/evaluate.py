@@ -12,7 +12,6 @@ from functools import cached_property
 import torch
 from accelerate.utils import reduce
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from tinyclf.data.loader import Batch, ImageLoader
 from tinyclf.training.device import autocast, this_process
@@ -31,7 +30,7 @@ class Evaluation:
 
     def __init__(self, logits: Tensor, labels: Tensor) -> None:
         self.logits, self.labels, self.classes = logits, labels, logits.shape[1]
-        self.losses = cross_entropy(logits, labels, reduction="none")  # float32 (N,)
+        self.losses = nn.functional.cross_entropy(logits, labels, reduction="none")  # float32 (N,)
 
     @property
     def loss(self) -> float:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -43,7 +42,7 @@ LARGE = 10**7  # numbers of a tensor, from which on it is told by its shape alon
 FIRST: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()  # buffers of own modules, before they trained
 
 
-def canonical(value: Any, names: Mapping[int, str] = MappingProxyType({})) -> str:
+def canonical(value: Any, names: Mapping[int, str] = types.MappingProxyType({})) -> str:
     """The text of a value: the call that makes it, as far as a reader can tell. names: of values told by them alone."""
     return Canonical(dict(names))(value)
 

@@ -15,7 +15,6 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
 from torch import Tensor, nn
 from torch.distributed import broadcast
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from tinyclf.data.augment import MODEL, Transform, random
 from tinyclf.data.loader import ImageLoader
@@ -143,7 +142,7 @@ class Training:
                     broadcast(buffer, 0)
             trained = time.perf_counter()
             evaluation = evaluate(state.trained_model, self.val, epoch, precision=self.plan.precision)
-        if isinstance(state.scheduler, ReduceLROnPlateau):
+        if isinstance(state.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             state.scheduler.step(evaluation.loss)
         elif state.scheduler and self.plan.scheduler_interval == "epoch":
             state.scheduler.step()

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn, optim
-from torch.optim import lr_scheduler
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim import lr_scheduler, swa_utils
 
 from tinyclf.utils.errors import TinyclfError
 
@@ -74,7 +73,7 @@ def make_scheduler(optimizer: optim.Optimizer, rates: RateSchedule) -> tuple[lr_
     return lr_scheduler.LambdaLR(optimizer, rates), "step"
 
 
-class ExponentialMovingAverage(AveragedModel):
+class ExponentialMovingAverage(swa_utils.AveragedModel):
     """The exponential moving average of a model's weights and batch statistics; `module` is the averaged model.
 
     decay: the share that each step keeps of the average. The first steps keep less, (1 + n) / (10 + n) after n steps,
@@ -91,6 +90,7 @@ class ExponentialMovingAverage(AveragedModel):
         """Update all tensors of one type at once."""
         if averages[0].is_floating_point():
             steps = int(self.n_averaged)  # on the CPU, so that this does not wait for a GPU
-            get_ema_multi_avg_fn(min(self.decay, (1 + steps) / (10 + steps)))(averages, values, _)
+            decay = min(self.decay, (1 + steps) / (10 + steps))
+            swa_utils.get_ema_multi_avg_fn(decay)(averages, values, _)
         else:
             torch._foreach_copy_(averages, values)

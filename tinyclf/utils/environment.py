@@ -152,8 +152,6 @@ def cpu_flags() -> set[str]:
 
 def file_line(path: str, key: str) -> str:
     """What follows the colon in the first line of a file that starts with `key`; empty where there is none."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
+    with suppress(OSError), open(path, encoding="utf-8") as lines:
+        return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
+    return ""
