@@ -148,7 +148,7 @@ def settings_table(settings: Settings, run_name: str = "") -> HTML:
 
 def show_provenance(record: Record) -> None:
     """Display where a run's numbers come from, and what a reader must know of its weights."""
-    display(provenance(record, "../"))
+    display(provenance(record))
     if "stand-in" in record["weights"]["label"] and not dataset_info(record["settings"]["dataset"]).synthetic:
         display(Markdown(NOTES["stand_in"]))
     if own_code(record) and (texts := record.get("identity")):
@@ -156,13 +156,14 @@ def show_provenance(record: Record) -> None:
         display(details("all that was trained", HTML(PIECES.commands(told))))
 
 
-def provenance(record: Record, runs: str) -> Table:
-    """Where a record's numbers come from. runs: leads from the page to the folder of runs, to link a parent."""
+def provenance(record: Record) -> Table:
+    """Where a record's numbers come from, with a link from its page to that of its parent."""
     settings, weights, compute, data = (record[key] for key in ("settings", "weights", "compute", "data"))
     total, baseline = (
         "unknown" if compute[of] is None else f"{compute[of]:.3e}" for of in ("total", "published_baseline")
     )
     code, parent = table_path(record, SCRIPT).is_file(), weights.get("parent")
+    page = parent and run_link(parent["run"], settings["dataset"], "../")
     facts: dict[str, Any] = {
         "command": record["command"] or "none: own code",
         "settings that differ": assignments(record["overrides"]),
@@ -172,9 +173,7 @@ def provenance(record: Record, runs: str) -> Table:
         "code": link(SCRIPT, SCRIPT) if code else "",
         "weights file": f"{weights['file']}, sha256 {weights['sha256']}" if weights["file"] else "",
         "weights of": parent
-        and Markup("{} after epoch {}, sha256 {}").format(
-            run_link(parent["run"], settings["dataset"], runs), parent["epochs"], weights["sha256"]
-        ),
+        and Markup("{} after epoch {}, sha256 {}").format(page, parent["epochs"], weights["sha256"]),
         "seed": str(settings["seed"]),
         "images a second": f"{record['images_per_second']:.0f}",
         "training compute": f"{total} multiply-adds, ancestors included; the published baseline takes {baseline}",
