@@ -47,16 +47,6 @@ def ablation(run: str) -> Ablation | None:
     return experiment.ablation if experiment else None
 
 
-def chosen(recipe: str, dataset: str) -> str:
-    """The ablation that has the recipe's own settings on a data set, the result of a search; empty without one."""
-    experiments = read_experiments(dataset)
-    wanted = dataclasses.replace(experiments[recipe].settings, hold_out=True)
-    for experiment in experiments.values():
-        if (found := experiment.ablation) and found.recipe == recipe and experiment.settings == wanted:
-            return found.label
-    return ""
-
-
 def select(
     names: list[str],
     dataset: str,
