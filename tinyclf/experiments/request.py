@@ -128,7 +128,7 @@ class Request:
         """Call `function`, a `package.module:function`, with each experiment, in this process or in others.
 
         In several processes, those that train are trained first, and one process then does what else there is to do.
-        Raises TinyclfError where one fails, see `run_one_by_one` and `launch.run_jobs`.
+        Raises TinyclfError where one fails, see `launch.run_one_by_one` and `launch.run_jobs`.
         """
         trained = [experiment for experiment in experiments if experiment.trains]
         if any(run.is_own for run in trained) and (function == launch.TRAIN or self.processes > 1):
@@ -141,9 +141,9 @@ class Request:
         elif self.processes > 1 and trained:
             launch.run_processes(self.processes, self.device, trained)
             if function != launch.TRAIN:
-                run_one_by_one(replace(self, force=False).experiments(), function)
+                launch.run_one_by_one(replace(self, force=False).experiments(), function)
         else:
-            run_one_by_one(experiments, function)
+            launch.run_one_by_one(experiments, function)
 
 
 def takes_request(*left_out: str) -> Callable[[Callable[[Request], None]], Callable[..., None]]:
@@ -169,17 +169,3 @@ def usage() -> Iterator[None]:
         yield
     except TinyclfError as error:
         raise UsageError(str(error)) from error
-
-
-def run_one_by_one(experiments: "list[Experiment]", function: str) -> None:
-    """Call `function` with each experiment. Raises TinyclfError in the end where one failed, which is named at once."""
-    call, failed = pkgutil.resolve_name(function), []
-    for experiment in experiments:
-        print(f"{experiment.name}: {experiment.title}", file=sys.stderr)
-        try:
-            call(experiment)
-        except TinyclfError as error:
-            print(f"tinyclf: {experiment.name}: {error}", file=sys.stderr)
-            failed.append(experiment.name)
-    if failed:
-        raise TinyclfError(f"failed: {', '.join(failed)}")
