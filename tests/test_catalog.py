@@ -263,7 +263,7 @@ def test_what_is_only_started_from_is_run_unless_it_has_finished(finished, comma
     ran = []
     monkeypatch.setattr("tinyclf.experiments.parent.is_finished", lambda name, dataset: finished)
     monkeypatch.setattr("tinyclf.report.notebook.run", lambda experiment: ran.append(experiment.name))
-    monkeypatch.setattr("tinyclf.experiments.train.train_experiment", lambda name, parameters: ran.append(name))
+    monkeypatch.setattr("tinyclf.experiments.run.train", lambda experiment: ran.append(experiment.name))
     front = ["summary"] * (command == "run")  # made anew after what was run
     done = CliRunner().invoke(cli.app, [command, "finetuning"])
     assert done.exit_code == 0, done.output

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WORKER = "TORCHELASTIC_RUN_ID"  # in the environment of each of several processes, also of those of torchrun
 STAND_IN = "stand-in weights"  # the job that trains them, so that those which start from them do not wait for a lock
-TRAIN, TRAIN_STAND_IN = "tinyclf.experiments.train:train", "tinyclf.models.weights:stand_in_file"
+TRAIN, TRAIN_STAND_IN = "tinyclf.experiments.run:train", "tinyclf.models.weights:stand_in_file"
 
 
 @dataclass(frozen=True)

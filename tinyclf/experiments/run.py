@@ -1,4 +1,7 @@
-"""A run: settings and data in, a folder with its record out. The record is what every table and figure is made from."""
+"""A run: settings and data in, a folder with its record out. The record is what every table and figure is made from.
+
+`train` makes the runs of experiments.
+"""
 
 import dataclasses
 import sys
@@ -13,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer, lr_scheduler, swa_utils
 
 from tinyclf.data.augment import Transform
-from tinyclf.data.cache import Packed
+from tinyclf.data.cache import Packed, load_data
 from tinyclf.data.loader import ImageLoader
 from tinyclf.experiments import catalog, names, rules
 from tinyclf.experiments.parent import changes, checkpoint_of, find_parent, is_finished, start_of
@@ -30,7 +33,7 @@ from tinyclf.experiments.record import RECORD, Record, read_record, write_record
 from tinyclf.experiments.settings import Precision, Settings, default_name
 from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import TrainingState
-from tinyclf.training.device import device_line, precisions, supported_precision, this_process
+from tinyclf.training.device import connected, device_line, precisions, supported_precision, this_process
 from tinyclf.training.evaluate import Evaluation, enough_memory, evaluate, say
 from tinyclf.training.identity import differences
 from tinyclf.training.loop import BeforeStep, Epoch, Loss, Plan, fit
@@ -223,3 +226,20 @@ def with_precision(settings: Settings, device: torch.device) -> Settings:
     if settings.precision != "auto":
         return settings
     return dataclasses.replace(settings, precision=cast(Precision, precisions(device)[0]))
+
+
+def train(*experiments: catalog.Experiment) -> None:
+    """Train experiments as their notebooks do, in this process or as one of several, to their records but no pages."""
+    for experiment in experiments:
+        if not experiment.trains:
+            raise TinyclfError(f"there is nothing to train; `tinyclf run {experiment.name}` makes its page")
+        settings = experiment.settings
+        with connected():
+            data = load_data(settings.dataset, settings.hold_out)
+            run = Run(settings, data, experiment.name, force=experiment.parameters.get("force", False))
+            if run.is_recorded():
+                continue
+            run.fit(**vars(build_recipe(settings, data)))
+            if run.process.is_main_process:
+                run.finish()
+            run.process.wait_for_everyone()
