@@ -3,14 +3,14 @@
 import dataclasses
 import difflib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tinyclf.data.registry import dataset_info
 from tinyclf.experiments.cells import RUN_NAME, notebook_parameters
 from tinyclf.experiments.names import check_name, family, seed_of, with_seed
-from tinyclf.experiments.parameters import accepted_parameters, read, refuse_unknown
+from tinyclf.experiments.parameters import accepted_parameters, checked, read
 from tinyclf.experiments.settings import Settings, parent_of
 from tinyclf.experiments.toml_files import Ablation, Experiment, Goal, notebook_for, parse_experiments
 from tinyclf.models.choices import RUN, is_file
@@ -67,7 +67,7 @@ def select(
     """
     known, overrides = read_experiments(dataset), overrides or {}
     named = [find(name, known, dataset) for name in names] or default_selection(known, overrides)
-    overrides = checked_overrides(overrides, named, seeds)
+    overrides = checked_overrides(overrides, named, seeds or ())
     each_seed: list[int | None] = [*seeds] if seeds else [None]
     runs = {
         run.name: run for each in named for seed in each_seed for run in [resolved(each, overrides, imagenet, seed)]
@@ -106,22 +106,18 @@ def default_selection(known: dict[str, Experiment], overrides: Mapping[str, Any]
     return sorted(chosen, key=lambda experiment: LAST.get(experiment.name, 0))
 
 
-def checked_overrides(
-    overrides: Mapping[str, Any], experiments: list[Experiment], seeds: list[int] | None
-) -> dict[str, Any]:
+def checked_overrides(overrides: Mapping[str, Any], named: list[Experiment], seeds: Sequence[int]) -> dict[str, Any]:
     """The overrides as the types of their parameters: a text, of the command line, is read as one.
 
-    Raises TinyclfError for a parameter that none of the experiments takes, or that is not given this way.
+    Raises TinyclfError for a parameter that none of the named experiments takes, or that is not given this way.
     """
     if seeds and "seed" in overrides:
         raise TinyclfError("parameter seed: given twice, as a parameter and among the seeds")
-    if RUN_NAME in overrides and sum(each.trains for each in experiments) != 1:
+    if RUN_NAME in overrides and sum(each.trains for each in named) != 1:
         raise TinyclfError(f"parameter {RUN_NAME}: it is for one experiment that trains; name that one alone")
-    accepted = {key: value for each in experiments for key, value in accepted_parameters(each.notebook).items()}
-    accepted.pop("dataset", None)  # it is --dataset
-    for name in overrides:
-        refuse_unknown(name, accepted)
-    return {name: read(name, value, accepted[name]) for name, value in overrides.items()}
+    # The data set is --dataset
+    accepted = {key: value for each in named for key, value in accepted_parameters(each.notebook, "dataset").items()}
+    return checked(overrides, accepted, read)
 
 
 def resolved(experiment: Experiment, overrides: Mapping[str, Any], imagenet: str, seed: int | None) -> Experiment:

@@ -2,7 +2,7 @@
 
 import re
 import reprlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,18 @@ READ: dict[type, tuple[str, Any, str]] = {
     float: (r"[+-]?(\d{1,99}(\.\d{0,99})?|\.\d{1,99})(e[+-]?\d{1,4})?", float, "a number, as 0.001 or 1e-3"),
 }
 OTHER_WORDS = {"lr": "learning_rate", "wd": "weight_decay", "arch": "model", "scheduler": "schedule"}
+Convert = Callable[[str, Any, Any], Any]  # of a name, a value, and one of the type that it shall have
 OWN_CODE = ("optimizer", "loss", "criterion", "transform", "augmentation")
 
 
-def accepted_parameters(notebook: Path) -> dict[str, Any]:
-    """All that a notebook takes, with a value of the right type: its own parameters, and any setting if it trains."""
+def accepted_parameters(notebook: Path, *refused: str) -> dict[str, Any]:
+    """What a notebook takes, with a value of the right type: its own parameters, and any setting if it trains.
+
+    refused: those that are not given in this way.
+    """
     own = notebook_parameters(notebook)
     settings = {name: getattr(Settings, name) for name in Settings.names()} if RUN_NAME in own else {}
-    return settings | dict(own)
+    return {name: value for name, value in (settings | dict(own)).items() if name not in refused}
 
 
 def refuse_unknown(name: str, accepted: Collection[str]) -> None:
@@ -38,14 +42,15 @@ def refuse_unknown(name: str, accepted: Collection[str]) -> None:
     one_of("parameter", name, accepted)
 
 
-def checked(parameters: Mapping[str, Any], accepted: Mapping[str, Any]) -> dict[str, Any]:
+def checked(parameters: Mapping[str, Any], accepted: Mapping[str, Any], convert: Convert = typed) -> dict[str, Any]:
     """`parameters`, each as the type of its value in `accepted`. Raises TinyclfError for another one.
 
-    Whether a setting is in its range is for `Settings` to say.
+    convert: `typed`, or `read` for texts of the command line. Whether a setting is in its range is for `Settings` to
+    say.
     """
     for name in parameters:
         refuse_unknown(name, accepted)
-    return {name: typed(name, value, accepted[name]) for name, value in parameters.items()}
+    return {name: convert(name, value, accepted[name]) for name, value in parameters.items()}
 
 
 def check_parameters(namespace: Mapping[str, Any], notebook: str) -> None:
