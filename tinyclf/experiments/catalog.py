@@ -18,10 +18,11 @@ from tinyclf.utils.errors import TinyclfError, one_of
 from tinyclf.utils.paths import NOTEBOOKS, user_file, user_path
 
 __all__ = ["Ablation", "Experiment", "Goal", "ablation", "command", "overrides", "select"]
+Experiments = dict[str, Experiment]  # by name
 LAST = {"ablations": 1, "summary": 2}  # made from the records of all others, in this order
 
 
-def read_experiments(dataset: str) -> dict[str, Experiment]:
+def read_experiments(dataset: str) -> Experiments:
     """The experiments on `dataset` by name, in order, each followed by its ablations. Raises TinyclfError.
 
     On own images they are those of Tiny-ImageNet that train, and the summary.
@@ -30,10 +31,8 @@ def read_experiments(dataset: str) -> dict[str, Experiment]:
     if not info.own:
         return known[dataset]
     own = [each for each in known["tiny-imagenet"].values() if each.trains or each.name == "summary"]
-    return {
-        each.name: dataclasses.replace(each, goals=(), parameters=each.parameters | {"dataset": info.name})
-        for each in own
-    }
+    place = {"dataset": info.name}
+    return {each.name: dataclasses.replace(each, goals=(), parameters=each.parameters | place) for each in own}
 
 
 def find_experiment(name: str) -> Experiment | None:
@@ -48,11 +47,7 @@ def ablation(run: str) -> Ablation | None:
 
 
 def select(
-    names: list[str],
-    dataset: str,
-    overrides: Mapping[str, Any] | None = None,
-    imagenet: str = "",
-    seeds: list[int] | None = None,
+    names: list[str], dataset: str, overrides: Mapping[str, Any] = {}, imagenet: str = "", seeds: Sequence[int] = ()
 ) -> list[Experiment]:
     """The named experiments, or all but ablations, in the order to run them in.
 
@@ -65,21 +60,16 @@ def select(
     seeds: those to run each experiment that trains with; see `seeded` for the names of these runs.
     Raises TinyclfError for an unknown experiment, a parameter that none of them takes, and a value of the wrong type.
     """
-    known, overrides = read_experiments(dataset), overrides or {}
+    known = read_experiments(dataset)
     named = [find(name, known, dataset) for name in names] or default_selection(known, overrides)
-    overrides = checked_overrides(overrides, named, seeds or ())
-    each_seed: list[int | None] = [*seeds] if seeds else [None]
-    runs = {
-        run.name: run for each in named for seed in each_seed for run in [resolved(each, overrides, imagenet, seed)]
-    }
-    ordered: dict[str, Experiment] = {}
-    for run in runs.values():
-        for experiment in [*ancestors(run, runs, known, imagenet), run]:
-            ordered.setdefault(experiment.name, experiment)
-    return list(ordered.values())
+    overrides = checked_overrides(overrides, named, seeds)
+    runs = [resolved(each, overrides, imagenet, seed) for each in named for seed in seeds or (None,)]
+    asked = {run.name: run for run in runs}
+    ordered = [each for run in runs for each in lineage(run, asked, known, imagenet)]
+    return list({each.name: each for each in ordered}.values())
 
 
-def find(name: str, known: dict[str, Experiment], dataset: str) -> Experiment:
+def find(name: str, known: Experiments, dataset: str) -> Experiment:
     """The experiment of a name, or of the path of a notebook of one's own, whose name is its `run_name` or its file's.
 
     Raises TinyclfError for an unknown one with the nearest, in a list that leaves out other ablations.
@@ -98,7 +88,7 @@ def find(name: str, known: dict[str, Experiment], dataset: str) -> Experiment:
     return known[name]
 
 
-def default_selection(known: dict[str, Experiment], overrides: Mapping[str, Any]) -> list[Experiment]:
+def default_selection(known: Experiments, overrides: Mapping[str, Any]) -> list[Experiment]:
     """All experiments but ablations, without those that plan their epochs where `epochs` is given; LAST at the end."""
     chosen = [
         each for each in known.values() if not (each.ablation or ("epochs" in overrides and each.settings.planned))
@@ -152,19 +142,17 @@ def resolved(experiment: Experiment, overrides: Mapping[str, Any], imagenet: str
     return dataclasses.replace(run, name=name, title=title, parameters=given | values | {RUN_NAME: name})
 
 
-def ancestors(
-    run: Experiment, runs: dict[str, Experiment], known: dict[str, Experiment], imagenet: str
-) -> list[Experiment]:
-    """The experiments that `run` starts from, the first to run first; from `runs` where they are among those."""
+def lineage(run: Experiment, asked: Experiments, known: Experiments, imagenet: str) -> list[Experiment]:
+    """The experiments that `run` starts from, as they were asked for, or needed; the first to run first, `run` last."""
     line = [run]
     while (name := parent_of(line[-1].parameters.get("weights", ""))) and family(name) in known:
         if name in (names := [descendant.name for descendant in line]):
             raise TinyclfError(f"{' from '.join([*names, name])}: a run cannot start from itself; give other weights")
-        line.append(runs[name] if name in runs else needed_parent(name, line[-1], known, imagenet))
-    return line[:0:-1]
+        line.append(asked[name] if name in asked else needed_parent(name, line[-1], known, imagenet))
+    return line[::-1]
 
 
-def needed_parent(name: str, child: Experiment, known: dict[str, Experiment], imagenet: str) -> Experiment:
+def needed_parent(name: str, child: Experiment, known: Experiments, imagenet: str) -> Experiment:
     """The run `name`, which was not asked for but `child` starts from. Raises TinyclfError if it cannot be that."""
     parent = resolved(known[family(name)], {}, imagenet, seed_of(name))
     if not parent.trains or parent.name != name:

@@ -100,7 +100,7 @@ class Request:
             from tinyclf.experiments.catalog import select
 
             overrides = self.overrides()
-            experiments = select(self.names, self.dataset, overrides, self.imagenet, self.seeds)
+            experiments = select(self.names, self.dataset, overrides, self.imagenet, self.seeds or ())
             if "model" in overrides:  # refused before anything is packed
                 from tinyclf.models.resnet import build_model
 
