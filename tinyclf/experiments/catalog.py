@@ -11,7 +11,7 @@ from tinyclf.data.registry import dataset_info
 from tinyclf.experiments.cells import RUN_NAME, notebook_parameters
 from tinyclf.experiments.names import check_name, family, seed_of, with_seed
 from tinyclf.experiments.parameters import accepted_parameters, checked, read
-from tinyclf.experiments.settings import Settings, parent_of
+from tinyclf.experiments.settings import Settings, changed_settings, parent_of
 from tinyclf.experiments.toml_files import Ablation, Experiment, Goal, notebook_for, parse_experiments
 from tinyclf.models.choices import RUN, is_file
 from tinyclf.utils.errors import TinyclfError, one_of
@@ -175,7 +175,7 @@ def overrides(run: str, settings: Settings) -> dict[str, Any]:
         expected = resolved(experiment, {}, "", seed_of(run)).settings
         if expected.weights in ("imagenet", "mini") and is_file(settings.weights):
             expected = dataclasses.replace(expected, weights=settings.weights)
-    return changed_settings(settings, expected)
+    return changed_settings(settings, dataclasses.replace(expected, seed=settings.seed))
 
 
 def command(run: str, settings: Settings, imagenet: str = "") -> str:
@@ -200,9 +200,3 @@ def how_to_run(run: str, dataset: str) -> str:
     """The line for a shell that runs an experiment to its page, with the seed of a run of it; NAME for that of none."""
     seed, name = seed_of(run), family(run) if family(run) in read_experiments(dataset) else "NAME"
     return f"tinyclf run {name} --dataset {dataset}" + ("" if seed is None else f" --seeds {seed}")
-
-
-def changed_settings(settings: Settings, expected: Settings) -> dict[str, Any]:
-    """The settings that are others than expected, but for the seed."""
-    before = dataclasses.asdict(expected)
-    return {key: value for key, value in dataclasses.asdict(settings).items() if value != before[key] and key != "seed"}

@@ -194,12 +194,14 @@ def parent_of(weights: str) -> str:
     return weights.removeprefix(RUN) if weights.startswith(RUN) else ""
 
 
+def changed_settings(settings: Settings, expected: Settings) -> dict[str, Any]:
+    """The settings that are others than expected."""
+    before = dataclasses.asdict(expected)
+    return {name: value for name, value in dataclasses.asdict(settings).items() if value != before[name]}
+
+
 def default_name(settings: Settings) -> str:
     """A name from what differs from the published recipe, `weights-imagenet-epochs-3`, or `published-recipe`."""
-    recipe = dataclasses.asdict(Settings(dataset=settings.dataset))
-    parts = [
-        f"{name}-{Path(value).stem if isinstance(value, str) else value}"
-        for name, value in dataclasses.asdict(settings).items()
-        if value != recipe[name]
-    ]
+    changes = changed_settings(settings, Settings(dataset=settings.dataset)).items()
+    parts = [f"{name}-{Path(value).stem if isinstance(value, str) else value}" for name, value in changes]
     return re.sub(r"[^\w.=+-]", "_", "-".join(parts), flags=re.ASCII)[:100] or "published-recipe"
