@@ -24,7 +24,6 @@ from tinyclf.experiments.cells import notebook_parameters
 from tinyclf.experiments.names import family
 from tinyclf.experiments.parameters import parse_assignment
 from tinyclf.experiments.settings import BEFORE, Settings
-from tinyclf.models.choices import is_file
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS, PROJECT
 
@@ -87,14 +86,6 @@ def test_a_notebooks_parameters_are_the_settings_with_their_help_and_run_on_mini
 COMMITTED = sorted((PROJECT / "reports").glob("*/*/record.json"))
 
 
-def stand_in_of(record):
-    """The file that stood in for ImageNet weights where a run's line of ancestors starts; empty without one."""
-    weights, parent = record["settings"]["weights"], record["weights"].get("parent")
-    while parent:
-        weights, parent = parent["settings"]["weights"], parent["parent"]
-    return weights if is_file(weights) else ""
-
-
 def test_a_committed_record_differs_from_its_experiment_in_its_overrides_alone():
     for path in COMMITTED:
         record = json.loads(path.read_text())
@@ -108,7 +99,7 @@ def test_a_committed_record_differs_from_its_experiment_in_its_overrides_alone()
         kept = {"seed": settings.seed, "weights": settings.weights}
         assert dataclasses.replace(experiment, **record["overrides"] | since | kept) == settings
         as_then = dataclasses.replace(settings, **{key: getattr(experiment, key) for key in since})
-        assert catalog.command(name, as_then, stand_in_of(record)) == record["command"]
+        assert catalog.command(name, as_then, record["weights"].get("parent")) == record["command"]
 
 
 def test_what_the_command_of_a_run_selects_has_its_settings(tmp_path):

@@ -178,11 +178,11 @@ def overrides(run: str, settings: Settings) -> dict[str, Any]:
     return changed_settings(settings, dataclasses.replace(expected, seed=settings.seed))
 
 
-def command(run: str, settings: Settings, imagenet: str = "") -> str:
+def command(run: str, settings: Settings, parent: Mapping[str, Any] | None = None) -> str:
     """The line for a shell that repeats a run: by its experiment, or of none, by the one that is as published.
 
-    imagenet: the file that stood in for ImageNet weights at the first of its ancestors; that of the run itself is among
-    its settings. An ancestor with overrides of its own has a command of its own.
+    parent: the run that it starts from, as `Ancestor` in record.py. Where the first of its ancestors had a file for
+    ImageNet weights, the command gives it. An ancestor with overrides of its own has a command of its own.
     """
     experiment, changes = family(run), overrides(run, settings)
     seed = ["--seeds", str(settings.seed)]
@@ -190,8 +190,11 @@ def command(run: str, settings: Settings, imagenet: str = "") -> str:
         experiment, seed = "baseline-scratch", []
         changes = {RUN_NAME: run} | overrides(experiment, settings) | {"seed": settings.seed}
     words = ["tinyclf", "train", experiment, "--dataset", settings.dataset]
-    if imagenet := settings.weights if is_file(settings.weights) else imagenet:
-        words += ["--imagenet", Path(imagenet).name] if "weights" not in changes else []
+    first = settings.weights
+    while parent:
+        first, parent = parent["settings"]["weights"], parent.get("parent")
+    if is_file(first) and "weights" not in changes:
+        words += ["--imagenet", Path(first).name]
     parameters = [word for key, value in changes.items() for word in ("-p", f"{key}={value}")]
     return shlex.join([*words, *parameters, *seed])
 

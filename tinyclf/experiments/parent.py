@@ -11,7 +11,6 @@ from tinyclf.data.cache import Packed
 from tinyclf.experiments import catalog, names
 from tinyclf.experiments.record import RECORD, whole_record
 from tinyclf.experiments.settings import BEFORE, Settings
-from tinyclf.models.choices import is_file
 from tinyclf.models.resnet import head_names
 from tinyclf.models.weights import copy_weights, fingerprint, load_weights, weights_file
 from tinyclf.training import checkpoint
@@ -132,12 +131,9 @@ def start_of(name: str, settings: Settings, data: Packed, parent: Saved | None) 
     """What a run is when it starts, as its checkpoint and its record keep it; `Run.fit` adds recipe and compute."""
     weights = describe_initial_weights(settings, parent)
     recorded = dataclasses.replace(settings, weights=Path(settings.weights).name)  # without folders of this machine
-    stand_in, before = "", weights.get("parent")
-    while before:  # the first of those that it comes from may have had a file as ImageNet's
-        stand_in, before = before["settings"]["weights"], before.get("parent")
     images = {"train": len(data.train.labels), "val": len(data.val.labels)}
     return {
-        "command": catalog.command(name, recorded, stand_in if is_file(stand_in) else ""),
+        "command": catalog.command(name, recorded, weights.get("parent")),
         "overrides": catalog.overrides(name, recorded),
         "settings": dataclasses.asdict(recorded),
         "data": {"name": data.name, "classes": len(data.classes), **images, "sha256": data.sha256},
