@@ -23,7 +23,7 @@ from tinyclf.models.flops import multiply_adds
 from tinyclf.models.ghost_batch_norm import use_ghost_batch_norm
 from tinyclf.models.resnet import WHITENING_PIXELS, GrowingDepth, build_model, set_depth, whiten_filters
 from tinyclf.training.checkpoint import Saved
-from tinyclf.training.identity import Texts, canonical
+from tinyclf.training.identity import Texts, canonical, headlines
 from tinyclf.training.loop import BeforeStep, Loss
 from tinyclf.training.optim import ExponentialMovingAverage, RateSchedule, make_optimizer, make_scheduler
 from tinyclf.utils.errors import TinyclfError
@@ -66,11 +66,6 @@ class Recipe:
         return headlines(self.identity())
 
 
-def headlines(texts: Texts) -> Texts:
-    """The first line of each text."""
-    return {name: text and text.partition("\n")[0] for name, text in texts.items()}
-
-
 def build_recipe(settings: Settings, data: Packed) -> Recipe:
     """The recipe of `settings` with its initial weights: what `tinyclf train` trains.
 
@@ -104,11 +99,11 @@ def whiten_stem(model: nn.Module, settings: Settings, data: Packed) -> None:
     whiten_filters(model.conv1, next(iter(images.epoch(0))).images)
 
 
-def expected_recipe(settings: Settings, classes: int, images: int) -> Recipe:
+def expected_recipe(settings: Settings, data: Packed) -> Recipe:
     """The recipe of `settings` without weights: its model is on torch's `meta` device, which computes none."""
     with torch.device("meta"):
-        model = untrained_model(settings, classes)
-    return recipe_for(model, settings, images)
+        model = untrained_model(settings, len(data.classes))
+    return recipe_for(model, settings, len(data.train.labels))
 
 
 def recipe_for(model: nn.Module, settings: Settings, images: int) -> Recipe:

@@ -20,22 +20,14 @@ from tinyclf.data.cache import Packed, load_data
 from tinyclf.data.loader import ImageLoader
 from tinyclf.experiments import catalog, names, rules
 from tinyclf.experiments.parent import changes, checkpoint_of, find_parent, is_finished, start_of
-from tinyclf.experiments.recipe import (
-    Recipe,
-    build_recipe,
-    compute,
-    expected_recipe,
-    headlines,
-    train_loader,
-    val_loader,
-)
+from tinyclf.experiments.recipe import Recipe, build_recipe, compute, expected_recipe, train_loader, val_loader
 from tinyclf.experiments.record import RECORD, Record, read_record, write_record
 from tinyclf.experiments.settings import Precision, Settings, default_name
 from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.device import connected, device_line, precisions, supported_precision, this_process
 from tinyclf.training.evaluate import Evaluation, enough_memory, evaluate, say
-from tinyclf.training.identity import differences
+from tinyclf.training.identity import differences, headlines
 from tinyclf.training.loop import BeforeStep, Epoch, Loss, Plan, fit
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
@@ -134,7 +126,7 @@ class Run:
     def _identify(self, recipe: Recipe) -> None:
         """Note what is trained, and what it costs. What the settings do not say needs a name of its own."""
         data, about = self.data, self.about
-        expected = expected_recipe(self.settings, len(data.classes), len(data.train.labels)).identity()
+        expected = expected_recipe(self.settings, data).identity()
         expected["data"] = f"sha256 {data.fingerprint}"
         texts = recipe.identity()
         about["recipe"] = headlines(texts)
