@@ -158,10 +158,8 @@ def needed_parent(name: str, child: Experiment, known: Experiments, imagenet: st
     if not parent.trains or parent.name != name:
         raise TinyclfError(f"weights of {child.name} = {RUN + name!r}: there is no such run of {family(name)}")
     if child.settings.hold_out != parent.settings.hold_out:
-        raise TinyclfError(
-            f"{child.name} holds out images, and {name}, which it starts from, does not: name that one as well, for "
-            "the same -p hold_out=True"
-        )
+        fault = f"{child.name} holds out images, and {name}, which it starts from, does not"
+        raise TinyclfError(f"{fault}: name that one as well, for the same -p hold_out=True")
     return dataclasses.replace(parent, needed=True)
 
 

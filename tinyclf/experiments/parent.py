@@ -33,10 +33,8 @@ def trained(run: str, dataset: str) -> Saved:
     path = checkpoint_of(run, dataset)
     saved = checkpoint.read(path)
     if saved is None or not saved.about["history"]:
-        raise TinyclfError(
-            f"run {run!r} has no checkpoint under {path.parent.parent} (checkpoints are not committed): train it "
-            f"first, an experiment by `{catalog.how_to_run(run, dataset)}`"
-        )
+        fault = f"run {run!r} has no checkpoint under {path.parent.parent} (checkpoints are not committed)"
+        raise TinyclfError(f"{fault}: train it first, an experiment by `{catalog.how_to_run(run, dataset)}`")
     return saved
 
 
@@ -63,15 +61,12 @@ def find_parent(settings: Settings, classes: list[str]) -> Saved | None:
     parent = read_once(run, dataset, path.stat().st_mtime_ns if path.exists() else 0)
     done, before = len(parent.about["history"]), Settings(**parent.about["settings"])
     if done < before.epochs:
-        raise TinyclfError(
-            f"run {run!r} is unfinished, at epoch {done} of {before.epochs}: let the command that started it go on, "
-            f"for an experiment `{catalog.how_to_run(run, dataset)}` with the -p and --imagenet that it had"
-        )
+        fault = f"run {run!r} is unfinished, at epoch {done} of {before.epochs}"
+        command = f"`{catalog.how_to_run(run, dataset)}` with the -p and --imagenet that it had"
+        raise TinyclfError(f"{fault}: let the command that started it go on, for an experiment {command}")
     if before.hold_out != settings.hold_out:
-        raise TinyclfError(
-            f"run {run!r} has hold_out = {before.hold_out}, and this one hold_out = {settings.hold_out}: give both the "
-            "same, as what one holds out the other must not train on"
-        )
+        fault = f"run {run!r} has hold_out = {before.hold_out}, and this one hold_out = {settings.hold_out}"
+        raise TinyclfError(f"{fault}: give both the same, as what one holds out the other must not train on")
     refuse_misfit(before, list(parent.about["classes"]), settings, classes)
     return parent
 
@@ -90,10 +85,9 @@ def refuse_misfit(before: Settings, before_classes: list[str], settings: Setting
     different = {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and name not in settings.adapts}
     if different:
         made, wanted = (", ".join(f"{name} = {pair[side]}" for name, pair in different.items()) for side in (0, 1))
-        raise TinyclfError(
-            f"the model of run {settings.parent!r} is made for {made}, and this run is for {wanted}: make them the "
-            f"same, or if the difference is meant, allow it by -p adapt={','.join([*settings.adapts, *different])}"
-        )
+        fault = f"the model of run {settings.parent!r} is made for {made}, and this run is for {wanted}"
+        adapt = ",".join([*settings.adapts, *different])
+        raise TinyclfError(f"{fault}: make them the same, or if the difference is meant, allow it by -p adapt={adapt}")
 
 
 def load_initial_weights(model: nn.Module, settings: Settings, classes: list[str]) -> None:

@@ -45,10 +45,9 @@ class Predictor:
         self.is_own = model is not None
         if model is None:
             if about["overrides"].get("model", "") not in ("", self.settings.model):
-                raise TinyclfError(
-                    f"run {run!r} trained a model of its own, {about['recipe']['model']}: name the function that makes "
-                    "it, by --model MODULE:FUNCTION, or in Python hand it in: Predictor(run, dataset, model)"
-                )
+                fault = f"run {run!r} trained a model of its own, {about['recipe']['model']}"
+                how = "by --model MODULE:FUNCTION, or in Python hand it in: Predictor(run, dataset, model)"
+                raise TinyclfError(f"{fault}: name the function that makes it, {how}")
             model = partial(build_model, self.settings.model, stem=self.settings.stem)
         self.model = (model if isinstance(model, nn.Module) else model(len(self.classes))).to(self.device)
         copy_weights(self.model, saved.weights, str(saved.path))

@@ -178,9 +178,8 @@ def read_table(record: Record, name: str) -> pd.DataFrame:
     try:
         return pd.read_csv(path, keep_default_na=False, na_values={"accuracy": ["nan"]})  # "null" may be a word
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise TinyclfError(
-            f"{path}: not a readable table ({error}); the run's notebook, run again, writes it"
-        ) from error
+        remedy = "the run's notebook, run again, writes it"
+        raise TinyclfError(f"{path}: not a readable table ({error}); {remedy}") from error
 
 
 def read_record(path: Path) -> Record:

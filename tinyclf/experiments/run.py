@@ -151,9 +151,8 @@ class Run:
         """Refuse what cannot train, then drop the checkpoint of a run that starts over."""
         self._continue_from_checkpoint()  # again, as no other process changes it now
         if self.fresh and recipe.model in TRAINED:
-            raise TinyclfError(
-                f"run {self.name!r} would start with a model that is trained already: make it and its optimizer again"
-            )
+            fault = f"run {self.name!r} would start with a model that is trained already"
+            raise TinyclfError(f"{fault}: make it and its optimizer again")
         if self.fresh and not self.has_own_name:
             rules.refuse_other_weights(self.name, recipe.model, build_recipe(self.settings, self.data).model)
         if to_train := len(self.about["history"]) < self.settings.epochs:
@@ -204,9 +203,8 @@ class Run:
         with self._locked():
             saved = checkpoint.read(self.checkpoint)
             if saved is None or saved.about["history"] != self.about["history"]:
-                raise TinyclfError(
-                    f"run {self.name!r} is not recorded: {self.checkpoint} is that of another training since; fit again"
-                )
+                fault = f"{self.checkpoint} is that of another training since"
+                raise TinyclfError(f"run {self.name!r} is not recorded: {fault}; fit again")
             also: Record = {"flip_tta": self.evaluate(flip_tta=True).summary() if flip else None}
             also["other_sizes"] = {str(size): self.evaluate(size).summary()} if size else {}
             # The time is not now: a finished run may be shown again years later
