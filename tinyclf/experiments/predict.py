@@ -87,9 +87,8 @@ class Predictor:
             raise TinyclfError(f"no image can be read among the {len(split):,} of the test split")
         labels = self.predict_proba(np.stack(list(images.values()))).argmax(1).tolist()
         wnids, predictions = list(self.classes), self.folder / "test_predictions.txt"
-        rows = {name: wnids[label] for name, label in zip(images, labels, strict=True)}
-        names = sorted(rows, key=lambda name: (len(name), name))  # test_2 before test_10
-        atomic_write(predictions, "".join(f"{name} {rows[name]}\n" for name in names))
+        rows = sorted(zip(images, labels, strict=True), key=lambda row: (len(row[0]), row))  # test_2 before test_10
+        atomic_write(predictions, "".join(f"{name} {wnids[label]}\n" for name, label in rows))
         return predictions
 
 
@@ -107,8 +106,5 @@ def load_function(name: str) -> OwnModel:
 
 def lines(name: str, classes: Iterable[tuple[float, str, str]]) -> str:
     """The most probable classes of an image as text."""
-    told = [
-        f"  {value:6.1%}  {wnid}  {words}" if words != wnid else f"  {value:6.1%}  {wnid}"
-        for value, wnid, words in classes
-    ]
+    told = [f"  {value:6.1%}  {wnid}" + f"  {words}" * (words != wnid) for value, wnid, words in classes]
     return "\n".join([name, *told])

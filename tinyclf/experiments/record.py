@@ -19,7 +19,7 @@ import pydantic
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 
 from tinyclf.experiments.names import check_name, dataset_folder, run_folder
-from tinyclf.experiments.settings import BEFORE, Settings
+from tinyclf.experiments.settings import BEFORE, Settings, Share
 from tinyclf.utils.errors import NewerVersionError, TinyclfError
 from tinyclf.utils.files import atomic_write
 
@@ -51,7 +51,6 @@ Count = Annotated[int, Field(ge=1, lt=10**18)]
 Number = Annotated[float, Field(gt=-1e300, lt=1e300)]  # arithmetic with it stays finite
 Positive = Annotated[float, Field(gt=0, lt=1e300)]
 Amount = Annotated[float, Field(ge=0, lt=1e300)] | None  # None where it is not known
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Table(BaseModel):
@@ -219,14 +218,12 @@ def read_records(dataset: str) -> dict[str, Record]:
     records: dict[str, Record] = {}
     for path in sorted(dataset_folder(dataset).glob(f"*/{RECORD}")):
         try:
-            record = read_record(path)
+            record, name = read_record(path), path.parent.name
+            if (record["settings"]["dataset"], record["run"]) != (dataset, name):
+                raise TinyclfError(f"{name} is a copy of run {record['run']}, or was renamed")
+            records[name] = record
         except TinyclfError as error:
             warn(f"left out: {error}")
-            continue
-        if (record["settings"]["dataset"], record["run"]) == (dataset, path.parent.name):
-            records[path.parent.name] = record
-        else:
-            warn(f"left out: {path.parent.name} is a copy of run {record['run']}, or was renamed")
     return records
 
 
