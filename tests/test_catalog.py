@@ -20,9 +20,8 @@ from tinyclf import cli
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments import catalog
 from tinyclf.experiments.catalog import read_experiments, select
-from tinyclf.experiments.cells import notebook_parameters
 from tinyclf.experiments.names import family
-from tinyclf.experiments.parameters import parse_assignment
+from tinyclf.experiments.parameters import notebook_parameters, parse_assignment
 from tinyclf.experiments.settings import BEFORE, Settings
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS, PROJECT

@@ -16,6 +16,7 @@ from typer import Argument, Context, Option
 from tinyclf.data.registry import DATASETS, dataset_info, folder_name
 from tinyclf.experiments import launch
 from tinyclf.experiments.names import dataset_folder
+from tinyclf.experiments.parameters import parse_assignment
 from tinyclf.experiments.processes import end_with_parent
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError, UsageError
@@ -117,8 +118,6 @@ class Request:
 
     def overrides(self) -> dict[str, Any]:
         """The parameters that replace those of the experiments. Raises TinyclfError for what is not NAME=VALUE."""
-        from tinyclf.experiments.parameters import parse_assignment
-
         given = dict(map(parse_assignment, self.parameter or [])) | ({"force": True} if self.force else {})
         if self.epochs and "epochs" in given:
             raise TinyclfError(f"--epochs {self.epochs} and -p epochs={given['epochs']}: give one of them")

@@ -11,10 +11,11 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
 from tinyclf.data.registry import NORMALIZATIONS, dataset_info
-from tinyclf.experiments.cells import executed
 from tinyclf.experiments.names import check_name
+from tinyclf.experiments.parameters import RUN_NAME, checked, executed, injected, notebook_parameters
 from tinyclf.models.choices import FILE, NAMED_WEIGHTS, RUN, Stem, is_file
 from tinyclf.utils.errors import TinyclfError, in_range, one_of, typed
+from tinyclf.utils.paths import NOTEBOOKS
 
 BEFORE: dict[str, Any] = {"ghost_batches": 1}  # of runs that are older than the setting
 ADAPTABLE = ("input_size", "normalization", "stem", "classes")  # what a model is made for
@@ -187,6 +188,29 @@ class Settings:
     def from_notebook(cls, namespace: Mapping[str, Any]) -> "Settings":
         """Settings from a notebook's own parameters; namespace: its `globals()`. Raises TinyclfError as `executed`."""
         return cls.of(executed(namespace))
+
+
+def accepted_parameters(notebook: Path, *refused: str) -> dict[str, Any]:
+    """What a notebook takes, with a value of the right type: its own parameters, and any setting if it trains.
+
+    refused: those that are not given in this way.
+    """
+    own = notebook_parameters(notebook)
+    settings = {name: getattr(Settings, name) for name in Settings.names()} if RUN_NAME in own else {}
+    return {name: value for name, value in (settings | dict(own)).items() if name not in refused}
+
+
+def check_parameters(namespace: Mapping[str, Any], notebook: str) -> None:
+    """Raise TinyclfError for a parameter from papermill that the notebook does not take, or has as another type.
+
+    namespace: the notebook's `globals()`. notebook: its file under notebooks/, whose parameters cell is what counts; a
+    copy elsewhere gives its whole path.
+
+    papermill only warns of an unknown one and runs the default, hours of the wrong run for `-p epoch 3`; and its
+    `-p force false` is a text, which is as good as True.
+    """
+    if given := injected(namespace):
+        checked(given, accepted_parameters(NOTEBOOKS / notebook))
 
 
 def parent_of(weights: str) -> str:

@@ -12,10 +12,9 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from tinyclf.data.registry import DATASETS
-from tinyclf.experiments.cells import RUN_NAME, notebook_parameters
 from tinyclf.experiments.names import NAME, dataset_folder, family
-from tinyclf.experiments.parameters import accepted_parameters, checked
-from tinyclf.experiments.settings import STRICT, Settings, Share, in_one_sentence
+from tinyclf.experiments.parameters import RUN_NAME, checked, notebook_parameters
+from tinyclf.experiments.settings import STRICT, Settings, Share, accepted_parameters, in_one_sentence
 from tinyclf.utils.errors import TinyclfError, one_of, typed
 
 RECIPES_NOTEBOOK = "4_recipes.ipynb"  # builds model, loss, optimizer and schedule from the settings, whatever they are
