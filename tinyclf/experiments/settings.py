@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, WrapValidator, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
@@ -23,16 +23,20 @@ UNKNOWN = "unexpected_keyword_argument"  # as pydantic calls it
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
+def or_zero(value: Any, validate: Callable[[Any], int]) -> int:
+    """A validator around pydantic's own: 0 is taken too."""
+    return 0 if type(value) is int and value == 0 else validate(value)
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Warmup = Annotated[float, Field(ge=0, le=0.5)]
 Part = Annotated[float, Field(ge=0, le=0.99999)]  # never all of it
 Positive = Annotated[float, Field(ge=0, le=100)]
-Side = Annotated[int, Field(ge=16, le=1024)]
+Side = Annotated[int, Field(ge=16, le=1024), WrapValidator(or_zero)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
-Images = Annotated[int, Field(ge=2, le=100_000)]  # batch norm needs more than one
+Images = Annotated[int, Field(ge=2, le=100_000), WrapValidator(or_zero)]  # batch norm needs more than one
 Padding = Annotated[int, Field(ge=0, le=32)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
-StemInit = Literal["random", "shrunk", "whitened"]
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 
@@ -77,7 +81,7 @@ class Settings:
     # imagenet: 7x7, max pool | small: 3x3 | small-pool: and max pool | sub-pixel: 5x5, 2x2 each
     stem: Stem = "imagenet"
     # random | shrunk: a small stem made of the 7x7 filters | whitened: 7x7 made of images
-    stem_init: StemInit = "random"
+    stem_init: Literal["random", "shrunk", "whitened"] = "random"
     zero_init: bool = False  # the last norm of each block starts at 0, so that a block starts by changing nothing
     shallow: Part = 0.0  # share of the steps, from the first on, in which one block of each stage runs; as zero_init
     epochs: Count = 15
@@ -105,11 +109,6 @@ class Settings:
     seed: Seed = 0  # of initialisation, order and augmentation
 
     _in_one_sentence = model_validator(mode="wrap")(in_one_sentence)
-
-    @field_validator("input_size", "start_size", "eval_size", "batch_size", mode="wrap")
-    @classmethod
-    def _zero_or_in_range(cls, value: Any, validate: Callable[[Any], int]) -> int:
-        return 0 if type(value) is int and value == 0 else validate(value)
 
     def __post_init__(self) -> None:
         for name in ("input_size", "batch_size"):
