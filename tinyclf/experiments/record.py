@@ -104,10 +104,8 @@ RecordFile = table(
 )
 
 
-def write_record(
-    folder: Path, name: str, about: dict[str, Any], evaluation: Evaluation, ended: float, also: dict[str, Any]
-) -> Record:
-    """Write record.json and its tables, and the script of own code, into `folder`; returns the record.
+def write_record(folder: Path, about: Record, evaluation: Evaluation, ended: float, also: Record) -> Record:
+    """Write record.json and its tables, and the script of own code, into the folder of a run; returns the record.
 
     about: what the run is, with its history (see `Run`). ended: when, in seconds since 1970. also: `flip_tta` and
     `other_sizes`, the metrics of further evaluations of the same model.
@@ -115,7 +113,7 @@ def write_record(
     history = about["history"]
     record = {
         "version": VERSION,
-        "run": name,
+        "run": folder.name,
         **{key: value for key, value in about.items() if key not in ("classes", "script")},
         "result": result_of(history),
         "evaluation": evaluation.summary(),

@@ -208,7 +208,7 @@ class Run:
             also: Record = {"flip_tta": self.evaluate(flip_tta=True).summary() if flip else None}
             also["other_sizes"] = {str(size): self.evaluate(size).summary()} if size else {}
             # The time is not now: a finished run may be shown again years later
-            return write_record(self.folder, self.name, self.about, self.evaluate(), saved.time, also)
+            return write_record(self.folder, self.about, self.evaluate(), saved.time, also)
 
 
 def with_precision(settings: Settings, device: torch.device) -> Settings:
