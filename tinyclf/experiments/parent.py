@@ -28,10 +28,16 @@ def checkpoint_of(run: str, dataset: str) -> Path:
     return names.run_folder(run, dataset) / CHECKPOINT
 
 
+@functools.lru_cache(maxsize=1)  # a run, its recipe and its notebook ask for the same parent, of some 50 MB
+def read_once(path: Path, changed: int) -> Saved | None:
+    """The checkpoint at `path`, which changed at that time."""
+    return checkpoint.read(path)
+
+
 def trained(run: str, dataset: str) -> Saved:
     """The checkpoint of a run. Raises TinyclfError, with a command that makes one, unless an epoch is whole."""
     path = checkpoint_of(run, dataset)
-    saved = checkpoint.read(path)
+    saved = read_once(path, path.stat().st_mtime_ns if path.exists() else 0)
     if saved is None or not saved.about["history"]:
         fault = f"run {run!r} has no checkpoint under {path.parent.parent} (checkpoints are not committed)"
         raise TinyclfError(f"{fault}: train it first, an experiment by `{catalog.how_to_run(run, dataset)}`")
@@ -57,8 +63,7 @@ def find_parent(settings: Settings, classes: list[str]) -> Saved | None:
     run, dataset = settings.parent, settings.dataset
     if not run:
         return None
-    path = checkpoint_of(run, dataset)
-    parent = read_once(run, dataset, path.stat().st_mtime_ns if path.exists() else 0)
+    parent = trained(run, dataset)
     done, before = len(parent.about["history"]), Settings(**parent.about["settings"])
     if done < before.epochs:
         fault = f"run {run!r} is unfinished, at epoch {done} of {before.epochs}"
@@ -69,12 +74,6 @@ def find_parent(settings: Settings, classes: list[str]) -> Saved | None:
         raise TinyclfError(f"{fault}: give both the same, as what one holds out the other must not train on")
     refuse_misfit(before, list(parent.about["classes"]), settings, classes)
     return parent
-
-
-@functools.lru_cache(maxsize=1)  # a run, its recipe and its notebook ask for the same one, of some 50 MB
-def read_once(run: str, dataset: str, changed: int) -> Saved:
-    """The newest checkpoint of a run, which changed at that time, as `trained` has it."""
-    return trained(run, dataset)
 
 
 def refuse_misfit(before: Settings, before_classes: list[str], settings: Settings, classes: list[str]) -> None:
