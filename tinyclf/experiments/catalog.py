@@ -89,9 +89,8 @@ def find(name: str, known: Experiments, dataset: str) -> Experiment:
 
 def default_selection(known: Experiments, overrides: Mapping[str, Any]) -> list[Experiment]:
     """All experiments but ablations, without those that plan their epochs where `epochs` is given; LAST at the end."""
-    chosen = [
-        each for each in known.values() if not (each.ablation or ("epochs" in overrides and each.settings.planned))
-    ]
+    as_many = "epochs" in overrides
+    chosen = [each for each in known.values() if not (each.ablation or (as_many and each.settings.planned))]
     return sorted(chosen, key=lambda experiment: LAST.get(experiment.name, 0))
 
 
