@@ -23,7 +23,7 @@ from tinyclf.models.flops import multiply_adds
 from tinyclf.models.ghost_batch_norm import use_ghost_batch_norm
 from tinyclf.models.resnet import WHITENING_PIXELS, GrowingDepth, build_model, set_depth, whiten_filters
 from tinyclf.training.checkpoint import Saved
-from tinyclf.training.identity import Texts, canonical, headlines
+from tinyclf.training.identity import Texts, canonical
 from tinyclf.training.loop import BeforeStep, Loss
 from tinyclf.training.optim import ExponentialMovingAverage, RateSchedule, make_optimizer, make_scheduler
 from tinyclf.utils.errors import TinyclfError
@@ -60,10 +60,6 @@ class Recipe:
             "before_step": canonical(self.before_step, names) if self.before_step else None,
             "transform": canonical(self.transform, names) if self.transform else None,
         }
-
-    def describe(self) -> Texts:
-        """The recipe in words, by its parts."""
-        return headlines(self.identity())
 
 
 def build_recipe(settings: Settings, data: Packed) -> Recipe:
