@@ -72,7 +72,7 @@ def made(tmp_path_factory):
         scratch, other, data = select(["baseline-scratch", "data"], "mini", short, seeds=[0, 1])
         cli.run_one_by_one([scratch, data], "tinyclf.report.notebook:run")
         train(other)
-        last = [comparison(["baseline-scratch", "baseline-scratch-seed-1"], "mini"), *select(["summary"], "mini")]
+        last = [*comparison(["baseline-scratch", "baseline-scratch-seed-1"], "mini"), *select(["summary"], "mini")]
         cli.run_one_by_one(last, "tinyclf.report.notebook:run")
     return folder
 
