@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import cast
 from weakref import WeakSet
 
 import torch
@@ -22,7 +21,7 @@ from tinyclf.experiments import catalog, names, rules
 from tinyclf.experiments.parent import changes, checkpoint_of, find_parent, is_finished, start_of
 from tinyclf.experiments.recipe import Recipe, build_recipe, compute, expected_recipe, train_loader, val_loader
 from tinyclf.experiments.record import RECORD, Record, read_record, write_record
-from tinyclf.experiments.settings import Precision, Settings, default_name
+from tinyclf.experiments.settings import Settings, default_name
 from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.device import connected, device_line, precisions, supported_precision, this_process
@@ -113,11 +112,10 @@ class Run:
         recipe = Recipe(model, criterion, optimizer, scheduler, scheduler_interval, ema, before_step, transform)
         rules.refuse_other_parameters(model, criterion, optimizer)
         self._identify(recipe)
-        self.state = TrainingState(model, optimizer, scheduler, ema)
-        training, validation = (make(self.data, self.settings, self.process) for make in (train_loader, val_loader))
-        epochs, precision = self.settings.epochs, self.settings.precision
-        how = scheduler_interval, before_step, transform, precision, self.checkpoint, self.about
-        plan = Plan(epochs, *how, on_epoch=on_epoch)
+        self.state, settings = TrainingState(model, optimizer, scheduler, ema), self.settings
+        training, validation = (make(self.data, settings, self.process) for make in (train_loader, val_loader))
+        how = settings.epochs, scheduler_interval, before_step, transform, settings.precision
+        plan = Plan(*how, self.checkpoint, self.about, on_epoch)
         with self._locked():
             self._start(recipe, training, plan)
             self.about["history"] = fit(self.state, criterion, training, validation, plan)
@@ -142,10 +140,8 @@ class Run:
 
     def _locked(self) -> AbstractContextManager[None]:
         """The folder, held against other processes than those of this run."""
-        if not self.process.is_main_process:
-            return nullcontext()
         busy = f"run {self.name} on {self.data.name} is under way already; wait for it, or give this one another name"
-        return locked(self.folder / ".lock", busy)
+        return locked(self.folder / ".lock", busy) if self.process.is_main_process else nullcontext()
 
     def _start(self, recipe: Recipe, train: ImageLoader, plan: Plan) -> None:
         """Refuse what cannot train, then drop the checkpoint of a run that starts over."""
@@ -191,8 +187,7 @@ class Run:
         settings, precision = self.settings, supported_precision(self.settings.precision, self.device)
         with enough_memory(settings.batch_size):
             loader = val_loader(self.data, settings, self.process, input_size=input_size, alone=True)
-            model = self.state.trained_model
-            return evaluate(model, loader, settings.epochs, precision=precision, flip_tta=flip_tta)
+            return evaluate(self.state.trained_model, loader, settings.epochs, precision=precision, flip_tta=flip_tta)
 
     def finish(self) -> Record:
         """Evaluate the trained model, write the record and its tables into the folder; returns the record.
@@ -215,7 +210,7 @@ def with_precision(settings: Settings, device: torch.device) -> Settings:
     """`settings` with the precision that `auto` stands for on `device`: the record of a run has that one."""
     if settings.precision != "auto":
         return settings
-    return dataclasses.replace(settings, precision=cast(Precision, precisions(device)[0]))
+    return Settings.of(dataclasses.asdict(settings) | {"precision": precisions(device)[0]})
 
 
 def train(*experiments: catalog.Experiment) -> None:

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import ConfigDict, Field, ValidationError, WrapValidator, model_validator
 from pydantic.dataclasses import dataclass
-from pydantic.fields import FieldInfo
 
 from tinyclf.data.registry import NORMALIZATIONS, dataset_info
 from tinyclf.experiments.names import check_name
@@ -46,7 +45,7 @@ def in_one_sentence(cls: Any, values: Any, validate: Callable[[Any], Any]) -> An
         return validate(values)
     except ValidationError as error:
         faults = error.errors()
-    fields: dict[str, FieldInfo] = cls.__pydantic_fields__
+    fields = cls.__pydantic_fields__
     fault = min(faults, key=lambda fault: fault["type"] != UNKNOWN)  # a name that is no field's comes first
     name, value = str(fault["loc"][0]), fault["input"]
     one_of("key", name, fields)
