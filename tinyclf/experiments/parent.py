@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from tinyclf.data.cache import Packed
-from tinyclf.experiments import catalog, names
+from tinyclf.experiments import catalog
+from tinyclf.experiments.names import run_folder
 from tinyclf.experiments.record import RECORD, whole_record
 from tinyclf.experiments.settings import BEFORE, Settings
 from tinyclf.models.resnet import head_names
@@ -18,14 +19,9 @@ from tinyclf.training.checkpoint import Saved
 from tinyclf.training.identity import differences
 from tinyclf.utils.errors import TinyclfError
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT = "checkpoint.pt"  # in a run's folder
 MAY_CHANGE = ("epochs", "weights", "adapt", "eval_size", "flip_tta")  # of a run that goes on; weights by their sha256
 MODEL = ("input_size", "normalization", "stem")  # the settings that a model is made for, besides the classes
-
-
-def checkpoint_of(run: str, dataset: str) -> Path:
-    """Where a run keeps its checkpoint."""
-    return names.run_folder(run, dataset) / CHECKPOINT
 
 
 @functools.lru_cache(maxsize=1)  # a run, its recipe and its notebook ask for the same parent, of some 50 MB
@@ -36,7 +32,7 @@ def read_once(path: Path, changed: int) -> Saved | None:
 
 def trained(run: str, dataset: str) -> Saved:
     """The checkpoint of a run. Raises TinyclfError, with a command that makes one, unless an epoch is whole."""
-    path = checkpoint_of(run, dataset)
+    path = run_folder(run, dataset) / CHECKPOINT
     saved = read_once(path, path.stat().st_mtime_ns if path.exists() else 0)
     if saved is None or not saved.about["history"]:
         fault = f"run {run!r} has no checkpoint under {path.parent.parent} (checkpoints are not committed)"
@@ -46,7 +42,7 @@ def trained(run: str, dataset: str) -> Saved:
 
 def is_finished(run: str, dataset: str) -> bool:
     """Whether a run has ended: all of its epochs are trained, and its record is written, under its own name."""
-    path = checkpoint_of(run, dataset)
+    path = run_folder(run, dataset) / CHECKPOINT
     record = whole_record(path.with_name(RECORD))
     saved = checkpoint.read(path) if record else None
     if record is None or saved is None or len(record["history"]) < saved.about["settings"]["epochs"]:

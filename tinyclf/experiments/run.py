@@ -18,7 +18,7 @@ from tinyclf.data.augment import Transform
 from tinyclf.data.cache import Packed, load_data
 from tinyclf.data.loader import ImageLoader
 from tinyclf.experiments import catalog, names, rules
-from tinyclf.experiments.parent import changes, checkpoint_of, find_parent, is_finished, start_of
+from tinyclf.experiments.parent import CHECKPOINT, changes, find_parent, is_finished, start_of
 from tinyclf.experiments.recipe import Recipe, build_recipe, compute, expected_recipe, train_loader, val_loader
 from tinyclf.experiments.record import RECORD, Record, read_record, write_record
 from tinyclf.experiments.settings import Settings, default_name
@@ -57,7 +57,7 @@ class Run:
         self.data, self.force, self.started = data, force, False
         self.name = name or default_name(settings)
         self.has_own_name = bool(name) and names.family(name) not in catalog.read_experiments(settings.dataset)
-        self.checkpoint = checkpoint_of(self.name, settings.dataset)
+        self.checkpoint = names.run_folder(self.name, settings.dataset) / CHECKPOINT
         rules.refuse_other_seed(self.name, settings)
         if settings.parent == self.name:
             raise TinyclfError(f"run {self.name!r} cannot start from itself: give it another name, or other weights")
