@@ -19,7 +19,7 @@ import pydantic
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 
 from tinyclf.experiments.names import check_name, dataset_folder, run_folder
-from tinyclf.experiments.settings import BEFORE, Settings, Share
+from tinyclf.experiments.settings import BEFORE, Settings, Share, Text
 from tinyclf.utils.errors import NewerVersionError, TinyclfError
 from tinyclf.utils.files import atomic_write
 
@@ -44,7 +44,6 @@ def all_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, AfterValidator(lambda name: check_name(name) or name)]
 Values = Annotated[dict[str, Any], AfterValidator(all_settings)]
 Count = Annotated[int, Field(ge=1, lt=10**18)]

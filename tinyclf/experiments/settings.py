@@ -27,6 +27,7 @@ def or_zero(value: Any, validate: Callable[[Any], int]) -> int:
     return 0 if type(value) is int and value == 0 else validate(value)
 
 
+Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Warmup = Annotated[float, Field(ge=0, le=0.5)]
 Part = Annotated[float, Field(ge=0, le=0.99999)]  # never all of it

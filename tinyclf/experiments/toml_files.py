@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments.names import NAME, dataset_folder, family
 from tinyclf.experiments.parameters import RUN_NAME, checked, notebook_parameters
-from tinyclf.experiments.settings import STRICT, Settings, Share, accepted_parameters, in_one_sentence
+from tinyclf.experiments.settings import STRICT, Settings, Share, Text, accepted_parameters, in_one_sentence
 from tinyclf.utils.errors import TinyclfError, one_of, typed
 
 RECIPES_NOTEBOOK = "4_recipes.ipynb"  # builds model, loss, optimizer and schedule from the settings, whatever they are
@@ -24,7 +24,6 @@ RECIPE_SETTINGS = {
 }
 FOLLOWING = ("dataset", RUN_NAME)  # parameters that follow from the place and name of an entry
 Table = dict[str, Any]
-Text = Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
