@@ -56,7 +56,7 @@ def select(
     overrides: parameters over those of the experiments that take them. Where no experiment is named, `epochs` among
     them leaves out those whose every epoch depends on their number.
     imagenet: path of a state dict that stands in for the ImageNet weights wherever an experiment asks for those.
-    seeds: those to run each experiment that trains with; see `seeded` for the names of these runs.
+    seeds: those to run each experiment that trains with; see `resolved` for the names of these runs.
     Raises TinyclfError for an unknown experiment, a parameter that none of them takes, and a value of the wrong type.
     """
     known = read_experiments(dataset)
