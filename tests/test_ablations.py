@@ -78,6 +78,12 @@ def test_compute_within_two_per_cent_is_equal_and_a_gain_at_other_compute_says_s
     assert told.texts["over its base"][1] == "+70.00 at 1.50x the compute" and 'class="above"' not in told.data
 
 
+def test_a_recipe_is_what_the_search_by_its_ablations_ended_with(page):
+    for dataset in ("tiny-imagenet", "tiny-imagenet-20"):
+        assert page.chosen("fast-scratch", dataset) == "shallow-whitened"
+        assert page.chosen("modern-imagenet", dataset) == "sub-pixel"
+
+
 def test_the_committed_table_is_that_of_the_committed_records(page, monkeypatch):
     monkeypatch.delenv("TINYCLF_REPORTS", raising=False)
     for path in (PROJECT / "reports").glob("*/ablations.csv"):

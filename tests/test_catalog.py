@@ -20,11 +20,9 @@ from tinyclf import cli
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments import catalog
 from tinyclf.experiments.catalog import read_experiments, select
-from tinyclf.experiments.cells import notebook_parameters
 from tinyclf.experiments.names import family
-from tinyclf.experiments.parameters import parse_assignment
+from tinyclf.experiments.parameters import notebook_parameters, parse_assignment
 from tinyclf.experiments.settings import BEFORE, Settings
-from tinyclf.models.choices import is_file
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS, PROJECT
 
@@ -87,14 +85,6 @@ def test_a_notebooks_parameters_are_the_settings_with_their_help_and_run_on_mini
 COMMITTED = sorted((PROJECT / "reports").glob("*/*/record.json"))
 
 
-def stand_in_of(record):
-    """The file that stood in for ImageNet weights where a run's line of ancestors starts; empty without one."""
-    weights, parent = record["settings"]["weights"], record["weights"].get("parent")
-    while parent:
-        weights, parent = parent["settings"]["weights"], parent["parent"]
-    return weights if is_file(weights) else ""
-
-
 def test_a_committed_record_differs_from_its_experiment_in_its_overrides_alone():
     for path in COMMITTED:
         record = json.loads(path.read_text())
@@ -108,7 +98,7 @@ def test_a_committed_record_differs_from_its_experiment_in_its_overrides_alone()
         kept = {"seed": settings.seed, "weights": settings.weights}
         assert dataclasses.replace(experiment, **record["overrides"] | since | kept) == settings
         as_then = dataclasses.replace(settings, **{key: getattr(experiment, key) for key in since})
-        assert catalog.command(name, as_then, stand_in_of(record)) == record["command"]
+        assert catalog.command(name, as_then, record["weights"].get("parent")) == record["command"]
 
 
 def test_what_the_command_of_a_run_selects_has_its_settings(tmp_path):
@@ -179,12 +169,6 @@ def test_published_results_have_the_names_of_their_experiments():
         assert section["val_accuracy"][-1] == section["last"] <= section["best"]
         for key in ("val_accuracy", "train_accuracy", "val_loss", "train_loss"):
             assert len(section[key]) == len(section["curve_epochs"])
-
-
-def test_a_recipe_is_what_the_search_by_its_ablations_ended_with():
-    for dataset in ("tiny-imagenet", "tiny-imagenet-20"):
-        assert catalog.chosen("fast-scratch", dataset) == "shallow-whitened"
-        assert catalog.chosen("modern-imagenet", dataset) == "sub-pixel"
 
 
 def test_the_catalog_is_read_without_torch_and_in_time():
@@ -269,7 +253,7 @@ def test_what_is_only_started_from_is_run_unless_it_has_finished(finished, comma
     ran = []
     monkeypatch.setattr("tinyclf.experiments.parent.is_finished", lambda name, dataset: finished)
     monkeypatch.setattr("tinyclf.report.notebook.run", lambda experiment: ran.append(experiment.name))
-    monkeypatch.setattr("tinyclf.experiments.train.train_experiment", lambda name, parameters: ran.append(name))
+    monkeypatch.setattr("tinyclf.experiments.run.train", lambda experiment: ran.append(experiment.name))
     front = ["summary"] * (command == "run")  # made anew after what was run
     done = CliRunner().invoke(cli.app, [command, "finetuning"])
     assert done.exit_code == 0, done.output

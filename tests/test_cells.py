@@ -7,7 +7,7 @@ import pytest
 
 from tinyclf.data import cache
 from tinyclf.data.cache import PackedSplit, load_data
-from tinyclf.experiments import train
+from tinyclf.experiments import run
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS
 
@@ -23,7 +23,7 @@ def folder(tmp_path, monkeypatch):
         return dataclasses.replace(part, loaded=part.identity)  # no experiment takes changed data
 
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
-    for module in (cache, train):
+    for module in (cache, run):
         monkeypatch.setattr(module, "load_data", some)
     return tmp_path / "mini"
 

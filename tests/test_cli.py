@@ -37,9 +37,7 @@ def ran(monkeypatch):
     """The experiments that were run, which are not really."""
     experiments = []
     monkeypatch.setattr("tinyclf.report.notebook.run", experiments.append)
-    monkeypatch.setattr(
-        "tinyclf.experiments.train.train_experiment", lambda name, parameters: experiments.append(parameters)
-    )
+    monkeypatch.setattr("tinyclf.experiments.run.train", experiments.append)
     return experiments
 
 
@@ -124,7 +122,7 @@ def test_the_choices_are_all_there_are_and_the_help_shows_them(monkeypatch):
 def test_epochs_is_short_for_the_parameter(ran):
     assert invoke("run", "baseline-scratch", "--epochs", "2").exit_code == 0
     assert invoke("train", "baseline-scratch", "-p", "epochs=2").exit_code == 0
-    assert ran[0].parameters["epochs"] == ran[2]["epochs"] == 2
+    assert ran[0].parameters["epochs"] == ran[2].parameters["epochs"] == 2
     ran.clear()
     assert invoke("report", "--epochs", "2").exit_code == 0
     assert {experiment.parameters.get("epochs", 2) for experiment in ran} == {2}
@@ -164,12 +162,12 @@ def test_wrong_usage_ends_with_status_2_a_reason_and_nothing_run(arguments, said
 
 
 def test_a_failed_run_ends_with_status_1_and_the_others_still_run(ran, monkeypatch):
-    def fail(name, parameters):
-        if name == "baseline-scratch":
+    def fail(first, *others):
+        if first.name == "baseline-scratch":
             raise TinyclfError("the disk is full")
-        ran.append(name)
+        ran.append(first.name)
 
-    monkeypatch.setattr("tinyclf.experiments.train.train_experiment", fail)
+    monkeypatch.setattr("tinyclf.experiments.run.train", fail)
     done = invoke("train", "baseline-scratch", "fast-scratch")
     assert done.exit_code == 1 and ran == ["fast-scratch"]
     assert "tinyclf: baseline-scratch: the disk is full\n" in done.output
@@ -180,7 +178,7 @@ def test_a_failed_run_ends_with_status_1_and_the_others_still_run(ran, monkeypat
     assert (done.exit_code, done.output, ran) == (1, "tinyclf: the disk is full\n", [])
 
 
-@pytest.mark.parametrize("where", ["tinyclf.experiments.train.train_experiment", "tinyclf.experiments.catalog.select"])
+@pytest.mark.parametrize("where", ["tinyclf.experiments.run.train", "tinyclf.experiments.catalog.select"])
 def test_an_interrupt_ends_with_status_130(where, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt

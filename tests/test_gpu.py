@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from tinyclf.data.cache import Packed, PackedSplit
+from tinyclf.experiments import run as runs
 from tinyclf.experiments.catalog import select
 from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.record import read_record
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
-from tinyclf.experiments.train import train_experiment
 from tinyclf.training.device import precisions
 from tinyclf.utils.errors import TinyclfError
 
@@ -93,7 +93,7 @@ def test_every_published_recipe_trains_on_a_gpu_as_on_a_cpu(gpu, on_cpu, tmp_pat
             on_cpu()
         monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / device))
         for experiment in select(names, "mini", {"epochs": 2}):  # a parent comes first
-            train_experiment(experiment.name, experiment.parameters)
+            runs.train(experiment)
             record = read_record(tmp_path / device / "mini" / experiment.name / "record.json")
             assert record["environments"][0]["hardware"]["device"] == device
             losses[experiment.name].append([row["train_loss"] for row in record["history"]])

@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from tinyclf import cli
 from tinyclf.experiments.catalog import Experiment
-from tinyclf.experiments.train import train_experiment
+from tinyclf.experiments.run import train
 from tinyclf.report import notebook
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.files import locked
@@ -194,7 +194,7 @@ def test_plain_papermill_runs_the_baseline_from_any_folder(tmp_path, folder):
     assert record["settings"]["epochs"] == len(record["history"]) == 1
     assert (tmp_path / "out.ipynb").is_file()
     assert "epoch  1/1  lr 1e-03" in done.stderr  # a line for each epoch in the log
-    train_experiment("from Python", {"dataset": "mini", "run_name": "from-python"} | quick)
+    train(Experiment("from-python", "", NOTEBOOKS / "1_baseline.ipynb", {"dataset": "mini"} | quick))
     histories = [(folder / "mini" / run / "history.csv").read_bytes() for run in ("from-papermill", "from-python")]
     assert histories[0] == histories[1]  # to the last bit
 

@@ -13,7 +13,7 @@ import pytest
 
 from tinyclf import cli
 from tinyclf.experiments.catalog import select
-from tinyclf.experiments.train import train_experiment
+from tinyclf.experiments.run import train
 from tinyclf.report.accuracy import accuracy_table, answer
 from tinyclf.report.notebook import comparison
 from tinyclf.utils.paths import PROJECT
@@ -71,8 +71,8 @@ def made(tmp_path_factory):
         short = {"epochs": 1, "input_size": 16, "batch_size": 100}
         scratch, other, data = select(["baseline-scratch", "data"], "mini", short, seeds=[0, 1])
         cli.run_one_by_one([scratch, data], "tinyclf.report.notebook:run")
-        train_experiment(other.name, other.parameters)
-        last = [comparison(["baseline-scratch", "baseline-scratch-seed-1"], "mini"), *select(["summary"], "mini")]
+        train(other)
+        last = [*comparison(["baseline-scratch", "baseline-scratch-seed-1"], "mini"), *select(["summary"], "mini")]
         cli.run_one_by_one(last, "tinyclf.report.notebook:run")
     return folder
 

@@ -9,9 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from papermill import inspect_notebook
 
-from tinyclf.experiments.cells import notebook_parameters
-from tinyclf.experiments.parameters import accepted_parameters, check_parameters, parse_assignment, read
-from tinyclf.experiments.settings import Settings
+from tinyclf.experiments.parameters import notebook_parameters, parse_assignment, read
+from tinyclf.experiments.settings import Settings, accepted_parameters, check_parameters
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import NOTEBOOKS
 

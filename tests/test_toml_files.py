@@ -62,7 +62,6 @@ def test_an_ablation_is_its_base_with_changes_validated_on_held_out_images(files
     assert plain == start | {"label_smoothing": 0.0, "run_name": "recipe.plain"}
     assert far == plain | {"epochs": 5, "run_name": "recipe.far"}
     assert final == recipe | {"hold_out": True, "run_name": "recipe.final"}
-    assert catalog.chosen("recipe", "mini") == catalog.chosen("recipe", "tiny-imagenet") == "final"
     assert [each.name for each in select([], "mini")] == ["recipe"]  # ablations only by name
     assert list(read_experiments("mini")) == names
     assert catalog.ablation("recipe.far-seed-3") == catalog.Ablation("recipe", "far", "plain", {"epochs": 5})

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,19 +12,10 @@ from typer import Argument, Option
 from typer.core import TyperCommand, TyperGroup
 
 import tinyclf
-from tinyclf.experiments.launch import TRAIN, WORKER
+from tinyclf.experiments.launch import TRAIN, WORKER, run_one_by_one
 from tinyclf.experiments.names import dataset_folder
 from tinyclf.experiments.processes import interrupted, prepare_process
-from tinyclf.experiments.request import (
-    Dataset,
-    Device,
-    Request,
-    complete_runs,
-    run_one_by_one,
-    takes_request,
-    usage,
-    use_device,
-)
+from tinyclf.experiments.request import Dataset, Device, Request, complete_runs, takes_request, usage, use_device
 from tinyclf.utils.errors import TinyclfError, UsageError
 from tinyclf.utils.paths import PROJECT
 
@@ -114,10 +106,12 @@ def train(request: Request) -> None:
     request.run(request.experiments(), TRAIN)
 
 
-def make_pages(experiments: "list[Experiment]") -> None:
-    """Run the notebooks of experiments, and print the paths of their pages."""
-    run_one_by_one(experiments, PAGE)
-    print_pages(experiments)
+def make_pages(find: "Callable[[list[str], str], list[Experiment]]", runs: list[str], dataset: str) -> None:
+    """Make the pages that `find` has of runs, and print their paths."""
+    with usage():
+        pages = find(runs, dataset)
+    run_one_by_one(pages, PAGE)
+    print_pages(pages)
 
 
 def print_pages(experiments: "list[Experiment]") -> None:
@@ -131,9 +125,7 @@ def compare(runs: Runs, dataset: Dataset = "mini") -> None:
     """Compare runs on one page, their curves and the settings that differ, and print its path."""
     from tinyclf.report.notebook import comparison
 
-    with usage():
-        page = comparison(runs, dataset)
-    make_pages([page])
+    make_pages(comparison, runs, dataset)
 
 
 @app.command()
@@ -141,9 +133,7 @@ def render(runs: Runs, dataset: Dataset = "mini") -> None:
     """Make the pages of runs from their records, without training, and print their paths."""
     from tinyclf.report.notebook import run_pages
 
-    with usage():
-        pages = run_pages(runs, dataset)
-    make_pages(pages)
+    make_pages(run_pages, runs, dataset)
 
 
 @app.command()

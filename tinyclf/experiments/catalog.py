@@ -3,25 +3,25 @@
 import dataclasses
 import difflib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tinyclf.data.registry import dataset_info
-from tinyclf.experiments.cells import RUN_NAME, notebook_parameters
 from tinyclf.experiments.names import check_name, family, seed_of, with_seed
-from tinyclf.experiments.parameters import accepted_parameters, read, refuse_unknown
-from tinyclf.experiments.settings import Settings, parent_of
+from tinyclf.experiments.parameters import RUN_NAME, checked, notebook_parameters, read
+from tinyclf.experiments.settings import Settings, accepted_parameters, changed_settings, parent_of
 from tinyclf.experiments.toml_files import Ablation, Experiment, Goal, notebook_for, parse_experiments
 from tinyclf.models.choices import RUN, is_file
 from tinyclf.utils.errors import TinyclfError, one_of
 from tinyclf.utils.paths import NOTEBOOKS, user_file, user_path
 
 __all__ = ["Ablation", "Experiment", "Goal", "ablation", "command", "overrides", "select"]
+Experiments = dict[str, Experiment]  # by name
 LAST = {"ablations": 1, "summary": 2}  # made from the records of all others, in this order
 
 
-def read_experiments(dataset: str) -> dict[str, Experiment]:
+def read_experiments(dataset: str) -> Experiments:
     """The experiments on `dataset` by name, in order, each followed by its ablations. Raises TinyclfError.
 
     On own images they are those of Tiny-ImageNet that train, and the summary.
@@ -30,10 +30,8 @@ def read_experiments(dataset: str) -> dict[str, Experiment]:
     if not info.own:
         return known[dataset]
     own = [each for each in known["tiny-imagenet"].values() if each.trains or each.name == "summary"]
-    return {
-        each.name: dataclasses.replace(each, goals=(), parameters=each.parameters | {"dataset": info.name})
-        for each in own
-    }
+    place = {"dataset": info.name}
+    return {each.name: dataclasses.replace(each, goals=(), parameters=each.parameters | place) for each in own}
 
 
 def find_experiment(name: str) -> Experiment | None:
@@ -47,22 +45,8 @@ def ablation(run: str) -> Ablation | None:
     return experiment.ablation if experiment else None
 
 
-def chosen(recipe: str, dataset: str) -> str:
-    """The ablation that has the recipe's own settings on a data set, the result of a search; empty without one."""
-    experiments = read_experiments(dataset)
-    wanted = dataclasses.replace(experiments[recipe].settings, hold_out=True)
-    for experiment in experiments.values():
-        if (found := experiment.ablation) and found.recipe == recipe and experiment.settings == wanted:
-            return found.label
-    return ""
-
-
 def select(
-    names: list[str],
-    dataset: str,
-    overrides: Mapping[str, Any] | None = None,
-    imagenet: str = "",
-    seeds: list[int] | None = None,
+    names: list[str], dataset: str, overrides: Mapping[str, Any] = {}, imagenet: str = "", seeds: Sequence[int] = ()
 ) -> list[Experiment]:
     """The named experiments, or all but ablations, in the order to run them in.
 
@@ -72,24 +56,19 @@ def select(
     overrides: parameters over those of the experiments that take them. Where no experiment is named, `epochs` among
     them leaves out those whose every epoch depends on their number.
     imagenet: path of a state dict that stands in for the ImageNet weights wherever an experiment asks for those.
-    seeds: those to run each experiment that trains with; see `seeded` for the names of these runs.
+    seeds: those to run each experiment that trains with; see `resolved` for the names of these runs.
     Raises TinyclfError for an unknown experiment, a parameter that none of them takes, and a value of the wrong type.
     """
-    known, overrides = read_experiments(dataset), overrides or {}
+    known = read_experiments(dataset)
     named = [find(name, known, dataset) for name in names] or default_selection(known, overrides)
     overrides = checked_overrides(overrides, named, seeds)
-    each_seed: list[int | None] = [*seeds] if seeds else [None]
-    runs = {
-        run.name: run for each in named for seed in each_seed for run in [resolved(each, overrides, imagenet, seed)]
-    }
-    ordered: dict[str, Experiment] = {}
-    for run in runs.values():
-        for experiment in [*ancestors(run, runs, known, imagenet), run]:
-            ordered.setdefault(experiment.name, experiment)
-    return list(ordered.values())
+    runs = [resolved(each, overrides, imagenet, seed) for each in named for seed in seeds or (None,)]
+    asked = {run.name: run for run in runs}
+    ordered = [each for run in runs for each in lineage(run, asked, known, imagenet)]
+    return list({each.name: each for each in ordered}.values())
 
 
-def find(name: str, known: dict[str, Experiment], dataset: str) -> Experiment:
+def find(name: str, known: Experiments, dataset: str) -> Experiment:
     """The experiment of a name, or of the path of a notebook of one's own, whose name is its `run_name` or its file's.
 
     Raises TinyclfError for an unknown one with the nearest, in a list that leaves out other ablations.
@@ -108,30 +87,25 @@ def find(name: str, known: dict[str, Experiment], dataset: str) -> Experiment:
     return known[name]
 
 
-def default_selection(known: dict[str, Experiment], overrides: Mapping[str, Any]) -> list[Experiment]:
+def default_selection(known: Experiments, overrides: Mapping[str, Any]) -> list[Experiment]:
     """All experiments but ablations, without those that plan their epochs where `epochs` is given; LAST at the end."""
-    chosen = [
-        each for each in known.values() if not (each.ablation or ("epochs" in overrides and each.settings.planned))
-    ]
+    as_many = "epochs" in overrides
+    chosen = [each for each in known.values() if not (each.ablation or (as_many and each.settings.planned))]
     return sorted(chosen, key=lambda experiment: LAST.get(experiment.name, 0))
 
 
-def checked_overrides(
-    overrides: Mapping[str, Any], experiments: list[Experiment], seeds: list[int] | None
-) -> dict[str, Any]:
+def checked_overrides(overrides: Mapping[str, Any], named: list[Experiment], seeds: Sequence[int]) -> dict[str, Any]:
     """The overrides as the types of their parameters: a text, of the command line, is read as one.
 
-    Raises TinyclfError for a parameter that none of the experiments takes, or that is not given this way.
+    Raises TinyclfError for a parameter that none of the named experiments takes, or that is not given this way.
     """
     if seeds and "seed" in overrides:
         raise TinyclfError("parameter seed: given twice, as a parameter and among the seeds")
-    if RUN_NAME in overrides and sum(each.trains for each in experiments) != 1:
+    if RUN_NAME in overrides and sum(each.trains for each in named) != 1:
         raise TinyclfError(f"parameter {RUN_NAME}: it is for one experiment that trains; name that one alone")
-    accepted = {key: value for each in experiments for key, value in accepted_parameters(each.notebook).items()}
-    accepted.pop("dataset", None)  # it is --dataset
-    for name in overrides:
-        refuse_unknown(name, accepted)
-    return {name: read(name, value, accepted[name]) for name, value in overrides.items()}
+    # The data set is --dataset
+    accepted = {key: value for each in named for key, value in accepted_parameters(each.notebook, "dataset").items()}
+    return checked(overrides, accepted, read)
 
 
 def resolved(experiment: Experiment, overrides: Mapping[str, Any], imagenet: str, seed: int | None) -> Experiment:
@@ -166,28 +140,24 @@ def resolved(experiment: Experiment, overrides: Mapping[str, Any], imagenet: str
     return dataclasses.replace(run, name=name, title=title, parameters=given | values | {RUN_NAME: name})
 
 
-def ancestors(
-    run: Experiment, runs: dict[str, Experiment], known: dict[str, Experiment], imagenet: str
-) -> list[Experiment]:
-    """The experiments that `run` starts from, the first to run first; from `runs` where they are among those."""
+def lineage(run: Experiment, asked: Experiments, known: Experiments, imagenet: str) -> list[Experiment]:
+    """The experiments that `run` starts from, as they were asked for, or needed; the first to run first, `run` last."""
     line = [run]
     while (name := parent_of(line[-1].parameters.get("weights", ""))) and family(name) in known:
         if name in (names := [descendant.name for descendant in line]):
             raise TinyclfError(f"{' from '.join([*names, name])}: a run cannot start from itself; give other weights")
-        line.append(runs[name] if name in runs else needed_parent(name, line[-1], known, imagenet))
-    return line[:0:-1]
+        line.append(asked[name] if name in asked else needed_parent(name, line[-1], known, imagenet))
+    return line[::-1]
 
 
-def needed_parent(name: str, child: Experiment, known: dict[str, Experiment], imagenet: str) -> Experiment:
+def needed_parent(name: str, child: Experiment, known: Experiments, imagenet: str) -> Experiment:
     """The run `name`, which was not asked for but `child` starts from. Raises TinyclfError if it cannot be that."""
     parent = resolved(known[family(name)], {}, imagenet, seed_of(name))
     if not parent.trains or parent.name != name:
         raise TinyclfError(f"weights of {child.name} = {RUN + name!r}: there is no such run of {family(name)}")
     if child.settings.hold_out != parent.settings.hold_out:
-        raise TinyclfError(
-            f"{child.name} holds out images, and {name}, which it starts from, does not: name that one as well, for "
-            "the same -p hold_out=True"
-        )
+        fault = f"{child.name} holds out images, and {name}, which it starts from, does not"
+        raise TinyclfError(f"{fault}: name that one as well, for the same -p hold_out=True")
     return dataclasses.replace(parent, needed=True)
 
 
@@ -201,14 +171,14 @@ def overrides(run: str, settings: Settings) -> dict[str, Any]:
         expected = resolved(experiment, {}, "", seed_of(run)).settings
         if expected.weights in ("imagenet", "mini") and is_file(settings.weights):
             expected = dataclasses.replace(expected, weights=settings.weights)
-    return changed_settings(settings, expected)
+    return changed_settings(settings, dataclasses.replace(expected, seed=settings.seed))
 
 
-def command(run: str, settings: Settings, imagenet: str = "") -> str:
+def command(run: str, settings: Settings, parent: Mapping[str, Any] | None = None) -> str:
     """The line for a shell that repeats a run: by its experiment, or of none, by the one that is as published.
 
-    imagenet: the file that stood in for ImageNet weights at the first of its ancestors; that of the run itself is among
-    its settings. An ancestor with overrides of its own has a command of its own.
+    parent: the run that it starts from, as `Ancestor` in record.py. Where the first of its ancestors had a file for
+    ImageNet weights, the command gives it. An ancestor with overrides of its own has a command of its own.
     """
     experiment, changes = family(run), overrides(run, settings)
     seed = ["--seeds", str(settings.seed)]
@@ -216,8 +186,11 @@ def command(run: str, settings: Settings, imagenet: str = "") -> str:
         experiment, seed = "baseline-scratch", []
         changes = {RUN_NAME: run} | overrides(experiment, settings) | {"seed": settings.seed}
     words = ["tinyclf", "train", experiment, "--dataset", settings.dataset]
-    if imagenet := settings.weights if is_file(settings.weights) else imagenet:
-        words += ["--imagenet", Path(imagenet).name] if "weights" not in changes else []
+    first = settings.weights
+    while parent:
+        first, parent = parent["settings"]["weights"], parent.get("parent")
+    if is_file(first) and "weights" not in changes:
+        words += ["--imagenet", Path(first).name]
     parameters = [word for key, value in changes.items() for word in ("-p", f"{key}={value}")]
     return shlex.join([*words, *parameters, *seed])
 
@@ -226,9 +199,3 @@ def how_to_run(run: str, dataset: str) -> str:
     """The line for a shell that runs an experiment to its page, with the seed of a run of it; NAME for that of none."""
     seed, name = seed_of(run), family(run) if family(run) in read_experiments(dataset) else "NAME"
     return f"tinyclf run {name} --dataset {dataset}" + ("" if seed is None else f" --seeds {seed}")
-
-
-def changed_settings(settings: Settings, expected: Settings) -> dict[str, Any]:
-    """The settings that are others than expected, but for the seed."""
-    before = dataclasses.asdict(expected)
-    return {key: value for key, value in dataclasses.asdict(settings).items() if value != before[key] and key != "seed"}

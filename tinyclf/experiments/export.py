@@ -35,10 +35,8 @@ def export(run: str, dataset: str, file_format: str, model: OwnModel = None) -> 
     Raises TinyclfError for that, for a missing package, and as `Predictor` does.
     """
     if file_format == "onnx" and not (find_spec("onnx") and find_spec("onnxscript")):
-        raise TinyclfError(
-            "ONNX needs more packages: pip install onnx onnxscript onnxruntime (the last one checks the file), or "
-            "export by --format safetensors alone"
-        )
+        install = "pip install onnx onnxscript onnxruntime (the last one checks the file)"
+        raise TinyclfError(f"ONNX needs more packages: {install}, or export by --format safetensors alone")
     predictor = Predictor(run, dataset, model)
     predictor.model.cpu().eval()
     pixels = np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
@@ -50,10 +48,8 @@ def export(run: str, dataset: str, file_format: str, model: OwnModel = None) -> 
     content, logits, checked_by = make(predictor, images, metadata(run, predictor))
     difference = (logits - expected).abs().max() / expected.abs().max()
     if checked_by and not difference < TOLERANCE:
-        raise TinyclfError(
-            f"{path} was not written: by {checked_by}, its logits differ from the run's own by {difference:.1%} of the "
-            "largest one"
-        )
+        fault = f"its logits differ from the run's own by {difference:.1%} of the largest one"
+        raise TinyclfError(f"{path} was not written: by {checked_by}, {fault}")
     atomic_write(path, content)
     return path, checked_by
 

@@ -1,6 +1,7 @@
-"""Several experiments at a time, in order, or one experiment in several processes."""
+"""Experiments one by one in this process, several at a time in order, or one in several processes."""
 
 import os
+import pkgutil
 import shutil
 import sys
 import time
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 WORKER = "TORCHELASTIC_RUN_ID"  # in the environment of each of several processes, also of those of torchrun
 STAND_IN = "stand-in weights"  # the job that trains them, so that those which start from them do not wait for a lock
-TRAIN, TRAIN_STAND_IN = "tinyclf.experiments.train:train", "tinyclf.models.weights:stand_in_file"
+TRAIN, TRAIN_STAND_IN = "tinyclf.experiments.run:train", "tinyclf.models.weights:stand_in_file"
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,20 @@ def visible_gpus(device: str) -> list[str]:
     return chosen.split(",")[:count] if chosen else [str(number) for number in range(count)]
 
 
+def run_one_by_one(experiments: "list[Experiment]", function: str) -> None:
+    """Call `function` with each experiment. Raises TinyclfError in the end where one failed, which is named at once."""
+    call, failed = pkgutil.resolve_name(function), []
+    for experiment in experiments:
+        say(experiment.name, experiment.title)
+        try:
+            call(experiment)
+        except TinyclfError as error:
+            say(f"tinyclf: {experiment.name}", str(error))
+            failed.append(experiment.name)
+    if failed:
+        raise TinyclfError(f"failed: {', '.join(failed)}")
+
+
 def run_jobs(jobs: list[Job], environments: list[dict[str, str]]) -> None:
     """Do the jobs, as many at a time as there are environments, the start of the longest chain first.
 
@@ -123,7 +138,7 @@ def run_jobs(jobs: list[Job], environments: list[dict[str, str]]) -> None:
 
 
 def say(name: str, text: str) -> None:
-    """Print a line of a job, in one piece."""
+    """Print a line about an experiment or job, in one piece."""
     print(f"{name}: {text}\n", end="", file=sys.stderr, flush=True)
 
 

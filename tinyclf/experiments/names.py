@@ -13,9 +13,7 @@ from tinyclf.utils.paths import reports_dir
 
 NAME = re.compile(r"[A-Za-z0-9][\w.=+-]{0,99}", re.ASCII)
 SEED = re.compile(r"-seed-(\d+)$")
-RESERVED = re.compile(
-    r"data|ablations|comparisons|summary|.*\.(html|md|svg|csv|json|ipynb|partial|lock|)", re.IGNORECASE
-)
+RESERVED = re.compile(r"(?i)data|ablations|comparisons|summary|.*\.(html|md|svg|csv|json|ipynb|partial|lock|)")
 
 
 def check_name(name: Any, what: str = "run") -> None:
@@ -27,8 +25,7 @@ def check_name(name: Any, what: str = "run") -> None:
 
 def dataset_folder(dataset: str) -> Path:
     """Where the runs on a data set leave their files."""
-    folder: Path = reports_dir() / folder_name(dataset)
-    return folder
+    return reports_dir() / folder_name(dataset)
 
 
 def run_folder(run: str, dataset: str) -> Path:

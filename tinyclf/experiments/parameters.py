@@ -1,16 +1,21 @@
-"""The parameters that notebooks take, and checks of what papermill, a TOML file or the command line gives."""
+"""The parameters of notebooks: what their cells assign, read without running them, and values that are given for them.
 
+Values come from a TOML file, the command line, or papermill, which adds a cell of its own.
+"""
+
+import ast
+import functools
+import json
 import re
 import reprlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from tinyclf.experiments.cells import RUN_NAME, injected, notebook_parameters
-from tinyclf.experiments.settings import Settings
 from tinyclf.utils.errors import TinyclfError, one_of, typed
-from tinyclf.utils.paths import NOTEBOOKS
 
+RUN_NAME = "run_name"  # the parameter that only notebooks have that train
+INJECTED = "# Parameters\n"  # the first line of the cell that papermill adds
 # How a text is read as a value of a type, and what to call it. Any text is a text.
 READ: dict[type, tuple[str, Any, str]] = {
     bool: ("true|false", lambda text: text.lower() == "true", "true or false"),
@@ -19,13 +24,52 @@ READ: dict[type, tuple[str, Any, str]] = {
 }
 OTHER_WORDS = {"lr": "learning_rate", "wd": "weight_decay", "arch": "model", "scheduler": "schedule"}
 OWN_CODE = ("optimizer", "loss", "criterion", "transform", "augmentation")
+Convert = Callable[[str, Any, Any], Any]  # of a name, a value, and one of the type that it shall have
 
 
-def accepted_parameters(notebook: Path) -> dict[str, Any]:
-    """All that a notebook takes, with a value of the right type: its own parameters, and any setting if it trains."""
-    own = notebook_parameters(notebook)
-    settings = {name: getattr(Settings, name) for name in Settings.names()} if RUN_NAME in own else {}
-    return settings | dict(own)
+@functools.cache
+def notebook_parameters(notebook: Path) -> Mapping[str, Any]:
+    """The names and defaults in a notebook's cell that is tagged `parameters`. Raises TinyclfError without one."""
+    try:
+        cells = json.loads(notebook.read_text("utf-8"))["cells"]
+        (cell,) = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+        if values := assigned("".join(cell["source"])):
+            return values
+        raise ValueError("it has another line than NAME = VALUE")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TinyclfError(f"{notebook}: expected a notebook with one cell tagged `parameters` ({error})") from error
+
+
+def assigned(source: str) -> dict[str, Any]:
+    """The names to which a cell assigns plain values, and these; empty for a cell that does anything else as well."""
+    try:
+        return {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in ast.parse(source).body}  # type: ignore[attr-defined]
+    except (AttributeError, ValueError, SyntaxError):
+        return {}
+
+
+def injected(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """What papermill gave a notebook, by its `globals()`, where IPython keeps the source of each cell that ran."""
+    return assigned(next((cell for cell in reversed(namespace.get("In", [])) if cell.startswith(INJECTED)), ""))
+
+
+def executed(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a notebook by its `globals()`: what its cells of parameters assign, the last one that ran wins.
+
+    Without IPython, all plain variables. Raises TinyclfError where no such cell ran, and for a parameter that has
+    another plain value by now: in a notebook, `model` is the network itself.
+    """
+    now = {name: value for name, value in namespace.items() if isinstance(value, bool | int | float | str)}
+    if not any(namespace.get("In", ())):  # IPython keeps no history where it was asked not to, as by nbval
+        return now
+    cells = [cell for cell in namespace["In"] if cell.startswith(INJECTED) or RUN_NAME in assigned(cell)]
+    values = {name: value for cell in cells for name, value in assigned(cell).items()}
+    if not values:
+        raise TinyclfError("no cell of parameters ran: one that assigns run_name, other plain values, and no more")
+    for name, value in values.items():
+        if now.get(name, value) != value:
+            raise TinyclfError(f"{name} = {now[name]!r}: it was set outside the cell of parameters; set it there")
+    return values
 
 
 def refuse_unknown(name: str, accepted: Collection[str]) -> None:
@@ -38,27 +82,15 @@ def refuse_unknown(name: str, accepted: Collection[str]) -> None:
     one_of("parameter", name, accepted)
 
 
-def checked(parameters: Mapping[str, Any], accepted: Mapping[str, Any]) -> dict[str, Any]:
+def checked(parameters: Mapping[str, Any], accepted: Mapping[str, Any], convert: Convert = typed) -> dict[str, Any]:
     """`parameters`, each as the type of its value in `accepted`. Raises TinyclfError for another one.
 
-    Whether a setting is in its range is for `Settings` to say.
+    convert: `typed`, or `read` for texts of the command line. Whether a setting is in its range is for `Settings` to
+    say.
     """
     for name in parameters:
         refuse_unknown(name, accepted)
-    return {name: typed(name, value, accepted[name]) for name, value in parameters.items()}
-
-
-def check_parameters(namespace: Mapping[str, Any], notebook: str) -> None:
-    """Raise TinyclfError for a parameter from papermill that the notebook does not take, or has as another type.
-
-    namespace: the notebook's `globals()`. notebook: its file under notebooks/, whose parameters cell is what counts; a
-    copy elsewhere gives its whole path.
-
-    papermill only warns of an unknown one and runs the default, hours of the wrong run for `-p epoch 3`; and its
-    `-p force false` is a text, which is as good as True.
-    """
-    if given := injected(namespace):
-        checked(given, accepted_parameters(NOTEBOOKS / notebook))
+    return {name: convert(name, value, accepted[name]) for name, value in parameters.items()}
 
 
 def parse_assignment(assignment: str) -> tuple[str, str]:

@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from tinyclf.data.cache import Packed
-from tinyclf.experiments import catalog, names
+from tinyclf.experiments import catalog
+from tinyclf.experiments.names import run_folder
 from tinyclf.experiments.record import RECORD, whole_record
 from tinyclf.experiments.settings import BEFORE, Settings
-from tinyclf.models.choices import is_file
 from tinyclf.models.resnet import head_names
 from tinyclf.models.weights import copy_weights, fingerprint, load_weights, weights_file
 from tinyclf.training import checkpoint
@@ -19,31 +19,30 @@ from tinyclf.training.checkpoint import Saved
 from tinyclf.training.identity import differences
 from tinyclf.utils.errors import TinyclfError
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT = "checkpoint.pt"  # in a run's folder
 MAY_CHANGE = ("epochs", "weights", "adapt", "eval_size", "flip_tta")  # of a run that goes on; weights by their sha256
 MODEL = ("input_size", "normalization", "stem")  # the settings that a model is made for, besides the classes
 
 
-def checkpoint_of(run: str, dataset: str) -> Path:
-    """Where a run keeps its checkpoint."""
-    return names.run_folder(run, dataset) / CHECKPOINT
+@functools.lru_cache(maxsize=1)  # a run, its recipe and its notebook ask for the same parent, of some 50 MB
+def read_once(path: Path, changed: int) -> Saved | None:
+    """The checkpoint at `path`, which changed at that time."""
+    return checkpoint.read(path)
 
 
 def trained(run: str, dataset: str) -> Saved:
     """The checkpoint of a run. Raises TinyclfError, with a command that makes one, unless an epoch is whole."""
-    path = checkpoint_of(run, dataset)
-    saved = checkpoint.read(path)
+    path = run_folder(run, dataset) / CHECKPOINT
+    saved = read_once(path, path.stat().st_mtime_ns if path.exists() else 0)
     if saved is None or not saved.about["history"]:
-        raise TinyclfError(
-            f"run {run!r} has no checkpoint under {path.parent.parent} (checkpoints are not committed): train it "
-            f"first, an experiment by `{catalog.how_to_run(run, dataset)}`"
-        )
+        fault = f"run {run!r} has no checkpoint under {path.parent.parent} (checkpoints are not committed)"
+        raise TinyclfError(f"{fault}: train it first, an experiment by `{catalog.how_to_run(run, dataset)}`")
     return saved
 
 
 def is_finished(run: str, dataset: str) -> bool:
     """Whether a run has ended: all of its epochs are trained, and its record is written, under its own name."""
-    path = checkpoint_of(run, dataset)
+    path = run_folder(run, dataset) / CHECKPOINT
     record = whole_record(path.with_name(RECORD))
     saved = checkpoint.read(path) if record else None
     if record is None or saved is None or len(record["history"]) < saved.about["settings"]["epochs"]:
@@ -60,27 +59,17 @@ def find_parent(settings: Settings, classes: list[str]) -> Saved | None:
     run, dataset = settings.parent, settings.dataset
     if not run:
         return None
-    path = checkpoint_of(run, dataset)
-    parent = read_once(run, dataset, path.stat().st_mtime_ns if path.exists() else 0)
+    parent = trained(run, dataset)
     done, before = len(parent.about["history"]), Settings(**parent.about["settings"])
     if done < before.epochs:
-        raise TinyclfError(
-            f"run {run!r} is unfinished, at epoch {done} of {before.epochs}: let the command that started it go on, "
-            f"for an experiment `{catalog.how_to_run(run, dataset)}` with the -p and --imagenet that it had"
-        )
+        fault = f"run {run!r} is unfinished, at epoch {done} of {before.epochs}"
+        command = f"`{catalog.how_to_run(run, dataset)}` with the -p and --imagenet that it had"
+        raise TinyclfError(f"{fault}: let the command that started it go on, for an experiment {command}")
     if before.hold_out != settings.hold_out:
-        raise TinyclfError(
-            f"run {run!r} has hold_out = {before.hold_out}, and this one hold_out = {settings.hold_out}: give both the "
-            "same, as what one holds out the other must not train on"
-        )
+        fault = f"run {run!r} has hold_out = {before.hold_out}, and this one hold_out = {settings.hold_out}"
+        raise TinyclfError(f"{fault}: give both the same, as what one holds out the other must not train on")
     refuse_misfit(before, list(parent.about["classes"]), settings, classes)
     return parent
-
-
-@functools.lru_cache(maxsize=1)  # a run, its recipe and its notebook ask for the same one, of some 50 MB
-def read_once(run: str, dataset: str, changed: int) -> Saved:
-    """The newest checkpoint of a run, which changed at that time, as `trained` has it."""
-    return trained(run, dataset)
 
 
 def refuse_misfit(before: Settings, before_classes: list[str], settings: Settings, classes: list[str]) -> None:
@@ -91,10 +80,9 @@ def refuse_misfit(before: Settings, before_classes: list[str], settings: Setting
     different = {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and name not in settings.adapts}
     if different:
         made, wanted = (", ".join(f"{name} = {pair[side]}" for name, pair in different.items()) for side in (0, 1))
-        raise TinyclfError(
-            f"the model of run {settings.parent!r} is made for {made}, and this run is for {wanted}: make them the "
-            f"same, or if the difference is meant, allow it by -p adapt={','.join([*settings.adapts, *different])}"
-        )
+        fault = f"the model of run {settings.parent!r} is made for {made}, and this run is for {wanted}"
+        adapt = ",".join([*settings.adapts, *different])
+        raise TinyclfError(f"{fault}: make them the same, or if the difference is meant, allow it by -p adapt={adapt}")
 
 
 def load_initial_weights(model: nn.Module, settings: Settings, classes: list[str]) -> None:
@@ -132,12 +120,9 @@ def start_of(name: str, settings: Settings, data: Packed, parent: Saved | None) 
     """What a run is when it starts, as its checkpoint and its record keep it; `Run.fit` adds recipe and compute."""
     weights = describe_initial_weights(settings, parent)
     recorded = dataclasses.replace(settings, weights=Path(settings.weights).name)  # without folders of this machine
-    stand_in, before = "", weights.get("parent")
-    while before:  # the first of those that it comes from may have had a file as ImageNet's
-        stand_in, before = before["settings"]["weights"], before.get("parent")
     images = {"train": len(data.train.labels), "val": len(data.val.labels)}
     return {
-        "command": catalog.command(name, recorded, stand_in if is_file(stand_in) else ""),
+        "command": catalog.command(name, recorded, weights.get("parent")),
         "overrides": catalog.overrides(name, recorded),
         "settings": dataclasses.asdict(recorded),
         "data": {"name": data.name, "classes": len(data.classes), **images, "sha256": data.sha256},

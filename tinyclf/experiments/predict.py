@@ -45,10 +45,9 @@ class Predictor:
         self.is_own = model is not None
         if model is None:
             if about["overrides"].get("model", "") not in ("", self.settings.model):
-                raise TinyclfError(
-                    f"run {run!r} trained a model of its own, {about['recipe']['model']}: name the function that makes "
-                    "it, by --model MODULE:FUNCTION, or in Python hand it in: Predictor(run, dataset, model)"
-                )
+                fault = f"run {run!r} trained a model of its own, {about['recipe']['model']}"
+                how = "by --model MODULE:FUNCTION, or in Python hand it in: Predictor(run, dataset, model)"
+                raise TinyclfError(f"{fault}: name the function that makes it, {how}")
             model = partial(build_model, self.settings.model, stem=self.settings.stem)
         self.model = (model if isinstance(model, nn.Module) else model(len(self.classes))).to(self.device)
         copy_weights(self.model, saved.weights, str(saved.path))
@@ -88,9 +87,8 @@ class Predictor:
             raise TinyclfError(f"no image can be read among the {len(split):,} of the test split")
         labels = self.predict_proba(np.stack(list(images.values()))).argmax(1).tolist()
         wnids, predictions = list(self.classes), self.folder / "test_predictions.txt"
-        rows = {name: wnids[label] for name, label in zip(images, labels, strict=True)}
-        names = sorted(rows, key=lambda name: (len(name), name))  # test_2 before test_10
-        atomic_write(predictions, "".join(f"{name} {rows[name]}\n" for name in names))
+        rows = sorted(zip(images, labels, strict=True), key=lambda row: (len(row[0]), row))  # test_2 before test_10
+        atomic_write(predictions, "".join(f"{name} {wnids[label]}\n" for name, label in rows))
         return predictions
 
 
@@ -108,8 +106,5 @@ def load_function(name: str) -> OwnModel:
 
 def lines(name: str, classes: Iterable[tuple[float, str, str]]) -> str:
     """The most probable classes of an image as text."""
-    told = [
-        f"  {value:6.1%}  {wnid}  {words}" if words != wnid else f"  {value:6.1%}  {wnid}"
-        for value, wnid, words in classes
-    ]
+    told = [f"  {value:6.1%}  {wnid}" + f"  {words}" * (words != wnid) for value, wnid, words in classes]
     return "\n".join([name, *told])

@@ -61,15 +61,6 @@ class Recipe:
             "transform": canonical(self.transform, names) if self.transform else None,
         }
 
-    def describe(self) -> Texts:
-        """The recipe in words, by its parts."""
-        return headlines(self.identity())
-
-
-def headlines(texts: Texts) -> Texts:
-    """The first line of each text."""
-    return {name: text and text.partition("\n")[0] for name, text in texts.items()}
-
 
 def build_recipe(settings: Settings, data: Packed) -> Recipe:
     """The recipe of `settings` with its initial weights: what `tinyclf train` trains.
@@ -104,11 +95,11 @@ def whiten_stem(model: nn.Module, settings: Settings, data: Packed) -> None:
     whiten_filters(model.conv1, next(iter(images.epoch(0))).images)
 
 
-def expected_recipe(settings: Settings, classes: int, images: int) -> Recipe:
+def expected_recipe(settings: Settings, data: Packed) -> Recipe:
     """The recipe of `settings` without weights: its model is on torch's `meta` device, which computes none."""
     with torch.device("meta"):
-        model = untrained_model(settings, classes)
-    return recipe_for(model, settings, images)
+        model = untrained_model(settings, len(data.classes))
+    return recipe_for(model, settings, len(data.train.labels))
 
 
 def recipe_for(model: nn.Module, settings: Settings, images: int) -> Recipe:

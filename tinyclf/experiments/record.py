@@ -19,7 +19,7 @@ import pydantic
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 
 from tinyclf.experiments.names import check_name, dataset_folder, run_folder
-from tinyclf.experiments.settings import BEFORE, Settings
+from tinyclf.experiments.settings import BEFORE, Settings, Share, Text
 from tinyclf.utils.errors import NewerVersionError, TinyclfError
 from tinyclf.utils.files import atomic_write
 
@@ -44,14 +44,12 @@ def all_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, AfterValidator(lambda name: check_name(name) or name)]
 Values = Annotated[dict[str, Any], AfterValidator(all_settings)]
 Count = Annotated[int, Field(ge=1, lt=10**18)]
 Number = Annotated[float, Field(gt=-1e300, lt=1e300)]  # arithmetic with it stays finite
 Positive = Annotated[float, Field(gt=0, lt=1e300)]
 Amount = Annotated[float, Field(ge=0, lt=1e300)] | None  # None where it is not known
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Table(BaseModel):
@@ -105,10 +103,8 @@ RecordFile = table(
 )
 
 
-def write_record(
-    folder: Path, name: str, about: dict[str, Any], evaluation: Evaluation, ended: float, also: dict[str, Any]
-) -> Record:
-    """Write record.json and its tables, and the script of own code, into `folder`; returns the record.
+def write_record(folder: Path, about: Record, evaluation: Evaluation, ended: float, also: Record) -> Record:
+    """Write record.json and its tables, and the script of own code, into the folder of a run; returns the record.
 
     about: what the run is, with its history (see `Run`). ended: when, in seconds since 1970. also: `flip_tta` and
     `other_sizes`, the metrics of further evaluations of the same model.
@@ -116,7 +112,7 @@ def write_record(
     history = about["history"]
     record = {
         "version": VERSION,
-        "run": name,
+        "run": folder.name,
         **{key: value for key, value in about.items() if key not in ("classes", "script")},
         "result": result_of(history),
         "evaluation": evaluation.summary(),
@@ -178,9 +174,8 @@ def read_table(record: Record, name: str) -> pd.DataFrame:
     try:
         return pd.read_csv(path, keep_default_na=False, na_values={"accuracy": ["nan"]})  # "null" may be a word
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise TinyclfError(
-            f"{path}: not a readable table ({error}); the run's notebook, run again, writes it"
-        ) from error
+        remedy = "the run's notebook, run again, writes it"
+        raise TinyclfError(f"{path}: not a readable table ({error}); {remedy}") from error
 
 
 def read_record(path: Path) -> Record:
@@ -220,14 +215,12 @@ def read_records(dataset: str) -> dict[str, Record]:
     records: dict[str, Record] = {}
     for path in sorted(dataset_folder(dataset).glob(f"*/{RECORD}")):
         try:
-            record = read_record(path)
+            record, name = read_record(path), path.parent.name
+            if (record["settings"]["dataset"], record["run"]) != (dataset, name):
+                raise TinyclfError(f"{name} is a copy of run {record['run']}, or was renamed")
+            records[name] = record
         except TinyclfError as error:
             warn(f"left out: {error}")
-            continue
-        if (record["settings"]["dataset"], record["run"]) == (dataset, path.parent.name):
-            records[path.parent.name] = record
-        else:
-            warn(f"left out: {path.parent.name} is a copy of run {record['run']}, or was renamed")
     return records
 
 

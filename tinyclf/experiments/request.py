@@ -16,6 +16,7 @@ from typer import Argument, Context, Option
 from tinyclf.data.registry import DATASETS, dataset_info, folder_name
 from tinyclf.experiments import launch
 from tinyclf.experiments.names import dataset_folder
+from tinyclf.experiments.parameters import parse_assignment
 from tinyclf.experiments.processes import end_with_parent
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError, UsageError
@@ -100,7 +101,7 @@ class Request:
             from tinyclf.experiments.catalog import select
 
             overrides = self.overrides()
-            experiments = select(self.names, self.dataset, overrides, self.imagenet, self.seeds)
+            experiments = select(self.names, self.dataset, overrides, self.imagenet, self.seeds or ())
             if "model" in overrides:  # refused before anything is packed
                 from tinyclf.models.resnet import build_model
 
@@ -117,8 +118,6 @@ class Request:
 
     def overrides(self) -> dict[str, Any]:
         """The parameters that replace those of the experiments. Raises TinyclfError for what is not NAME=VALUE."""
-        from tinyclf.experiments.parameters import parse_assignment
-
         given = dict(map(parse_assignment, self.parameter or [])) | ({"force": True} if self.force else {})
         if self.epochs and "epochs" in given:
             raise TinyclfError(f"--epochs {self.epochs} and -p epochs={given['epochs']}: give one of them")
@@ -128,7 +127,7 @@ class Request:
         """Call `function`, a `package.module:function`, with each experiment, in this process or in others.
 
         In several processes, those that train are trained first, and one process then does what else there is to do.
-        Raises TinyclfError where one fails, see `run_one_by_one` and `launch.run_jobs`.
+        Raises TinyclfError where one fails, see `launch.run_one_by_one` and `launch.run_jobs`.
         """
         trained = [experiment for experiment in experiments if experiment.trains]
         if any(run.is_own for run in trained) and (function == launch.TRAIN or self.processes > 1):
@@ -141,9 +140,9 @@ class Request:
         elif self.processes > 1 and trained:
             launch.run_processes(self.processes, self.device, trained)
             if function != launch.TRAIN:
-                run_one_by_one(replace(self, force=False).experiments(), function)
+                launch.run_one_by_one(replace(self, force=False).experiments(), function)
         else:
-            run_one_by_one(experiments, function)
+            launch.run_one_by_one(experiments, function)
 
 
 def takes_request(*left_out: str) -> Callable[[Callable[[Request], None]], Callable[..., None]]:
@@ -169,17 +168,3 @@ def usage() -> Iterator[None]:
         yield
     except TinyclfError as error:
         raise UsageError(str(error)) from error
-
-
-def run_one_by_one(experiments: "list[Experiment]", function: str) -> None:
-    """Call `function` with each experiment. Raises TinyclfError in the end where one failed, which is named at once."""
-    call, failed = pkgutil.resolve_name(function), []
-    for experiment in experiments:
-        print(f"{experiment.name}: {experiment.title}", file=sys.stderr)
-        try:
-            call(experiment)
-        except TinyclfError as error:
-            print(f"tinyclf: {experiment.name}: {error}", file=sys.stderr)
-            failed.append(experiment.name)
-    if failed:
-        raise TinyclfError(f"failed: {', '.join(failed)}")

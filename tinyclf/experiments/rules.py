@@ -31,18 +31,15 @@ def refuse_other_data(settings: Settings, data: Packed) -> None:
     if data.name != settings.dataset:
         raise TinyclfError(f"dataset = {settings.dataset!r}: the data are those of {data.name}, load them again")
     if data.hold_out != settings.hold_out:
-        raise TinyclfError(
-            f"hold_out = {settings.hold_out}: the data were loaded with hold_out = {data.hold_out}; give both the "
-            "same, as by load_data(settings.dataset, settings.hold_out)"
-        )
+        fault = f"hold_out = {settings.hold_out}: the data were loaded with hold_out = {data.hold_out}"
+        raise TinyclfError(f"{fault}; give both the same, as by load_data(settings.dataset, settings.hold_out)")
     images, size = len(data.train.labels), settings.size_in(1)
     batches = {min(settings.batch_size, images), images % settings.batch_size} - {0}
     parts = [len(part) for batch in batches for part in torch.empty(batch).chunk(settings.ghost_batches)]
     if 1 in parts and size <= (32 if settings.stem == "imagenet" else 8):  # batch norm would see a single pixel of it
-        raise TinyclfError(
-            f"batch_size = {settings.batch_size}, ghost_batches = {settings.ghost_batches}: of {images:,} images, a "
-            f"batch or a part of one is a single image, too few at {size} pixels; give another batch_size"
-        )
+        given = f"batch_size = {settings.batch_size}, ghost_batches = {settings.ghost_batches}"
+        fault = f"of {images:,} images, a batch or a part of one is a single image, too few at {size} pixels"
+        raise TinyclfError(f"{given}: {fault}; give another batch_size")
 
 
 def refuse_other_seed(name: str, settings: Settings) -> None:
@@ -51,10 +48,8 @@ def refuse_other_seed(name: str, settings: Settings) -> None:
     if seed is None and experiment and experiment.trains:
         seed = experiment.settings.seed
     if seed not in (None, settings.seed):
-        raise TinyclfError(
-            f"run {name!r} is one of seed {seed}, and the settings have seed = {settings.seed}: give it another name, "
-            "or choose the seed by --seeds, which names the run"
-        )
+        fault = f"run {name!r} is one of seed {seed}, and the settings have seed = {settings.seed}"
+        raise TinyclfError(f"{fault}: give it another name, or choose the seed by --seeds, which names the run")
 
 
 def refuse_other_parameters(model: nn.Module, criterion: Any, optimizer: Optimizer) -> None:
@@ -64,20 +59,17 @@ def refuse_other_parameters(model: nn.Module, criterion: Any, optimizer: Optimiz
     modules = [module for module in (model, criterion) if isinstance(module, nn.Module)]
     foreign = given - {id(parameter) for module in modules for parameter in module.parameters()}
     if (missing := trains - given) or foreign:
-        raise TinyclfError(
-            f"the optimizer lacks {len(missing)} tensors of the model that train, and has {len(foreign)} of others: "
-            "make it again of model.parameters(); freeze what shall not train by requires_grad_(False)"
-        )
+        fault = f"the optimizer lacks {len(missing)} tensors of the model that train, and has {len(foreign)} of others"
+        remedy = "make it again of model.parameters(); freeze what shall not train by requires_grad_(False)"
+        raise TinyclfError(f"{fault}: {remedy}")
 
 
 def refuse_other_weights(name: str, model: nn.Module, expected: nn.Module) -> None:
     """Raise TinyclfError where the weights that a run starts with are not those of its settings, to the last bit."""
     state = model.state_dict()
     if other := [key for key, value in expected.state_dict().items() if not torch.equal(value, state[key].cpu())]:
-        raise TinyclfError(
-            f"run {name!r} would start with other weights than its settings make, of another seed or trained, as in "
-            f"{other[0]}: make the model and its optimizer again, or give another name"
-        )
+        fault = f"run {name!r} would start with other weights than its settings make, of another seed or trained"
+        raise TinyclfError(f"{fault}, as in {other[0]}: make the model and its optimizer again, or give another name")
 
 
 def refuse_to_replace(folder: Path, *, goes_on: bool, is_ours: bool) -> None:
@@ -92,9 +84,8 @@ def refuse_to_replace(folder: Path, *, goes_on: bool, is_ours: bool) -> None:
     elif record.is_file():
         raise TinyclfError(f"{record} is there, and no checkpoint to go on from: {FORCE}")
     elif not is_ours and (found := [name for name in FILES if (folder / name).exists()]):
-        raise TinyclfError(
-            f"{folder} is no run's folder, and has {', '.join(found)}, which a run would replace: {FORCE}"
-        )
+        files = ", ".join(found)
+        raise TinyclfError(f"{folder} is no run's folder, and has {files}, which a run would replace: {FORCE}")
 
 
 def refuse_what_cannot_train(state: TrainingState, criterion: Any, train: ImageLoader, plan: Plan) -> None:

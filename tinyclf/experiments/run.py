@@ -1,11 +1,13 @@
-"""A run: settings and data in, a folder with its record out. The record is what every table and figure is made from."""
+"""A run: settings and data in, a folder with its record out. The record is what every table and figure is made from.
+
+`train` makes the runs of experiments.
+"""
 
 import dataclasses
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import cast
 from weakref import WeakSet
 
 import torch
@@ -13,26 +15,18 @@ from torch import nn
 from torch.optim import Optimizer, lr_scheduler, swa_utils
 
 from tinyclf.data.augment import Transform
-from tinyclf.data.cache import Packed
+from tinyclf.data.cache import Packed, load_data
 from tinyclf.data.loader import ImageLoader
 from tinyclf.experiments import catalog, names, rules
-from tinyclf.experiments.parent import changes, checkpoint_of, find_parent, is_finished, start_of
-from tinyclf.experiments.recipe import (
-    Recipe,
-    build_recipe,
-    compute,
-    expected_recipe,
-    headlines,
-    train_loader,
-    val_loader,
-)
+from tinyclf.experiments.parent import CHECKPOINT, changes, find_parent, is_finished, start_of
+from tinyclf.experiments.recipe import Recipe, build_recipe, compute, expected_recipe, train_loader, val_loader
 from tinyclf.experiments.record import RECORD, Record, read_record, write_record
-from tinyclf.experiments.settings import Precision, Settings, default_name
+from tinyclf.experiments.settings import Settings, default_name
 from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import TrainingState
-from tinyclf.training.device import device_line, precisions, supported_precision, this_process
+from tinyclf.training.device import connected, device_line, precisions, supported_precision, this_process
 from tinyclf.training.evaluate import Evaluation, enough_memory, evaluate, say
-from tinyclf.training.identity import differences
+from tinyclf.training.identity import differences, headlines
 from tinyclf.training.loop import BeforeStep, Epoch, Loss, Plan, fit
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
@@ -63,7 +57,7 @@ class Run:
         self.data, self.force, self.started = data, force, False
         self.name = name or default_name(settings)
         self.has_own_name = bool(name) and names.family(name) not in catalog.read_experiments(settings.dataset)
-        self.checkpoint = checkpoint_of(self.name, settings.dataset)
+        self.checkpoint = names.run_folder(self.name, settings.dataset) / CHECKPOINT
         rules.refuse_other_seed(self.name, settings)
         if settings.parent == self.name:
             raise TinyclfError(f"run {self.name!r} cannot start from itself: give it another name, or other weights")
@@ -118,11 +112,10 @@ class Run:
         recipe = Recipe(model, criterion, optimizer, scheduler, scheduler_interval, ema, before_step, transform)
         rules.refuse_other_parameters(model, criterion, optimizer)
         self._identify(recipe)
-        self.state = TrainingState(model, optimizer, scheduler, ema)
-        training, validation = (make(self.data, self.settings, self.process) for make in (train_loader, val_loader))
-        epochs, precision = self.settings.epochs, self.settings.precision
-        how = scheduler_interval, before_step, transform, precision, self.checkpoint, self.about
-        plan = Plan(epochs, *how, on_epoch=on_epoch)
+        self.state, settings = TrainingState(model, optimizer, scheduler, ema), self.settings
+        training, validation = (make(self.data, settings, self.process) for make in (train_loader, val_loader))
+        how = settings.epochs, scheduler_interval, before_step, transform, settings.precision
+        plan = Plan(*how, self.checkpoint, self.about, on_epoch)
         with self._locked():
             self._start(recipe, training, plan)
             self.about["history"] = fit(self.state, criterion, training, validation, plan)
@@ -131,7 +124,7 @@ class Run:
     def _identify(self, recipe: Recipe) -> None:
         """Note what is trained, and what it costs. What the settings do not say needs a name of its own."""
         data, about = self.data, self.about
-        expected = expected_recipe(self.settings, len(data.classes), len(data.train.labels)).identity()
+        expected = expected_recipe(self.settings, data).identity()
         expected["data"] = f"sha256 {data.fingerprint}"
         texts = recipe.identity()
         about["recipe"] = headlines(texts)
@@ -147,18 +140,15 @@ class Run:
 
     def _locked(self) -> AbstractContextManager[None]:
         """The folder, held against other processes than those of this run."""
-        if not self.process.is_main_process:
-            return nullcontext()
         busy = f"run {self.name} on {self.data.name} is under way already; wait for it, or give this one another name"
-        return locked(self.folder / ".lock", busy)
+        return locked(self.folder / ".lock", busy) if self.process.is_main_process else nullcontext()
 
     def _start(self, recipe: Recipe, train: ImageLoader, plan: Plan) -> None:
         """Refuse what cannot train, then drop the checkpoint of a run that starts over."""
         self._continue_from_checkpoint()  # again, as no other process changes it now
         if self.fresh and recipe.model in TRAINED:
-            raise TinyclfError(
-                f"run {self.name!r} would start with a model that is trained already: make it and its optimizer again"
-            )
+            fault = f"run {self.name!r} would start with a model that is trained already"
+            raise TinyclfError(f"{fault}: make it and its optimizer again")
         if self.fresh and not self.has_own_name:
             rules.refuse_other_weights(self.name, recipe.model, build_recipe(self.settings, self.data).model)
         if to_train := len(self.about["history"]) < self.settings.epochs:
@@ -197,8 +187,7 @@ class Run:
         settings, precision = self.settings, supported_precision(self.settings.precision, self.device)
         with enough_memory(settings.batch_size):
             loader = val_loader(self.data, settings, self.process, input_size=input_size, alone=True)
-            model = self.state.trained_model
-            return evaluate(model, loader, settings.epochs, precision=precision, flip_tta=flip_tta)
+            return evaluate(self.state.trained_model, loader, settings.epochs, precision=precision, flip_tta=flip_tta)
 
     def finish(self) -> Record:
         """Evaluate the trained model, write the record and its tables into the folder; returns the record.
@@ -209,17 +198,33 @@ class Run:
         with self._locked():
             saved = checkpoint.read(self.checkpoint)
             if saved is None or saved.about["history"] != self.about["history"]:
-                raise TinyclfError(
-                    f"run {self.name!r} is not recorded: {self.checkpoint} is that of another training since; fit again"
-                )
+                fault = f"{self.checkpoint} is that of another training since"
+                raise TinyclfError(f"run {self.name!r} is not recorded: {fault}; fit again")
             also: Record = {"flip_tta": self.evaluate(flip_tta=True).summary() if flip else None}
             also["other_sizes"] = {str(size): self.evaluate(size).summary()} if size else {}
             # The time is not now: a finished run may be shown again years later
-            return write_record(self.folder, self.name, self.about, self.evaluate(), saved.time, also)
+            return write_record(self.folder, self.about, self.evaluate(), saved.time, also)
 
 
 def with_precision(settings: Settings, device: torch.device) -> Settings:
     """`settings` with the precision that `auto` stands for on `device`: the record of a run has that one."""
     if settings.precision != "auto":
         return settings
-    return dataclasses.replace(settings, precision=cast(Precision, precisions(device)[0]))
+    return Settings.of(dataclasses.asdict(settings) | {"precision": precisions(device)[0]})
+
+
+def train(*experiments: catalog.Experiment) -> None:
+    """Train experiments as their notebooks do, in this process or as one of several, to their records but no pages."""
+    for experiment in experiments:
+        if not experiment.trains:
+            raise TinyclfError(f"there is nothing to train; `tinyclf run {experiment.name}` makes its page")
+        settings = experiment.settings
+        with connected():
+            data = load_data(settings.dataset, settings.hold_out)
+            run = Run(settings, data, experiment.name, force=experiment.parameters.get("force", False))
+            if run.is_recorded():
+                continue
+            run.fit(**vars(build_recipe(settings, data)))
+            if run.process.is_main_process:
+                run.finish()
+            run.process.wait_for_everyone()

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, WrapValidator, model_validator
 from pydantic.dataclasses import dataclass
-from pydantic.fields import FieldInfo
 
 from tinyclf.data.registry import NORMALIZATIONS, dataset_info
-from tinyclf.experiments.cells import executed
 from tinyclf.experiments.names import check_name
+from tinyclf.experiments.parameters import RUN_NAME, checked, executed, injected, notebook_parameters
 from tinyclf.models.choices import FILE, NAMED_WEIGHTS, RUN, Stem, is_file
 from tinyclf.utils.errors import TinyclfError, in_range, one_of, typed
+from tinyclf.utils.paths import NOTEBOOKS
 
 BEFORE: dict[str, Any] = {"ghost_batches": 1}  # of runs that are older than the setting
 ADAPTABLE = ("input_size", "normalization", "stem", "classes")  # what a model is made for
@@ -22,16 +22,21 @@ UNKNOWN = "unexpected_keyword_argument"  # as pydantic calls it
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
+def or_zero(value: Any, validate: Callable[[Any], int]) -> int:
+    """A validator around pydantic's own: 0 is taken too."""
+    return 0 if type(value) is int and value == 0 else validate(value)
+
+
+Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Warmup = Annotated[float, Field(ge=0, le=0.5)]
 Part = Annotated[float, Field(ge=0, le=0.99999)]  # never all of it
 Positive = Annotated[float, Field(ge=0, le=100)]
-Side = Annotated[int, Field(ge=16, le=1024)]
+Side = Annotated[int, Field(ge=16, le=1024), WrapValidator(or_zero)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
-Images = Annotated[int, Field(ge=2, le=100_000)]  # batch norm needs more than one
+Images = Annotated[int, Field(ge=2, le=100_000), WrapValidator(or_zero)]  # batch norm needs more than one
 Padding = Annotated[int, Field(ge=0, le=32)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
-StemInit = Literal["random", "shrunk", "whitened"]
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 
@@ -41,7 +46,7 @@ def in_one_sentence(cls: Any, values: Any, validate: Callable[[Any], Any]) -> An
         return validate(values)
     except ValidationError as error:
         faults = error.errors()
-    fields: dict[str, FieldInfo] = cls.__pydantic_fields__
+    fields = cls.__pydantic_fields__
     fault = min(faults, key=lambda fault: fault["type"] != UNKNOWN)  # a name that is no field's comes first
     name, value = str(fault["loc"][0]), fault["input"]
     one_of("key", name, fields)
@@ -76,7 +81,7 @@ class Settings:
     # imagenet: 7x7, max pool | small: 3x3 | small-pool: and max pool | sub-pixel: 5x5, 2x2 each
     stem: Stem = "imagenet"
     # random | shrunk: a small stem made of the 7x7 filters | whitened: 7x7 made of images
-    stem_init: StemInit = "random"
+    stem_init: Literal["random", "shrunk", "whitened"] = "random"
     zero_init: bool = False  # the last norm of each block starts at 0, so that a block starts by changing nothing
     shallow: Part = 0.0  # share of the steps, from the first on, in which one block of each stage runs; as zero_init
     epochs: Count = 15
@@ -104,11 +109,6 @@ class Settings:
     seed: Seed = 0  # of initialisation, order and augmentation
 
     _in_one_sentence = model_validator(mode="wrap")(in_one_sentence)
-
-    @field_validator("input_size", "start_size", "eval_size", "batch_size", mode="wrap")
-    @classmethod
-    def _zero_or_in_range(cls, value: Any, validate: Callable[[Any], int]) -> int:
-        return 0 if type(value) is int and value == 0 else validate(value)
 
     def __post_init__(self) -> None:
         for name in ("input_size", "batch_size"):
@@ -189,17 +189,42 @@ class Settings:
         return cls.of(executed(namespace))
 
 
+def accepted_parameters(notebook: Path, *refused: str) -> dict[str, Any]:
+    """What a notebook takes, with a value of the right type: its own parameters, and any setting if it trains.
+
+    refused: those that are not given in this way.
+    """
+    own = notebook_parameters(notebook)
+    settings = {name: getattr(Settings, name) for name in Settings.names()} if RUN_NAME in own else {}
+    return {name: value for name, value in (settings | dict(own)).items() if name not in refused}
+
+
+def check_parameters(namespace: Mapping[str, Any], notebook: str) -> None:
+    """Raise TinyclfError for a parameter from papermill that the notebook does not take, or has as another type.
+
+    namespace: the notebook's `globals()`. notebook: its file under notebooks/, whose parameters cell is what counts; a
+    copy elsewhere gives its whole path.
+
+    papermill only warns of an unknown one and runs the default, hours of the wrong run for `-p epoch 3`; and its
+    `-p force false` is a text, which is as good as True.
+    """
+    if given := injected(namespace):
+        checked(given, accepted_parameters(NOTEBOOKS / notebook))
+
+
 def parent_of(weights: str) -> str:
     """Name of the run whose model `weights` asks for; empty where that is none."""
     return weights.removeprefix(RUN) if weights.startswith(RUN) else ""
 
 
+def changed_settings(settings: Settings, expected: Settings) -> dict[str, Any]:
+    """The settings that are others than expected."""
+    before = dataclasses.asdict(expected)
+    return {name: value for name, value in dataclasses.asdict(settings).items() if value != before[name]}
+
+
 def default_name(settings: Settings) -> str:
     """A name from what differs from the published recipe, `weights-imagenet-epochs-3`, or `published-recipe`."""
-    recipe = dataclasses.asdict(Settings(dataset=settings.dataset))
-    parts = [
-        f"{name}-{Path(value).stem if isinstance(value, str) else value}"
-        for name, value in dataclasses.asdict(settings).items()
-        if value != recipe[name]
-    ]
+    changes = changed_settings(settings, Settings(dataset=settings.dataset)).items()
+    parts = [f"{name}-{Path(value).stem if isinstance(value, str) else value}" for name, value in changes]
     return re.sub(r"[^\w.=+-]", "_", "-".join(parts), flags=re.ASCII)[:100] or "published-recipe"

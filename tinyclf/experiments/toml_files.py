@@ -12,10 +12,9 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from tinyclf.data.registry import DATASETS
-from tinyclf.experiments.cells import RUN_NAME, notebook_parameters
 from tinyclf.experiments.names import NAME, dataset_folder, family
-from tinyclf.experiments.parameters import accepted_parameters, checked
-from tinyclf.experiments.settings import STRICT, Settings, Share, in_one_sentence
+from tinyclf.experiments.parameters import RUN_NAME, checked, notebook_parameters
+from tinyclf.experiments.settings import STRICT, Settings, Share, Text, accepted_parameters, in_one_sentence
 from tinyclf.utils.errors import TinyclfError, one_of, typed
 
 RECIPES_NOTEBOOK = "4_recipes.ipynb"  # builds model, loss, optimizer and schedule from the settings, whatever they are
@@ -23,8 +22,8 @@ RECIPE_SETTINGS = {
     *("model", "stem", "stem_init", "zero_init", "shallow", "label_smoothing", "ema_decay", "schedule", "warmup"),
     *("step_size", "gamma", "learning_rate", "layer_decay", "momentum", "nesterov", "weight_decay"),
 }
+FOLLOWING = ("dataset", RUN_NAME)  # parameters that follow from the place and name of an entry
 Table = dict[str, Any]
-Text = Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -137,7 +136,7 @@ def on_its_data_sets(name: str, table: Table, folder: Path) -> dict[str, Experim
     found = {}
     for dataset in entry.datasets:
         given = entry.parameters | entry.parameters_on.get(dataset, {})
-        parameters = {"dataset": dataset} | checked(given, accepted(notebook))
+        parameters = {"dataset": dataset} | checked(given, accepted_parameters(notebook, *FOLLOWING))
         title = entry.title.replace("{input_size}", str(Settings.of(parameters).input_size))
         found[dataset] = Experiment(name, title, notebook_for(notebook, parameters), parameters, goals=goals)
     return found
@@ -152,18 +151,12 @@ def ablations_of(recipe: Experiment, variants: Table) -> Iterator[Experiment]:
             check_label(label)
             base, given = table.get("base", ""), {key: value for key, value in table.items() if key != "base"}
             one_of("base", base, known)
-            changes = checked(given, accepted(recipe.notebook, "hold_out"))
+            changes = checked(given, accepted_parameters(recipe.notebook, *FOLLOWING, "hold_out"))
             parameters = known[base].parameters | changes | {"hold_out": True}
             Settings.of(parameters)
         ablation, notebook = Ablation(recipe.name, label, base, changes), notebook_for(recipe.notebook, parameters)
         known[label] = Experiment(name, title, notebook, parameters, ablation=ablation)
         yield known[label]
-
-
-def accepted(notebook: Path, *refused: str) -> Table:
-    """What an entry can give to its notebook: not what follows from its place and name."""
-    refused = ("dataset", RUN_NAME, *refused)
-    return {name: value for name, value in accepted_parameters(notebook).items() if name not in refused}
 
 
 def check_label(label: str) -> None:

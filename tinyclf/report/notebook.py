@@ -52,7 +52,7 @@ def run_pages(names: list[str], dataset: str) -> list[Experiment]:
     return [Experiment(run, title, notebook, {"dataset": dataset, "run_name": run}) for run, title in titles.items()]
 
 
-def comparison(names: list[str], dataset: str) -> Experiment:
+def comparison(names: list[str], dataset: str) -> list[Experiment]:
     """The page that compares runs, each once. Raises TinyclfError for one without a record, and for fewer than two."""
     if len(set(names)) < 2:
         known = ", ".join(read_records(dataset)) or "none"
@@ -61,7 +61,7 @@ def comparison(names: list[str], dataset: str) -> Experiment:
     several = " ".join(titles)
     folder = f"comparisons/{'-'.join(titles)[:80]}-{hashlib.sha256(several.encode()).hexdigest()[:8]}"
     parameters = {"dataset": dataset, "runs": several}
-    return Experiment(folder, " against ".join(titles.values()), NOTEBOOKS / "8_compare.ipynb", parameters)
+    return [Experiment(folder, " against ".join(titles.values()), NOTEBOOKS / "8_compare.ipynb", parameters)]
 
 
 def titles_of(names: list[str], dataset: str) -> dict[str, str]:

@@ -193,6 +193,11 @@ def sha(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:8]
 
 
+def headlines(texts: Texts) -> Texts:
+    """The first line of each text."""
+    return {name: text and text.partition("\n")[0] for name, text in texts.items()}
+
+
 def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[str, str]]:
     """What differs between two tables of values or texts, and how: of a long text, the first line that differs."""
     found: dict[str, tuple[str, str]] = {}
