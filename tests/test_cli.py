@@ -149,6 +149,7 @@ def test_epochs_is_short_for_the_parameter(ran):
         (["compare", "baseline-scratch", "nothing"], "run on mini = 'nothing'"),
         (["render", "nothing"], "run on mini = 'nothing'"),
         (["predict", "--run", "baseline-scratch"], "nothing to predict"),
+        (["export", "baseline-scratch", "--format", "onyx"], "--format = 'onyx': did you mean onnx?"),
     ],
 )
 def test_wrong_usage_ends_with_status_2_a_reason_and_nothing_run(arguments, said, folder, ran, monkeypatch):

@@ -16,7 +16,7 @@ from tinyclf.experiments.launch import TRAIN, WORKER, run_one_by_one
 from tinyclf.experiments.names import dataset_folder
 from tinyclf.experiments.processes import interrupted, prepare_process
 from tinyclf.experiments.request import Dataset, Device, Request, complete_runs, takes_request, usage, use_device
-from tinyclf.utils.errors import TinyclfError, UsageError
+from tinyclf.utils.errors import TinyclfError, UsageError, one_of
 from tinyclf.utils.paths import PROJECT
 
 if TYPE_CHECKING:  # it needs pydantic, which takes as long as all of `tinyclf --help`
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # it needs pydantic, which takes as long as all of `tinyclf -
 Runs = Annotated[list[str], Argument(metavar="RUN...", help="runs that have a record", autocompletion=complete_runs)]
 Model = Annotated[str, Option(metavar="MODULE:FUNCTION", help="own code that makes the run's model for its classes")]
 PAGE = "tinyclf.report.notebook:run"  # runs an experiment to its page
+FORMATS = ("safetensors", "onnx")
 MeasuredDataset = Literal["mini", "tiny-imagenet"]
 
 
@@ -177,7 +178,10 @@ def export_model(
     from tinyclf.experiments.export import export
     from tinyclf.experiments.predict import load_function
 
-    for file_format in formats or ("safetensors", "onnx"):
+    with usage():
+        for name in formats or ():
+            one_of("--format", name, FORMATS)
+    for file_format in formats or FORMATS:
         path, checked_by = export(run, dataset, file_format, load_function(model))
         print(f"{path}: {'the logits of the run, by ' + checked_by if checked_by else 'not checked: no onnxruntime'}")
 
