@@ -1,6 +1,7 @@
 """Runs of growing depth: which blocks are trained and counted in which steps, and what else may stand before a step."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import random_data
@@ -70,4 +71,6 @@ def test_compute_counts_the_blocks_that_run_however_deep_the_model_is_left(data)
     expected = 20 * multiply_adds(small, sizes[0]) + 8 * multiply_adds(small, sizes[1])
     expected += 12 * multiply_adds(resnet18(num_classes=4), sizes[1]) + 20 * multiply_adds(recipe.model, sizes[2])
     recipe.before_step(0)  # shallow, as after an interruption
-    assert sizes == [16, 24, 32] and compute(recipe.model, SETTINGS, data, None)["own"] == expected
+    parent = SimpleNamespace(about={"compute": {"own": 1, "total": 5}})  # which has a parent itself
+    counted = compute(recipe.model, SETTINGS, data, parent)
+    assert sizes == [16, 24, 32] and (counted["own"], counted["total"]) == (expected, expected + 5)
