@@ -117,11 +117,8 @@ def test_epochs_is_short_for_the_parameter(ran):
     [
         (["train", "baseline-scrath"], "did you mean baseline-scratch? Expected one of data, "),
         (["train", "baseline-scratch", "-p", "epoch=3"], "did you mean epochs? Expected one of "),
-        (["train", "baseline-scratch", "-p", "epochs=many"], "epochs = 'many': expected a whole number"),
         (["train", "baseline-scratch", "-p", "model=resnet35"], "did you mean resnet50?"),
-        (["train", "baseline-scratch", "-p", "epochs"], "parameter 'epochs': expected NAME=VALUE"),
         (["train", "baseline-scratch", "-p", "weights=no.pth"], "no file "),
-        (["train", "baseline-scratch", "--seeds", "-1"], "seed = -1: expected"),
         (["train", "baseline-scratch", "--epochs", "3", "-p", "epochs=4"], "--epochs 3 and -p epochs=4: give one"),
         (["train", "baseline-scratch", "--epochs", "0"], "Invalid value for '--epochs'"),
         (["train", "baseline-scratch", "--processes", "999"], "processes = 999: expected 1 to "),
