@@ -9,11 +9,10 @@ from torch.optim.swa_utils import AveragedModel
 from torchvision import models
 from torchvision.transforms import v2
 
-from tinyclf.experiments.recipe import Recipe, build_recipe, train_loader
+from tinyclf.experiments.recipe import Recipe, train_loader
 from tinyclf.experiments.rules import refuse_what_cannot_train
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
-from tinyclf.models.ghost_batch_norm import use_ghost_batch_norm
 from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.device import this_process
 from tinyclf.training.loop import Plan
@@ -151,27 +150,6 @@ def test_what_cannot_work_is_refused_before_anything_is_written(reports):
     assert len(fit(run, balanced)) == 3  # mended, the same run trains
 
 
-def test_the_objects_of_the_settings_are_those_that_the_notebook_writes_out():
-    settings = Settings(epochs=1, batch_size=8, input_size=32, seed=3)
-    built = build_recipe(settings, data())
-    torch.manual_seed(settings.seed)
-    model = models.resnet18(num_classes=4)
-    model.avgpool = nn.AdaptiveAvgPool2d(1)
-    use_ghost_batch_norm(model, settings.ghost_batches)
-    criterion = nn.CrossEntropyLoss()
-    optimizer = optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
-    scheduler = lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
-    assert Recipe(model, criterion, optimizer, scheduler).identity() == built.identity()
-    assert all(map(torch.equal, model.state_dict().values(), built.model.state_dict().values()))
-    written = Run(settings, data(), "written").fit(model, criterion, optimizer, scheduler)
-    run = Run(settings, data(), "built")
-    history = run.fit(built.model, built.criterion, built.optimizer, built.scheduler)
-    measured = ("seconds", "images_per_second", "load")
-    (row,), (other,) = history, written
-    assert all(row[key] == other[key] for key in row if key not in measured)
-    assert run.finish()["command"] == ""  # nobody else has these images
-
-
 def test_to_be_looked_at_changes_neither_the_model_nor_random_numbers():
     class Noise(nn.BatchNorm1d):
         def forward(self, values):
@@ -193,5 +171,6 @@ def test_a_plateau_scheduler_sees_the_validation_loss():
     model = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 4))
     optimizer = optim.SGD(model.parameters(), lr=0.0)  # nothing improves
     scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
-    Run(SETTINGS, data(), "plateau").fit(model, nn.CrossEntropyLoss(), optimizer, scheduler)
-    assert scheduler.num_bad_epochs == 0 and scheduler.last_epoch == 3 and scheduler.best < 10
+    history = Run(SETTINGS, data(), "plateau").fit(model, nn.CrossEntropyLoss(), optimizer, scheduler)
+    assert scheduler.num_bad_epochs == 0 and scheduler.last_epoch == 3
+    assert scheduler.best == min(row["val_loss"] for row in history)

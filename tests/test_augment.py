@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.models import ResNet18_Weights
 from torchvision.transforms.v2.functional import normalize
 
 from tinyclf.data.augment import Augmentation
 from tinyclf.data.loader import ImageLoader
-from tinyclf.data.registry import NORMALIZATIONS
 
 COUNT, SIDE, CLASSES = 37, 64, 5
 ALL = Augmentation(flip=True, crop_padding=4, mixup=0.4, cutmix=1.0)
@@ -41,14 +41,30 @@ def test_each_image_is_cropped_and_mirrored_by_parameters_of_its_own(data):
 
 def test_flips_and_crops_are_drawn_evenly_and_anew_in_every_epoch():
     count = 20_000
+    seen = []
     for epoch in (1, 2):
         params = Augmentation(flip=True, crop_padding=4).sample_params(0, epoch, count)
         assert params.mirrored.float().mean().item() == pytest.approx(0.5, abs=0.015)
         for corner in params.corner.T:
             assert np.bincount(corner) / count == pytest.approx(np.full(9, 1 / 9), abs=0.01)
-        assert abs(np.corrcoef(params.corner.T)[0, 1]) < 0.03
-    again = Augmentation(flip=True).sample_params(0, 1, count).mirrored
-    assert (again == params.mirrored).float().mean().item() == pytest.approx(0.5, abs=0.015)
+        seen += [params.mirrored, *params.corner.T]
+    assert abs(np.corrcoef(seen) - np.eye(6)).max() < 0.03  # each tells nothing of any other
+
+
+def test_mixup_and_cutmix_are_drawn_evenly_and_their_shares_as_published():
+    pair = torch.tensor([0.0, 1.0])[:, None, None, None].expand(2, 3, 32, 32)
+
+    def drawn(count, **alphas):
+        mixed = [Augmentation(**alphas).mix(pair, torch.eye(2), seed) for seed in range(count)]
+        return [bool(((images == 0) | (images == 1)).all()) for images, _ in mixed], [each[0, 0] for _, each in mixed]
+
+    assert np.mean(drawn(2000, mixup=1.0, cutmix=1.0)[0]) == pytest.approx(0.5, abs=0.025)
+    assert np.var(drawn(700, mixup=0.4)[1]) == pytest.approx(1 / (4 * (2 * 0.4 + 1)), abs=0.01)  # of Beta(0.4, 0.4)
+    draw = np.random.default_rng(0)  # the box of CutMix has its middle anywhere, and is cut at the border
+    half, middle = (16 * np.sqrt(1 - draw.beta(0.4, 0.4, 100_000))).astype(int), draw.integers(0, 32, (2, 100_000))
+    height, width = np.clip(middle + half, 0, 32) - np.clip(middle - half, 0, 32)
+    shares, expected = drawn(700, cutmix=0.4)[1], 1 - height * width / 32**2
+    assert (np.mean(shares), np.std(shares)) == pytest.approx((expected.mean(), expected.std()), abs=0.03)
 
 
 @pytest.mark.parametrize("augmentation", [Augmentation(mixup=0.4), Augmentation(cutmix=1.0), ALL])
@@ -88,13 +104,15 @@ def test_mixing_repeats_by_seed_and_epoch_and_leaves_other_random_numbers_alone(
     torch.manual_seed(5)
     torch.rand(1)
     assert torch.equal(epoch(0, 1), first) and torch.equal(torch.rand(2), expected[1:])
+    batches = ImageLoader(*data, 8, augmentation=Augmentation(mixup=0.4)).epoch(1)
+    assert len({batch.targets.max().item() for batch in batches}) == 5  # each batch has a share of its own
     assert not torch.equal(epoch(0, 2), first) and not torch.equal(epoch(1, 1), first)
 
 
 def test_normalisation_is_torchvisions(data):
-    mean, deviation = NORMALIZATIONS["imagenet"]
+    theirs = ResNet18_Weights.IMAGENET1K_V1.transforms()
     [batch] = ImageLoader(*data, COUNT, normalization="imagenet").epoch(1)
-    expected = normalize(torch.from_numpy(data[0]).permute(0, 3, 1, 2) / 255, list(mean), list(deviation))
+    expected = normalize(torch.from_numpy(data[0]).permute(0, 3, 1, 2) / 255, theirs.mean, theirs.std)
     torch.testing.assert_close(batch.images, expected, rtol=0, atol=1e-6)
 
 

@@ -5,9 +5,6 @@ import inspect
 import json
 import re
 import shlex
-import subprocess
-import sys
-import tomllib
 from itertools import pairwise
 
 import clean_notebooks
@@ -160,23 +157,6 @@ def test_own_images_have_the_experiments_of_tiny_imagenet_that_train(tmp_path):
     assert not any(each.goals for each in read_experiments(folder).values())
 
 
-def test_published_results_have_the_names_of_their_experiments():
-    published = tomllib.loads((PROJECT / "tinyclf" / "report" / "published.toml").read_text())
-    known = read_experiments("tiny-imagenet")
-    assert list(published) == list(PUBLISHED)
-    for name, section in published.items():
-        assert section["epochs"] == known[name].settings.epochs == section["curve_epochs"][-1]
-        assert section["val_accuracy"][-1] == section["last"] <= section["best"]
-        for key in ("val_accuracy", "train_accuracy", "val_loss", "train_loss"):
-            assert len(section[key]) == len(section["curve_epochs"])
-
-
-def test_the_catalog_is_read_without_torch_and_in_time():
-    code = "import sys, tinyclf.experiments.catalog as c; c.read_experiments('mini'); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"torch", "torchvision", "papermill", "IPython", "nbformat"} & set(done.stdout.split())
-
-
 def test_what_an_experiment_starts_from_comes_before_it_and_is_run_by_its_own_settings():
     chosen = select(["finetuning-small-stem", "finetuning"], "mini", {"epochs": 5}, seeds=[0, 3])
     assert [(each.name, each.needed) for each in chosen] == [
@@ -193,6 +173,8 @@ def test_what_an_experiment_starts_from_comes_before_it_and_is_run_by_its_own_se
     assert parent.parameters["run_name"] == "preprocessing-seed-3"
     own = select(["finetuning"], "mini", {"weights": "run:mine"}, seeds=[0, 3])  # of no experiment
     assert [each.parameters["weights"] for each in own] == ["run:mine"] * 2
+    line = select(["finetuning"], "mini", {"weights": "run:finetuning-small-stem"})
+    assert [each.name for each in line] == ["preprocessing", "finetuning-small-stem", "finetuning"]
     both = select(["finetuning", "preprocessing"], "mini", {"epochs": 5})
     assert [(each.name, each.needed, each.parameters["epochs"]) for each in both] == [
         ("preprocessing", False, 5),
@@ -281,11 +263,6 @@ def test_a_notebook_that_ran_is_not_clean_and_cleaning_it_gives_it_back(tmp_path
     ("arguments", "said"),
     [
         ((["fast-scratch.emma"], "mini"), "did you mean fast-scratch.ema? Expected one of data, base"),
-        ((["baseline-scratch"], "nope"), "dataset = 'nope'"),
-        ((["baseline-scratch"], "mini", {"epoch": 9}), "did you mean epochs?"),
-        ((["baseline-scratch"], "mini", {"epochs": "many"}), "epochs = 'many': expected a whole number"),
-        ((["baseline-scratch"], "mini", {"batch_size": -1}), "batch_size = -1"),
-        ((["baseline-scratch"], "mini", {"weights": "nothing-here.pth"}), "nothing-here.pth"),
         ((["baseline-scratch"], "mini", {"lr": 0.1}), "did you mean learning_rate?"),
         ((["baseline-scratch"], "mini", {"optimizer": "adamw"}), "no setting chooses it; build it in a copy"),
         ((["data"], "mini", {"epochs": 2}), "parameter = 'epochs'"),

@@ -20,6 +20,11 @@ def checkout(tmp_path, monkeypatch):
 def test_the_commit_is_this_checkouts_whatever_git_is_told_by_its_environment(checkout, monkeypatch, capsys):
     monkeypatch.setenv("GIT_DIR", str(checkout.parent))  # as git's hooks do
     assert len(environment.commit()) == 40 and capsys.readouterr().err == ""
+    (checkout / "tinyclf").mkdir()
+    (checkout / "tinyclf/new.py").touch()
+    assert len(environment.commit()) == 40  # nobody asked git to keep it
+    subprocess.run(["git", "--git-dir", checkout / ".git", "--work-tree", checkout, "add", "tinyclf"], check=True)
+    assert environment.commit().endswith("-dirty") and environment.commit("notebooks").isalnum()
 
 
 @pytest.mark.parametrize("said", ["", "fatal: detected dubious ownership in repository"])

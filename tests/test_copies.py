@@ -96,6 +96,8 @@ def test_a_folder_too_high_or_too_deep(small, tmp_path):
     shutil.copytree(small.folder, deep)
     for root in (deep, deep.parent, deep.parent.parent, deep / "train", deep / "val"):
         assert locate(root, small.layout) == deep
+    shutil.copy(small.zip, deep.parent)
+    assert locate(deep.parent, small.layout) == deep  # a folder wins over a zip
     twice = tmp_path / "twice/small/small"
     shutil.copytree(small.folder, twice)
     assert locate(twice.parent.parent, small.layout) == locate(twice.parent, small.layout) == twice

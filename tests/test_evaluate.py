@@ -7,7 +7,7 @@ from torch import nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from tinyclf.data.loader import ImageLoader
-from tinyclf.training.evaluate import BINS, Evaluation, evaluate
+from tinyclf.training.evaluate import Evaluation, evaluate
 
 COUNT, CLASSES = 500, 7
 
@@ -47,7 +47,7 @@ def test_the_bins_of_the_reliability_diagram_make_up_the_calibration_error(made)
         assert images == within.sum() and accuracy == right[within].mean()
         assert sure == pytest.approx(confidence[within].mean())
     assert sum(images for _, _, images, *_ in rows) == len(labels) and len(rows) > 3
-    expected = multiclass_calibration_error(torch.from_numpy(probabilities), torch.from_numpy(labels), CLASSES, BINS)
+    expected = multiclass_calibration_error(torch.from_numpy(probabilities), torch.from_numpy(labels), CLASSES, 15)
     assert evaluation.calibration_error == pytest.approx(expected.item(), abs=1e-6) and expected > 0.01
 
 

@@ -74,7 +74,10 @@ def test_the_files_give_torchvision_and_onnxruntime_the_probabilities_of_the_run
 
 def test_other_stems_and_models_are_exported_too(folder):
     leave_run(folder, stem="sub-pixel", input_size=32)
-    assert "the run's own" in export("some", "mini", "safetensors")[1]
+    path, checked_by = export("some", "mini", "safetensors")
+    with safe_open(path, "pt") as file:
+        about = {key: json.loads(file.metadata()[key]) for key in ("mean", "std", "input_size")}
+    assert "the run's own" in checked_by and about == {"mean": [0.0] * 3, "std": [1.0] * 3, "input_size": 32}
     assert "onnxruntime" in export("some", "mini", "onnx")[1]
     leave_run(folder, model="googlenet")
     assert export("some", "mini", "safetensors")[1]

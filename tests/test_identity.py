@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms import v2
 
 from tinyclf.experiments.recipe import Recipe
-from tinyclf.training.identity import canonical
+from tinyclf.training.identity import canonical, differences
 
 SCRIPT = """
 import functools, torch
@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
 SHARE, KNOWN, crop = 0.5, {"ant", "bee", "cat", "dog", "elk"}, v2.RandomCrop(8)
 
-class Loss(nn.Module):
+class Base(nn.Module):
     def __init__(self):
         super().__init__()
         self.register_buffer("center", torch.zeros(4))
@@ -32,7 +32,10 @@ class Loss(nn.Module):
         self.center = self.center * 0.9 + logits.mean(0).detach() * 0.1
         return self.inner(logits * SHARE + self.weight, targets)
 
-def step(number, limits={"ant": 3}):
+class Loss(Base):
+    pass
+
+def step(number, limits={"ant": 3}, *, often=2):
     return [model for name in limits if name in KNOWN and name in {"ant", "bee", "cat"} and number]
 
 torch.manual_seed(0)
@@ -69,9 +72,11 @@ def test_texts_are_the_same_in_a_new_process_and_after_training():
 
 CHANGES = {
     "a global that it reads": ("SHARE, KNOWN, crop = 0.5", "SHARE, KNOWN, crop = 0.25", "criterion"),
-    "code of a class": ("self.center * 0.9", "self.center * 0.8", "criterion"),
+    "code of a class that it is made of": ("self.center * 0.9", "self.center * 0.8", "criterion"),
     "a buffer": ('"center", torch.zeros', '"center", torch.ones', "criterion"),
     "the body of before_step": ("and number]", "or number]", "before_step"),
+    "a default": ('limits={"ant": 3}', 'limits={"ant": 6}', "before_step"),
+    "a default of a keyword": ("often=2", "often=3", "before_step"),
     "what is bound to it": ('limits={"ant": 4}', 'limits={"ant": 5}', "before_step"),
     "a transform": ("RandomCrop(8)", "RandomCrop(9)", "transform"),
     "another forward": ("criterion = Loss()", "criterion = Loss(); model[1].forward = lambda x: x[:, :4]", "model"),
@@ -119,3 +124,7 @@ def test_texts_of_what_has_no_other_part_read_as_the_call_that_makes_it():
     assert canonical(v2.RandomErasing(p=0.1)).startswith("RandomErasing(p=0.1")
     scheduler = lr_scheduler.StepLR(optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1), step_size=7)
     assert canonical(scheduler) == "StepLR(gamma=0.1, step_size=7)"
+
+
+def test_of_texts_that_differ_the_first_line_that_does_is_told():
+    assert differences({"a": "x\ny\nz", "b": "", "c": 1}, {"a": "x\nY\nZ", "b": "", "c": 1}) == {"a": ("y", "Y")}

@@ -1,14 +1,21 @@
 """ImageLoader against plain indexing: every image once, the right pixels, parameters of its own for each image."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import random_data
 import torch
 from PIL import Image
 
 from tinyclf.data.augment import Augmentation
+from tinyclf.data.cache import PackedSplit
 from tinyclf.data.loader import ImageLoader
 from tinyclf.data.registry import NORMALIZATIONS
 from tinyclf.data.resize import resize
+from tinyclf.experiments.recipe import train_loader, val_loader
+from tinyclf.experiments.settings import Settings
+from tinyclf.training.device import this_process
 from tinyclf.utils.errors import TinyclfError
 
 COUNT = 23
@@ -68,21 +75,12 @@ def test_shuffled_every_image_comes_once_an_epoch_with_its_label(images):
     assert orders[0] != orders[1]
 
 
-def test_images_that_reside_on_a_device_give_the_same_batches(images):
-    """On a CPU in place of a GPU: the same code, and the same parameters."""
-    options = {"shuffle": True, "augmentation": Augmentation(flip=True, crop_padding=4, mixup=0.2, cutmix=1.0)}
-    mapped, resident = ImageLoader(images, LABELS, 6, **options), ImageLoader(images, LABELS, 6, **options)
-    resident.read_rows = torch.from_numpy(images).__getitem__
-    for one, other in zip(mapped.epoch(2), resident.epoch(2), strict=True):
-        assert all(map(torch.equal, one, other))
-
-
 def test_a_memory_map_gives_the_same_batches_as_its_array_whole_or_in_part(images, tmp_path):
     np.save(tmp_path / "images.npy", images)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
-    for part in (slice(None), slice(5, 20)):
+    for part, some in ((slice(None), mapped), (slice(5, 20), mapped[5:20])):
         labels = LABELS[part] - LABELS[part].min()
-        from_map, from_array = (ImageLoader(array[part], labels, 6, shuffle=True) for array in (mapped, images))
+        from_map, from_array = (ImageLoader(array, labels, 6, shuffle=True) for array in (some, images[part]))
         for one, other in zip(from_map.epoch(1), from_array.epoch(1), strict=True):
             assert all(map(torch.equal, one, other))
     loader = ImageLoader(mapped, LABELS, COUNT)
@@ -101,3 +99,19 @@ def test_an_epoch_does_not_depend_on_what_was_loaded_before(images):
         assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
     other_seed = ImageLoader(images, LABELS, COUNT, shuffle=True, seed=4)
     assert next(other_seed.epoch(4))[1].tolist() != torch.cat([labels for _, labels, _ in fresh.epoch(4)]).tolist()
+
+
+def test_a_run_trains_on_shuffled_and_augmented_images_and_validates_on_all_as_they_are():
+    mixed = {"flip": False, "crop_padding": 2, "mixup": 0.1, "cutmix": 0.3}
+    settings = Settings(batch_size=8, input_size=96, kernel="opencv", normalization="imagenet", seed=3, **mixed)
+    data = random_data.data()
+    told_apart = {"train": PackedSplit(data.train.images, np.arange(20)), "classes": [*"abcdefghijklmnopqrst"]}
+    train = train_loader(replace(data, **told_apart), settings, this_process())
+    orders = [torch.cat([batch.labels for batch in train.epoch(epoch)]).tolist() for epoch in (1, 2)]
+    assert all(sorted(order) == [*range(20)] for order in orders) and len({*map(tuple, orders), (*range(20),)}) == 3
+    assert train.augmentation == Augmentation(**mixed) and train.seed == 3
+    val = list(val_loader(data, settings, this_process()).epoch())
+    large = resize(torch.from_numpy(data.val.images), 96, "opencv").permute(0, 3, 1, 2) / 255
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in NORMALIZATIONS["imagenet"])
+    torch.testing.assert_close(torch.cat([batch.images for batch in val]), (large - mean) / deviation)
+    assert torch.cat([batch.labels for batch in val]).tolist() == data.val.labels.tolist()

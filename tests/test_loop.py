@@ -24,7 +24,7 @@ from tinyclf.models.small_map_conv import use_small_map_conv
 from tinyclf.training import checkpoint
 from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.evaluate import evaluate
-from tinyclf.training.loop import Plan, fit
+from tinyclf.training.loop import Plan, Training, fit
 from tinyclf.utils.errors import TinyclfError
 
 CLASSES = 4
@@ -60,12 +60,12 @@ def train_and_val(data, settings=SETTINGS):
     return ImageLoader(*data, settings.batch_size, **options), ImageLoader(*data, settings.batch_size)
 
 
-def train_model(model, train, val, settings, scaler=None, **options):
+def train_model(model, train, val, settings, scaler=None, criterion=None, **options):
     """The history of training `model` by the recipe of `settings`, and what was trained."""
     recipe = recipe_for(model, settings, len(train.labels))
     state = TrainingState(recipe.model, recipe.optimizer, recipe.scheduler, recipe.ema, scaler)
     plan = Plan(settings.epochs, recipe.scheduler_interval, **options)
-    return fit(state, recipe.criterion, train, val, plan), state
+    return fit(state, criterion or recipe.criterion, train, val, plan), state
 
 
 def numbers(history):
@@ -130,7 +130,9 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(data, tmp_path, cap
     for part in ("model", "trained_model"):
         values = [getattr(state, part).state_dict().values() for state in (resumed, whole)]
         assert all(map(torch.equal, *values)), part
-    kept = checkpoint.read(path).weights
+    kept, steps = checkpoint.read(path).weights, []
+    train_model(small(), *train_and_val(data, settings), settings, save_to=path, before_step=steps.append)
+    assert steps == [12], "found finished, its model is as after the last step"
     assert all(torch.equal(kept[name], value) for name, value in whole.trained_model.state_dict().items())
 
 
@@ -171,6 +173,7 @@ def test_every_addition_to_the_recipe_is_that_of_a_plain_loop(data):
         expected = evaluate(average.module, val)
         assert history[epoch - 1]["val_loss"] == pytest.approx(expected.loss, abs=1e-5)
         assert history[epoch - 1]["val_accuracy"] == expected.top1
+        assert history[epoch - 1]["learning_rate"] == pytest.approx(rate(4 * epoch - 2))  # in the middle of 4 steps
     theirs = average.module.state_dict()
     for name, value in state.trained_model.state_dict().items():
         if value.is_floating_point():  # torch averages the counter of batches as well
@@ -181,7 +184,10 @@ def test_images_grow_from_epoch_to_epoch_and_are_evaluated_at_their_full_size(da
     sizes, settings = [], dataclasses.replace(RECIPE, epochs=6)
     model = small()
     model.register_forward_pre_hook(lambda module, inputs: sizes.append((module.training, inputs[0].shape[-1])))
-    train_model(model, *train_and_val(data, settings), settings)
+    drawn = []  # as dropout draws
+    before_step = lambda step: drawn.append((step, torch.rand(1).item()))  # noqa: E731
+    train_model(model, *train_and_val(data, settings), settings, before_step=before_step)
+    assert [step for step, _ in drawn] == [*range(24)] and len({number for _, number in drawn}) == 24
     assert [size for training, size in sizes if training][::4] == [40, 48, 48, 56, 64, 64]
     assert {size for training, size in sizes if not training} == {64}
 
@@ -207,6 +213,14 @@ def test_scaled_gradients_as_of_fp16_train_the_same_and_their_scale_is_continued
     history, whole = scaled()
     losses, plain = ([row["train_loss"] for row in rows] for rows in (history, expected))
     assert losses == pytest.approx(plain, rel=1e-5)
+    weighted, _ = train_model(
+        small(), *train_and_val(data), SETTINGS, criterion=nn.CrossEntropyLoss(torch.full((CLASSES,), 5.0))
+    )
+    assert [row["train_loss"] for row in weighted] == pytest.approx(plain, rel=1e-5)  # a weight of all is that of none
+    for precision in ("fp16", "bf16"):
+        state = TrainingState(small(), whole.optimizer)
+        Training(state, nn.CrossEntropyLoss(), *train_and_val(data), Plan(1, precision=precision))
+        assert state.scaler.is_enabled() == (precision == "fp16")
     assert whole.scaler.get_scale() == 2.0**14  # doubled after each 3 of 12 steps
     path = tmp_path / "checkpoint.pt"
     scaled(epochs=2, save_to=path)
@@ -243,10 +257,11 @@ def test_a_bar_tells_how_far_an_epoch_is_and_disappears(data, capsys, monkeypatc
     assert max(len(line) for text in drawn for line in text.split("\n")) < 120
 
 
-@pytest.mark.parametrize("step", [0, -60])
-def test_clocks_that_stand_still_or_jump_back_give_no_negative_seconds(data, monkeypatch, step):
-    ticks = itertools.count(1e6, step)
+@pytest.mark.parametrize("step", [0, -60, 2])
+def test_an_epoch_takes_as_long_as_its_clock_says_and_no_negative_time(data, monkeypatch, step):
     for clock in ("perf_counter", "monotonic", "time"):
-        monkeypatch.setattr(time, clock, lambda: next(ticks))
+        monkeypatch.setattr(time, clock, itertools.count(1e6, step).__next__)
     history, _ = train_model(small(), *train_and_val(data), SETTINGS)
     assert all(row["seconds"] > 0 and 0 < row["images_per_second"] < math.inf for row in history)
+    if step > 0:  # looked at before training, after it, and after validation
+        assert {(row["seconds"], row["images_per_second"]) for row in history} == {(4, 28 / 2)}

@@ -7,7 +7,7 @@ import pytest
 import random_data
 import torch
 
-from tinyclf.experiments import parent
+from tinyclf.experiments import catalog, parent
 from tinyclf.experiments.parent import is_finished, trained
 from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run
@@ -57,9 +57,9 @@ def test_everything_is_taken_over_but_what_is_adapted():
     same = initial_model(dataclasses.replace(CHILD, input_size=48)).state_dict()
     assert all(torch.equal(same[name], value) for name, value in before.items())
     settings = dataclasses.replace(CHILD, stem="small", adapt="input_size, stem,classes")
-    other = initial_model(settings, "vwxyz").state_dict()
+    other = initial_model(settings, "vwxy").state_dict()
     torch.manual_seed(settings.seed)
-    fresh = initial_model(dataclasses.replace(settings, weights="none"), "vwxyz").state_dict()
+    fresh = initial_model(dataclasses.replace(settings, weights="none"), "vwxy").state_dict()
     for name, value in other.items():
         starts_afresh = name in ("conv1.weight", "conv1.bias", "fc.weight", "fc.bias")
         assert torch.equal(value, fresh[name] if starts_afresh else before[name]), name
@@ -132,3 +132,10 @@ def test_a_model_is_evaluated_at_another_size_and_only_torchvisions_weights_are_
     monkeypatch.setattr(parent, "weights_file", lambda *_: None)
     for weights, label in {"imagenet": "ImageNet", "some/x.safetensors": "ImageNet (stand-in: x.safetensors)"}.items():
         assert parent.describe_initial_weights(Settings(weights=weights), None)["label"] == label
+
+
+def test_a_command_names_the_file_that_stood_in_for_imagenet_weights_where_the_line_of_ancestors_starts():
+    saved, settings = trained("first", "mini"), catalog.read_experiments("mini")["finetuning"].settings
+    before = {"run": "zero", "epochs": 1, "settings": {"weights": "x.pth"}, "parent": None}
+    saved.about["weights"]["parent"] = before
+    assert " --imagenet x.pth " in parent.start_of("finetuning", settings, data(), saved)["command"]

@@ -101,6 +101,14 @@ def test_a_model_of_own_code_is_handed_in_or_named(tmp_path, monkeypatch, report
         assert done.exit_code == 2 and "expected MODULE:FUNCTION" in done.output
 
 
+def test_the_model_of_own_code_is_asked_for(monkeypatch):
+    saved = predict.trained("short", "mini")
+    saved.about["overrides"]["model"] = "Sequential, 5 parameters"
+    monkeypatch.setattr(predict, "trained", lambda *_: saved)
+    with pytest.raises(TinyclfError, match=r"run 'short' trained a model of its own, ShuffleNet.*: name the function"):
+        Predictor("short", "mini")
+
+
 def test_16_bits_of_grey_are_scaled_and_numbers_of_unknown_range_refused(tmp_path):
     grey = np.random.default_rng(0).integers(0, 256, (64, 64))
     for name in ("16.png", "16.tiff"):
@@ -130,7 +138,7 @@ def test_the_command_names_what_is_no_image_starts_no_program_and_goes_on(tmp_pa
 
 
 def test_the_test_split_is_written_in_the_challenges_format(monkeypatch, reports):
-    load, refused = TinyImageNet.load, []
+    load = TinyImageNet.load
 
     def damaged(self, index):
         if index == 3:
@@ -138,9 +146,9 @@ def test_the_test_split_is_written_in_the_challenges_format(monkeypatch, reports
         return load(self, index)
 
     monkeypatch.setattr(predict.TinyImageNet, "load", damaged)
-    predictor = Predictor("short", "mini")
-    path = predictor.predict_test_split(refused.append)
-    assert refused == ["test_11.JPEG is damaged"] and path.parent == reports / "mini" / "short"
+    predictor, path = Predictor("short", "mini"), reports / "mini/short/test_predictions.txt"
+    done = CliRunner().invoke(cli.app, ["predict", "--run", "short", "--test"])
+    assert done.exit_code == 1 and "tinyclf: test_11.JPEG is damaged\n" in done.stderr and done.stdout == f"{path}\n"
     lines = [line.split(" ") for line in path.read_text().splitlines()]
     assert [name for name, _ in lines] == [f"test_{number}.JPEG" for number in range(100) if number != 11]
     split = TinyImageNet(locate_dataset("mini")[0], "test", layout=locate_dataset("mini")[1])

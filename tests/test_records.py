@@ -6,6 +6,7 @@ import json
 import pytest
 from records import leave, planned, started_from
 
+from tinyclf.data.registry import dataset_info
 from tinyclf.experiments.record import read_record, read_records, read_table
 from tinyclf.experiments.settings import BEFORE
 from tinyclf.report.runs import load_runs
@@ -84,6 +85,8 @@ def test_every_committed_record_is_read_as_it_is_with_the_settings_that_are_newe
             before["settings"] = BEFORE | before["settings"]
             before = before["weights"].get("parent") if before is record else before["parent"]
         assert read_record(path) == record and record["run"] == path.parent.name
+        info = dataset_info(record["data"]["name"])
+        assert record["data"]["classes"] == info.layout.classes // info.class_step
 
 
 def test_a_damaged_table_is_refused_by_its_path(record, folder):

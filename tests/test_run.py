@@ -71,7 +71,19 @@ def test_the_record_and_its_tables_hold_what_the_run_was_to_the_last_bit_every_t
     assert history["val_loss"].tolist() == pytest.approx([row["val_loss"] for row in record["history"]], rel=1e-15)
     assert classes["wnid"].tolist() == [*"abcd"] and classes["words"].tolist() == [f"word {i}" for i in range(4)]
     assert classes["images"].sum() == 12 and (right := classes["correct"].sum()) == 12 * record["evaluation"]["top1"]
-    assert right + confusion["images"].sum() == 12 and (confusion["wnid"] != confusion["predicted"]).all()
+    predictions, mistakes = (read_table(record, name) for name in ("predictions.csv.gz", "mistakes.csv"))
+    pairs = predictions.groupby(["wnid", "predicted"]).size().to_dict()
+    assert classes["images"].tolist() == [(predictions["wnid"] == wnid).sum() for wnid in "abcd"]
+    assert classes["correct"].tolist() == [pairs.get((wnid, wnid), 0) for wnid in "abcd"] and len(pairs) > 4
+    assert {(*row[:2],): row[2] for row in confusion.to_numpy().tolist()} == {
+        pair: count for pair, count in pairs.items() if pair[0] != pair[1]
+    }
+    both = predictions.loc[mistakes["image"], ["wnid", "predicted"]]
+    assert mistakes[["wnid", "predicted"]].to_numpy().tolist() == both.to_numpy().tolist() and len(both) == 12 - right
+    times = [row["seconds"] for row in record["history"]]
+    assert record["seconds"] == times[0] + times[1]
+    rates = [row["images_per_second"] for row in record["history"]]
+    assert record["images_per_second"] == pytest.approx(40 / (20 / rates[0] + 20 / rates[1]))
     finished(name="other")
     tables = {path.name: path.read_bytes() for path in folder.glob("*.csv*")}
     assert len(tables) == 6 and tables == {name: (reports / "mini/other" / name).read_bytes() for name in tables}
@@ -130,6 +142,7 @@ def test_another_run_is_refused_by_naming_the_difference_and_drops_nothing(repor
         TinyclfError, match=f"data: sha256 {data().identity} before, sha256 {relabelled().identity} now"
     ):
         Run(SETTINGS, relabelled(), "mine")
+    assert Run(dataclasses.replace(SETTINGS, eval_size=96, flip_tta=True), data(), "mine").about["history"]
     with pytest.raises(TinyclfError, match="precision = 'tf32'"):  # which the CPU cannot
         finished(dataclasses.replace(SETTINGS, precision="tf32"), force=True)
     assert (reports / "mini/mine/checkpoint.pt").read_bytes() == before
@@ -186,14 +199,17 @@ def test_what_another_process_did_meanwhile_is_neither_mixed_nor_dropped_nor_rec
 
 
 def test_a_setting_newer_than_a_run_had_its_default_then_and_one_that_nobody_knows_is_refused():
-    older, newer = Run(SETTINGS, data(), "older"), Run(SETTINGS, data(), "newer")
-    del older.about["settings"]["cutmix"]
+    whole = dataclasses.replace(SETTINGS, ghost_batches=1)  # as before there was that setting
+    older, newer = Run(whole, data(), "older"), Run(SETTINGS, data(), "newer")
+    del older.about["settings"]["cutmix"], older.about["settings"]["ghost_batches"]
     newer.about["settings"]["magic"] = 3
     for run in (older, newer):
         fit(run, model())
     with pytest.raises(TinyclfError, match=r"cutmix: 0\.0 before, 1\.0 now"):
-        Run(dataclasses.replace(SETTINGS, cutmix=1.0), data(), "older")
-    assert len(fit(Run(dataclasses.replace(SETTINGS, epochs=3), data(), "older"), model())) == 3
+        Run(dataclasses.replace(whole, cutmix=1.0), data(), "older")
+    with pytest.raises(TinyclfError, match="ghost_batches: 1 before, 2 now"):
+        Run(SETTINGS, data(), "older")
+    assert len(fit(Run(dataclasses.replace(whole, epochs=3), data(), "older"), model())) == 3
     with pytest.raises(TinyclfError, match="magic: 3 before, None now"):
         Run(SETTINGS, data(), "newer")
 
@@ -204,6 +220,8 @@ def test_a_copied_or_renamed_run_counts_once_and_keeps_the_time_at_which_it_ende
     warn.cache_clear()  # it says each thing once
     assert [*read_records("mini")] == ["mine"] and not is_finished("mine-seed-1", "mini")
     assert "left out: mine-seed-1 is a copy of run mine" in capsys.readouterr().err
+    shutil.copytree(reports / "mini/mine", reports / "tiny-imagenet/mine")
+    assert read_records("tiny-imagenet") == {}
     elsewhere = reports.with_name("elsewhere")
     shutil.copytree(reports, elsewhere)  # which changes when the files were written
     os.utime(elsewhere / "mini/mine/checkpoint.pt", (2e9, 2e9))
@@ -258,6 +276,9 @@ SWAPS = {
     "has 62 of others": lambda own, other: setattr(own, "optimizer", other.optimizer),
     "lacks 60 tensors of the model that train": lambda own, _: setattr(
         own, "optimizer", optim.SGD(own.model.fc.parameters(), lr=0.001, momentum=0.9)
+    ),
+    "lacks 0 tensors of the model that train, and has 1 of others": lambda own, _: own.optimizer.add_param_group(
+        {"params": [nn.Parameter(torch.zeros(1))]}
     ),
     "optimizer: SGD.* by its settings, AdamW": lambda own, _: setattr(
         own, "optimizer", optim.AdamW(own.model.parameters())

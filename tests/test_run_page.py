@@ -15,8 +15,9 @@ from matplotlib import pyplot as plt
 from records import leave, planned, started_from
 
 from tinyclf.experiments.settings import Settings
-from tinyclf.report.evaluation import class_table, commonest, confusion_shares, heat_map
+from tinyclf.report.evaluation import class_table, commonest, confusion_shares, heat_map, mistakes, reliability
 from tinyclf.report.figures import Line, curves, svg
+from tinyclf.report.html import png
 from tinyclf.report.notebook import run_pages
 from tinyclf.report.run_page import commit_link, headline, history_table, provenance, settings_table
 from tinyclf.report.runs import history_frame, load_histories
@@ -108,12 +109,12 @@ def test_settings_that_differ_from_what_was_published_of_the_very_experiment_com
 
 
 def test_confusions_are_told_in_one_word_a_class_the_commonest_first(reports):
-    classes = ("a", "ant, emmet", 10, 5, 0.5), ("b", "bee", 10, 9, 0.9), ("c", "cat", 10, 10, 1.0)
+    classes = ("a", "ant, emmet", 10, 5, 0.5), ("b", "bee", 20, 18, 0.9), ("c", "cat", 10, 10, 1.0)
     record = leave("mine", Settings(epochs=2))
     pd.DataFrame(classes, columns=["wnid", "words", "images", "correct", "accuracy"]).to_csv(
         reports / "mine/classes.csv"
     )
-    (reports / "mine/confusion.csv").write_text("wnid,predicted,images\nb,a,1\na,b,4\na,c,1\n")
+    (reports / "mine/confusion.csv").write_text("wnid,predicted,images\nb,a,2\na,b,4\na,c,1\n")
     assert commonest(record).texts.to_numpy().tolist()[:2] == [["ant", "bee", "40%"], ["bee", "ant", "10%"]]
     rows = class_table(record)
     assert rows.texts["class"].tolist() == ["ant", "bee", "cat"] and 'class="sortable"' in rows.data
@@ -122,6 +123,15 @@ def test_confusions_are_told_in_one_word_a_class_the_commonest_first(reports):
     figure, text, data = heat_map(record)
     assert "3 classes" in text and "ant as bee, 40%" in text and len(data) == 6
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["ant", "bee", "cat"], "by WordNet id"
+    rows = "from,to,images,confidence,accuracy\n0.2,0.4,3,0.3,0.1\n0.8,1.0,1,0.9,1.0\n"
+    (reports / "mine/reliability.csv").write_text(rows)
+    figure, text, _ = reliability(record)
+    assert [[bar.get_height() for bar in axes.patches] for axes in figure.axes] == [[0.1, 1.0], [0.75, 0.25]]
+    assert "30% to 10%, 90% to 100%" in text
+    (reports / "mine/mistakes.csv").write_text("image,wnid,predicted,confidence\n2,a,b,0.9\n")
+    images = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((64, 64, 3), np.uint8)
+    shown = mistakes(record, images).data
+    assert "ant → bee, 90%" in shown and [png(image) in shown for image in images] == [False, False, True, False]
 
 
 def test_the_headline_has_result_interval_published_verdict_epochs_and_time():

@@ -73,6 +73,8 @@ def test_settings_that_do_not_go_together_are_refused(values):
 def test_settings_are_plain_locked_values():
     assert isinstance(Settings(learning_rate=1).learning_rate, float)  # an int may stand for a float
     assert Settings(input_size=0, batch_size=0, start_size=0) == Settings() == pickle.loads(pickle.dumps(Settings()))
+    planned = {"schedule": "cosine", "warmup": 0.1, "start_size": 16, "shallow": 0.5}
+    assert not Settings().planned and all(Settings(**{name: value}).planned for name, value in planned.items())
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().epochs = 3
 
@@ -82,9 +84,10 @@ def test_settings_are_plain_locked_values():
 @example("lr=0.1+flip")
 @example("data")
 @example("index.html")
+@example("comparisons")
 @example("..")
 def test_a_run_has_a_name_that_is_no_other_place_page_or_table(name):
-    files = ("data", "ablations", "summary")
+    files = ("data", "ablations", "summary", "comparisons")
     suffixes = (".html", ".md", ".svg", ".csv", ".json", ".ipynb", ".partial", ".lock", ".")
     plain = name.isascii() and all(letter.isalnum() or letter in "_-.=+" for letter in name) and name[:1].isalnum()
     try:

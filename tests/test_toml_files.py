@@ -109,14 +109,12 @@ def test_a_slip_in_experiments_toml_is_refused_by_file_entry_and_key(files, text
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("recipe = 3", "recipe = 3: expected dict"),
         ("[recip.start]\nbase = 'recip'", "recipe = 'recip': did you mean recipe?"),
         ("[recipe]\nstart = 3", "recipe.start: "),
         ("[recipe.start]", "recipe.start: base = '': expected one of recipe"),
         ("[recipe.a]\nbase = 'b'\n[recipe.b]\nbase = 'recipe'", "recipe.a: base = 'b': expected one of recipe"),
         ("[recipe.x]\nbase = 'recipe'\nhold_out = false", "recipe.x: parameter = 'hold_out'"),
         ("[recipe.x]\nbase = 'recipe'\nepoch = 3", "recipe.x: parameter = 'epoch': did you mean epochs?"),
-        ("[recipe.x]\nbase = 'recipe'\nepochs = '3'", "recipe.x: epochs = '3': expected int"),
         ("[recipe.x]\nbase = 'recipe'\nepochs = 0", "recipe.x: epochs = 0"),
         ("[recipe.'a b']\nbase = 'recipe'", "recipe.a b: 'a b' cannot name a run"),
     ],
