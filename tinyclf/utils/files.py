@@ -23,6 +23,13 @@ def writable(folder: Path, remedy: str = "set TINYCLF_REPORTS to another folder"
     return folder
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a file. Raises TinyclfError where a folder, a pipe or a link to nothing is in its place."""
+    if os.path.lexists(path) and not path.is_file():
+        raise TinyclfError(f"{path} is a folder, a pipe or a link to nothing, and no file: move it away")
+    return os.path.lexists(path)
+
+
 def atomic_write(path: Path, data: str | bytes | Callable[[Path], None]) -> None:
     """Write a file under a name of its own and rename it, so that `path` is whole at any time.
 
