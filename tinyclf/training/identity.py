@@ -85,7 +85,7 @@ class Canonical:
         if is_library(value.__module__):
             return f"{name}({self.attributes(captured)})" if captured else name
         steps = [step for code in codes for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"]
-        captured |= {step.argval: value.__globals__.get(step.argval) for step in steps}
+        captured |= {step.argval: value.__globals__[step.argval] for step in steps if step.argval in value.__globals__}
         captured |= {"defaults": value.__defaults__, **(value.__kwdefaults__ or {})}
         return f"{name} {sha(*map(bytecode, codes))}({self.attributes(captured)})"
 
