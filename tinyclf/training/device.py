@@ -31,7 +31,7 @@ def this_process() -> PartialState:
 
     The device is a CUDA GPU where torch can use one and ACCELERATE_USE_CPU is not set, else the CPU. A Mac's GPU is
     used where ACCELERATE_TORCH_DEVICE says mps. On CUDA, cuDNN tries its algorithms and keeps the quickest, unless
-    torch is to be deterministic. Of a container that has time of fewer cores than it sees, threads are as many as these.
+    torch is to be deterministic. There are no more threads than cores that a container has time of.
     Where it was not torchrun, what others left in the environment about several processes, a batch system or a shell,
     is removed from it.
     """
