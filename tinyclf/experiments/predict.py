@@ -101,7 +101,8 @@ def load_function(name: str) -> OwnModel:
         found = pkgutil.resolve_name(name) if name else None
         if name and not (":" in name and callable(found)):
             raise ValueError("that is no function")
-        return found
+        by_name = str(getattr(found, "__module__", "")).startswith("torchvision.")  # first they take weights
+        return (lambda classes: found(num_classes=classes)) if by_name else found
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(f"--model {name}: expected MODULE:FUNCTION of a file in {os.getcwd()} ({error})") from error
 
