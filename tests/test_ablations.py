@@ -10,6 +10,7 @@ from records import BASELINE, leave, planned
 
 from tinyclf.experiments.settings import Settings
 from tinyclf.report.html import table
+from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import PROJECT
 
 
@@ -18,6 +19,13 @@ def page(tmp_path, monkeypatch):
     """The names of the ablations' notebook, after its cells ran without a record."""
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
     return SimpleNamespace(**names_of("5_ablations"))
+
+
+def test_a_table_of_another_project_is_not_replaced(tmp_path):
+    (tmp_path / "mini/ablations.csv").write_text("mine,too")
+    with pytest.raises(TinyclfError, match=r"ablations\.csv is not of tinyclf: move it away"):
+        names_of("5_ablations")
+    assert (tmp_path / "mini/ablations.csv").read_text() == "mine,too"
 
 
 def leave_all():

@@ -114,8 +114,8 @@ def test_epochs_is_short_for_the_parameter(ran):
     ("arguments", "said"),
     [
         (["train", "baseline-scrath"], "did you mean baseline-scratch? Expected one of data, "),
-        (["train", "baseline-scratch", "-p", "epoch=3"], "did you mean epochs? Expected one of "),
-        (["train", "baseline-scratch", "-p", "model=resnet35"], "did you mean resnet50?"),
+        (["train", "baseline-scratch", "-p", "epoch=3"], "did you mean epochs?"),
+        (["train", "baseline-scratch", "-p", "model=resnet35"], "did you mean resnet50 or "),
         (["train", "baseline-scratch", "-p", "weights=no.pth"], "no file "),
         (["train", "baseline-scratch", "--epochs", "3", "-p", "epochs=4"], "--epochs 3 and -p epochs=4: give one"),
         (["train", "baseline-scratch", "--epochs", "0"], "Invalid value for '--epochs'"),
@@ -249,3 +249,12 @@ def test_a_terminal_of_ascii_gets_what_it_can_show(monkeypatch):
     cli.main()
     terminal.flush()
     assert terminal.buffer.getvalue() == b"26.05?% ? ?\n"
+
+
+def test_a_full_disk_behind_the_output_is_one_line(monkeypatch):
+    def full(dataset):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tinyclf.report.runs.listing", full)
+    with pytest.raises(SystemExit, match=r"^tinyclf: .*No space left on device$"):
+        cli.app(["list"])

@@ -109,10 +109,14 @@ def test_the_readme_has_the_tables_and_the_curves_of_all_runs_and_replaces_none_
     assert markdown_tables(accuracy_table("tiny-imagenet")).replace("### ", "## ") in text
     write_readme("tiny-imagenet")
     assert (folder / "curves.svg").read_bytes() == before
-    (folder / "README.md").write_text("My notes")
-    with pytest.raises(TinyclfError, match=r"README\.md is not of tinyclf: move it away"):
-        write_readme("tiny-imagenet")
-    assert (folder / "README.md").read_text() == "My notes"
+    (folder / "curves.svg").unlink()  # as where it was interrupted
+    write_readme("tiny-imagenet")
+    for name in ("README.md", "curves.svg"):
+        (folder / "README.md").unlink()
+        (folder / name).write_text("My notes")
+        with pytest.raises(TinyclfError, match=rf"{name} is not of tinyclf: move it away"):
+            write_readme("tiny-imagenet")
+        assert (folder / name).read_text() == "My notes"
 
 
 def test_the_committed_readmes_are_what_the_records_give(monkeypatch):

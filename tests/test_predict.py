@@ -93,7 +93,9 @@ def test_a_model_of_own_code_is_handed_in_or_named(tmp_path, monkeypatch, report
     image, make = np.zeros((64, 64, 3), np.uint8), load_function("own:make")
     expected = Predictor("short", "mini").most_probable(image)
     assert Predictor("short", "mini", make).most_probable(image) == expected
-    assert Predictor("short", "mini", make(10)).most_probable(image) == expected
+    torchvisions = load_function("torchvision.models:shufflenet_v2_x0_5")
+    for model in (make(10), torchvisions):
+        assert Predictor("short", "mini", model).most_probable(image) == expected
     done = CliRunner().invoke(cli.app, ["export", "short", "--model", "own:make", "--format", "safetensors"])
     assert done.exit_code == 0 and "the run's own model" in done.stdout
     for name in ("own", "own:other", "none:make", ":"):

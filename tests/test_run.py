@@ -246,6 +246,18 @@ def test_nothing_recorded_nor_of_somebody_else_is_replaced_but_by_force(reports)
         assert [path.name for path in folder.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink("nowhere", path)])
+def test_what_is_no_file_is_refused_before_anything_trains_and_left_out_of_tables(reports, make, capsys):
+    for name in ("checkpoint.pt", "record.json"):
+        path = reports / "mini" / f"a-{name[:6]}" / name
+        path.parent.mkdir(parents=True)
+        make(path)
+        for force in (False, True):
+            with pytest.raises(TinyclfError, match=rf"{name} is a folder, a pipe or a link to nothing"):
+                Run(SETTINGS, data(), path.parent.name, force=force)
+    assert read_records("mini") == {} and f"left out: {path} is a folder" in capsys.readouterr().err
+
+
 def test_a_name_stands_for_its_seed_and_settings_for_the_data():
     for name, seed in (("baseline-scratch-seed-1", 0), ("baseline-scratch", 1), ("mine-seed-2", 1)):
         with pytest.raises(TinyclfError, match=rf"run '{name}' is one of seed \d, and the settings have seed = {seed}"):

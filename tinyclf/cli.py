@@ -1,5 +1,6 @@
 """The command line. It imports what a command needs when that command runs: torch alone takes seconds."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -45,6 +46,10 @@ class Commands(TyperGroup):
         except TinyclfError as error:
             print(f"tinyclf: {error}", file=sys.stderr)
             raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
+        except OSError as error:  # as of a full disk that standard output is written to
+            if error.errno != errno.EPIPE:  # which click ends without a word, as where `head` has enough
+                raise SystemExit(f"tinyclf: {error}") from error
+            raise
 
 
 class ManySeeds(TyperCommand):

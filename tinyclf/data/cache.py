@@ -156,7 +156,7 @@ def _write(path: Path, layout: Layout, target: Path) -> None:
     """Decodes all images into `target`, whole or not at all. Raises TinyclfError naming images that are damaged."""
     train, val = (TinyImageNet(path, split, layout=layout) for split in SPLITS)
     size = (len(train) + len(val)) * SIDE * SIDE * 3
-    print(f"packing {path} into {target.parent} ({size:,} bytes)", file=sys.stderr, flush=True)
+    print(f"packing {path.name} ({size:,} bytes) into {target.parent}", file=sys.stderr, flush=True)
     with new_folder(target) as folder:
         digest = hashlib.sha256(json.dumps(train.classes).encode())
         for split in (train, val):

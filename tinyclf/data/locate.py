@@ -127,7 +127,8 @@ def _append(file: BinaryIO, url: str, timeout: float, bar: "tqdm[None]") -> None
         if response.status != 206:  # a server that ignores Range begins anew
             start = file.seek(0)
             file.truncate()
-        bar.total = start + (response.length or 0)  # None where Content-Length is missing or no number
+        length = response.length or 0  # None where Content-Length is missing or no number
+        bar.total = start + min(length, sys.maxsize)
         while chunk := response.read(CHUNK):
             file.write(chunk)
             bar.update(file.tell() - bar.n)

@@ -96,10 +96,13 @@ def load_function(name: str) -> OwnModel:
     """The function `module:function`, of a module in the working folder or installed; None for an empty name."""
     sys.path[:0] = [os.getcwd()] * (bool(name) and os.getcwd() not in sys.path)
     try:
-        found = pkgutil.resolve_name(name) if name else None
-        if name and not (":" in name and callable(found)):
+        if not name:
+            return None
+        found = pkgutil.resolve_name(name)
+        if not (":" in name and callable(found)):
             raise ValueError("that is no function")
-        return found
+        by_name = str(getattr(found, "__module__", "")).startswith("torchvision.")  # first they take weights
+        return (lambda classes: found(num_classes=classes)) if by_name else found
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(f"--model {name}: expected MODULE:FUNCTION of a file in {os.getcwd()} ({error})") from error
 

@@ -49,7 +49,8 @@ class Recipe:
         model, optimizer, scheduler, ema = self.model, self.optimizer, self.scheduler, self.ema
         parts = (*model.named_parameters(), *model.named_modules())
         names = {id(part): f"the model's {name}".removesuffix("'s ") for name, part in parts}
-        names |= {id(optimizer): "the optimizer", id(scheduler): "the scheduler", id(ema): "the average"}
+        told = (optimizer, "the optimizer"), (scheduler, "the scheduler"), (ema, "the average")
+        names |= {id(part): name for part, name in told if part is not None}
         count = sum(parameter.numel() for parameter in model.parameters())
         return {
             "model": f"{type(model).__name__}, {count:,} parameters\n{canonical(model)}",

@@ -8,6 +8,7 @@ import functools
 import gzip
 import io
 import json
+import os
 import sys
 import zlib
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from tinyclf.experiments.names import check_name, dataset_folder, run_folder
 from tinyclf.experiments.settings import BEFORE, Settings, Share, Text
 from tinyclf.utils.errors import NewerVersionError, TinyclfError
-from tinyclf.utils.files import atomic_write
+from tinyclf.utils.files import atomic_write, is_there
 
 if TYPE_CHECKING:  # not imported to list or draw records: they take seconds
     import pandas as pd
@@ -180,6 +181,7 @@ def read_table(record: Record, name: str) -> pd.DataFrame:
 
 def read_record(path: Path) -> Record:
     """A record. Raises TinyclfError for one that is unreadable, of another version, or changed into no record."""
+    is_there(path)
     try:
         record = dict(RecordFile.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True))
         if record["result"] == result_of(record["history"]):
@@ -213,7 +215,8 @@ def read_records(dataset: str) -> dict[str, Record]:
     would count twice.
     """
     records: dict[str, Record] = {}
-    for path in sorted(dataset_folder(dataset).glob(f"*/{RECORD}")):
+    paths = (folder / RECORD for folder in sorted(dataset_folder(dataset).glob("*")))
+    for path in filter(os.path.lexists, paths):
         try:
             record, name = read_record(path), path.parent.name
             if (record["settings"]["dataset"], record["run"]) != (dataset, name):

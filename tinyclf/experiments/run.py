@@ -30,7 +30,7 @@ from tinyclf.training.identity import differences, headlines
 from tinyclf.training.loop import BeforeStep, Epoch, Loss, Plan, fit
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import locked, writable
+from tinyclf.utils.files import is_there, locked, writable
 
 TRAINED: WeakSet[nn.Module] = WeakSet()  # every model that a run of this process has trained
 
@@ -70,6 +70,8 @@ class Run:
 
     def _continue_from_checkpoint(self) -> None:
         """Take over what a checkpoint says of the run. A checkpoint to be dropped stays until training starts."""
+        for path in (self.checkpoint, self.folder / RECORD):
+            is_there(path)  # or it could be neither dropped nor written
         saved = None if self.force else checkpoint.read(self.checkpoint)
         # A run that finished no epoch loses nothing by a new start. But if it started in this process, its model has
         # changed since, and the checkpoint still has the initial weights.

@@ -154,7 +154,7 @@ def stand_in_file() -> Path:
     """
     path = data_dir() / f"mini-pretrained-{hashlib.sha256(STAND_IN.encode()).hexdigest()[:8]}.safetensors"
     if not path.is_file():
-        print("weights = 'mini': training a stand-in for ImageNet weights on other synthetic classes, once")
+        print("weights = 'mini': a stand-in for ImageNet's is trained, once")
         atomic_write(path, save(train_stand_in()))
     return path
 

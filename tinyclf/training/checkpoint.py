@@ -18,7 +18,7 @@ from torch.optim import lr_scheduler, swa_utils
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from tinyclf.utils.errors import NewerVersionError, TinyclfError
-from tinyclf.utils.files import atomic_write
+from tinyclf.utils.files import atomic_write, is_there
 
 VERSION = 2  # raise it when an older tinyclf could not go on from a checkpoint; 1 was in safetensors
 SHA256 = hashlib.sha256().digest_size  # bytes
@@ -85,7 +85,7 @@ def read(path: Path) -> Saved | None:
 
     Raises TinyclfError if it is cut short or a bit of it was flipped, and for one of a newer version of tinyclf.
     """
-    if not path.exists():
+    if not is_there(path):
         return None
     try:
         content = path.read_bytes()

@@ -15,7 +15,7 @@ from torch.backends import cuda, cudnn, mkldnn
 from torch.distributed import DistError
 
 from tinyclf.models.ghost_batch_norm import GhostBatchNorm2d
-from tinyclf.utils.environment import cpu_flags, cpu_name
+from tinyclf.utils.environment import cpu_flags, cpu_name, usable_cores
 from tinyclf.utils.errors import TinyclfError
 
 BF16_CPUS = {"avx512_bf16", "amx_bf16", "bf16"}  # what Linux calls the instructions; the last on ARM
@@ -30,13 +30,15 @@ def this_process() -> PartialState:
 
     The device is a CUDA GPU where torch can use one and ACCELERATE_USE_CPU is not set, else the CPU. A Mac's GPU is
     used where ACCELERATE_TORCH_DEVICE says mps. On CUDA, cuDNN tries its algorithms and keeps the quickest, unless
-    torch is to be deterministic.
+    torch is to be deterministic. There are no more threads than cores that a container has time of.
     Where it was not torchrun, what others left in the environment about several processes, a batch system or a shell,
     is removed from it.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         for name in filter(SEVERAL.fullmatch, list(os.environ)):
             del os.environ[name]
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     wanted = cuda_is_usable() or os.environ.get("ACCELERATE_TORCH_DEVICE") == "mps"
     try:
         process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not wanted)

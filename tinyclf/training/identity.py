@@ -76,16 +76,17 @@ class Canonical:
         told = {key: item for key, item in members.items() if ".__" not in key or isinstance(item, types.FunctionType)}
         return f"{name} {sha(self.attributes(told))}" if own else name
 
-    def of_function(self, value: types.FunctionType) -> str:
-        """Its name and what it captured; with a hash of its code where that is not a library's."""
+    def of_function(self, value: types.FunctionType, kinds: Any = object) -> str:
+        """Its name and what it captured, of these kinds; with a hash of its code where that is not a library's."""
         name, codes = f"{value.__module__}.{value.__qualname__}", [*with_inner(value.__code__)]
         cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
         captured = {key: cell.cell_contents for key, cell in cells}
         if is_library(value.__module__):
             return f"{name}({self.attributes(captured)})" if captured else name
         steps = [step for code in codes for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"]
-        captured |= {step.argval: value.__globals__.get(step.argval) for step in steps}
+        captured |= {step.argval: value.__globals__[step.argval] for step in steps if step.argval in value.__globals__}
         captured |= {"defaults": value.__defaults__, **(value.__kwdefaults__ or {})}
+        captured = {key: item for key, item in captured.items() if isinstance(item, kinds)}
         return f"{name} {sha(*map(bytecode, codes))}({self.attributes(captured)})"
 
     def of_module(self, value: nn.Module) -> str:
@@ -101,11 +102,17 @@ class Canonical:
         texts = [f"{name}({self.attributes(said).replace('[1, 1]', '1')})"]
         texts += [f"{name} {tensor(each)}" for name, each in value.named_parameters(recurse=False)]
         hooks = [hook for key, each in vars(value).items() if re.fullmatch(HOOKS, key) for hook in each.values()]
-        texts += [f"hooked by {getattr(hook, '__qualname__', type(hook).__name__)}" for hook in hooks]
+        texts += [f"hooked by {self.of_hook(hook)}" for hook in hooks]
         buffers = [f"{name} {tensor(each)}" for name, each in value.named_buffers(recurse=False)]
         if is_library(type(value).__module__):
             return ", ".join(texts + buffers * isinstance(value, nn.modules.loss._Loss))
         return ", ".join(texts + FIRST.setdefault(value, buffers))
+
+    def of_hook(self, value: Any) -> str:
+        """Its name; of a function its code and the values that stay: what it collects in others is not told."""
+        if isinstance(value, types.FunctionType):
+            return self.of_function(value, (int, float, str, tuple, types.FunctionType))
+        return str(getattr(value, "__qualname__", type(value).__name__))
 
     def of_optimizer(self, value: Optimizer) -> str:
         """The class with its defaults, and what its parameter groups have other than these.

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+MANY = 20  # names, from which on a list fills a terminal
 # How papermill is given a value of the first type, where it gave one of the second
 HINTS = {
     (bool, str): " (papermill's -p reads True and False, and takes true and false as text)",
@@ -30,12 +31,17 @@ class UsageError(TinyclfError):
 
 
 def one_of(name: str, value: str, accepted: Iterable[str], also: str = "") -> None:
-    """Raise TinyclfError unless `value` is one of `accepted`; it names the nearest one first. also: ends the list."""
+    """Raise TinyclfError unless `value` is one of `accepted`; it names the nearest one first. also: ends the list.
+
+    Of more than MANY it names the nearest alone, where there are any.
+    """
     accepted = list(accepted)
     if not accepted:
         raise TinyclfError(f"{name} = {value!r}: there are none to choose from")
     if value not in accepted:
-        nearest = difflib.get_close_matches(value, accepted, 1)
+        nearest, many = difflib.get_close_matches(value, accepted, 3), len(accepted) > MANY
+        if nearest and many:
+            raise TinyclfError(f"{name} = {value!r}: did you mean {' or '.join(nearest)}?")
         expected = f"did you mean {nearest[0]}? Expected" if nearest else "expected"
         raise TinyclfError(f"{name} = {value!r}: {expected} one of {', '.join(accepted)} {also}".rstrip())
 
