@@ -3,6 +3,7 @@
 A block goes between its marks, `<!-- NAME -->` and `<!-- end -->`. The figures are docs/results.svg and training.svg.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from tinyclf.report.format import duration, percent
 from tinyclf.report.runs import PUBLISHED, group_runs, load_histories, load_runs, published_curve, read_runs
 from tinyclf.utils.paths import PROJECT
 
-DATASET = "tiny-imagenet"
+DATASET, PART = "tiny-imagenet", "tiny-imagenet-20"
 END = "<!-- end -->"
 LINKS = {  # of what the goals in experiments.toml name
     "giung2-jax": "https://github.com/cs-giung/giung2-jax",
@@ -109,6 +110,17 @@ def one_device() -> str:
     return markdown(["run", "training, published", "ours", "validation, published", "ours"], rows)
 
 
+def halves_and_whole() -> str:
+    """Each row on every tenth class, with batch norms over halves and over whole batches: accuracies at the end."""
+    runs, rows = load_runs(PART).set_index("run"), []
+    trained = load_histories(PART).groupby("run")["train_accuracy"].last()
+    for name in PUBLISHED:
+        pairs = [(trained.get(run), runs["accuracy"].get(run)) for run in (name, name + WHOLE)]
+        cells = [percent(math.nan if pair[key] is None else pair[key]) for key in (0, 1) for pair in pairs]
+        rows.append([f"`{name}`", *cells])
+    return markdown(["row", "training, halves", "whole", "validation, halves", "whole"], rows)
+
+
 def times() -> str:
     """What the runs took on a GPU."""
     runs = load_runs(DATASET)
@@ -174,7 +186,8 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "closeness": closeness,
         "training": training,
         "one-device": one_device,
-        "tiny-imagenet-20": lambda: tables("tiny-imagenet-20"),
+        "halves": halves_and_whole,
+        "tiny-imagenet-20": lambda: tables(PART),
     },
     "docs/running.md": {"times": times},
 }
