@@ -60,11 +60,11 @@ def fit(run, make, *, interval="epoch", ema=False, after=None):
     torch.manual_seed(0)
     model, criterion, optimizer, scheduler = make()
     average = AveragedModel(model, use_buffers=True) if ema else None
-    passes = []
+    left = [after]  # in a list, which a hook may change and is not told of: it is the same run without an interrupt
 
     def interrupt(*_):
-        passes.append(1)
-        if len(passes) == after:
+        left[0] = left[0] and left[0] - 1
+        if left[0] == 0:
             raise KeyboardInterrupt
 
     model.register_forward_pre_hook(interrupt)

@@ -1,6 +1,7 @@
 """Predictions of a run: those of its model, in words and in the challenge's format; what is no image is named."""
 
 import os
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -105,7 +106,7 @@ def test_a_model_of_own_code_is_handed_in_or_named(tmp_path, monkeypatch, report
 
 def test_the_model_of_own_code_is_asked_for(monkeypatch):
     saved = predict.trained("short", "mini")
-    saved.about["overrides"]["model"] = "Sequential, 5 parameters"
+    saved = replace(saved, about=saved.about | {"overrides": {"model": "Sequential, 5 parameters"}})
     monkeypatch.setattr(predict, "trained", lambda *_: saved)
     with pytest.raises(TinyclfError, match=r"run 'short' trained a model of its own, ShuffleNet.*: name the function"):
         Predictor("short", "mini")
