@@ -115,8 +115,8 @@ def halves_and_whole() -> str:
     runs, rows = load_runs(PART).set_index("run"), []
     trained = load_histories(PART).groupby("run")["train_accuracy"].last()
     for name in PUBLISHED:
-        pairs = [(trained.get(run), runs["accuracy"].get(run)) for run in (name, name + WHOLE)]
-        cells = [percent(math.nan if pair[key] is None else pair[key]) for key in (0, 1) for pair in pairs]
+        pair = (name, name + WHOLE)
+        cells = [percent(values.get(run, math.nan)) for values in (trained, runs["accuracy"]) for run in pair]
         rows.append([f"`{name}`", *cells])
     return markdown(["row", "training, halves", "whole", "validation, halves", "whole"], rows)
 

@@ -116,8 +116,8 @@ class Run:
         self._identify(recipe)
         self.state, settings = TrainingState(model, optimizer, scheduler, ema), self.settings
         training, validation = (make(self.data, settings, self.process) for make in (train_loader, val_loader))
-        how = settings.epochs, scheduler_interval, before_step, transform, settings.precision
-        plan = Plan(*how, self.checkpoint, self.about, on_epoch)
+        plan = Plan(settings.epochs, scheduler_interval, before_step, transform, settings.precision)
+        plan = dataclasses.replace(plan, save_to=self.checkpoint, about=self.about, on_epoch=on_epoch)
         with self._locked():
             self._start(recipe, training, plan)
             self.about["history"] = fit(self.state, criterion, training, validation, plan)
