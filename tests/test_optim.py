@@ -1,4 +1,4 @@
-"""Learning rates and averages against torch's own, and the groups of weights that SGD treats differently."""
+"""Learning rates against torch's own, and the groups of weights that SGD treats differently."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import nn, optim
 from torch.optim import lr_scheduler
 
 from tinyclf.models.resnet import build_model
-from tinyclf.training.optim import ExponentialMovingAverage, RateSchedule, make_optimizer, make_scheduler
+from tinyclf.training.optim import RateSchedule, make_optimizer, make_scheduler
 from tinyclf.utils.errors import TinyclfError
 
 
@@ -61,24 +61,6 @@ def test_norms_and_biases_do_not_decay_and_layers_nearer_to_the_image_learn_more
         assert group["weight_decay"] == (0 if norm_or_bias else 5e-4), name
         parts = ["fc", "layer4", "layer3", "layer2", "layer1", "conv1"]
         assert group["lr"] == 0.1 * 0.5 ** parts.index(name.split(".")[0].replace("bn1", "conv1")), name
-
-
-def test_the_average_is_that_of_plain_arithmetic_and_keeps_the_counters():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    ema = ExponentialMovingAverage(model, 0.9)
-    expected = {name: value.clone() for name, value in model.state_dict().items()}
-    for step in range(1, 13):
-        model(torch.randn(4, 3))
-        with torch.no_grad():
-            model[0].weight += 1
-        ema.update_parameters(model)
-        kept = min(0.9, (1 + step) / (10 + step))
-        for name, value in model.state_dict().items():
-            floating = value.is_floating_point()
-            expected[name] = kept * expected[name] + (1 - kept) * value if floating else value.clone()
-    for name, value in ema.module.state_dict().items():
-        torch.testing.assert_close(value, expected[name], msg=name)
 
 
 def test_a_decay_by_layers_is_refused_for_a_model_whose_layers_it_does_not_know():

@@ -25,7 +25,7 @@ from tinyclf.models.resnet import WHITENING_PIXELS, GrowingDepth, build_model, s
 from tinyclf.training.checkpoint import Saved
 from tinyclf.training.identity import Texts, canonical
 from tinyclf.training.loop import BeforeStep, Loss
-from tinyclf.training.optim import ExponentialMovingAverage, RateSchedule, make_optimizer, make_scheduler
+from tinyclf.training.optim import RateSchedule, make_optimizer, make_scheduler
 from tinyclf.utils.errors import TinyclfError
 
 EVALUATED = 1000 * 128**2  # pixels of a batch in evaluation on a GPU: some 5 GB with ResNet18 and its largest maps
@@ -112,7 +112,8 @@ def recipe_for(model: nn.Module, settings: Settings, images: int) -> Recipe:
     rates = RateSchedule(settings.schedule, settings.epochs, steps, settings.warmup, settings.step_size, settings.gamma)
     scheduler, interval = make_scheduler(optimizer, rates)
     criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
-    ema = ExponentialMovingAverage(model, settings.ema_decay) if settings.ema_decay else None
+    average = swa_utils.get_ema_multi_avg_fn(settings.ema_decay)
+    ema = swa_utils.AveragedModel(model, multi_avg_fn=average, use_buffers=True) if settings.ema_decay else None
     return Recipe(model, criterion, optimizer, scheduler, interval, ema, before_step)
 
 

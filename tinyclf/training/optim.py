@@ -1,15 +1,13 @@
-"""The optimizer, its learning rate from step to step, and the average of the weights."""
+"""The optimizer, and its learning rate from step to step."""
 
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn, optim
-from torch.optim import lr_scheduler, swa_utils
+from torch import nn, optim
+from torch.optim import lr_scheduler
 
 from tinyclf.utils.errors import TinyclfError
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
 # The parts of torchvision's ResNet from the head to the image, for learning rates that fall from one to the next.
 DEPTHS = {"fc": 0, "layer4": 1, "layer3": 2, "layer2": 3, "layer1": 4, "bn1": 5, "conv1": 5}
 
@@ -71,26 +69,3 @@ def make_scheduler(optimizer: optim.Optimizer, rates: RateSchedule) -> tuple[lr_
     if rates.schedule == "step" and not rates.warmup:
         return lr_scheduler.StepLR(optimizer, step_size=rates.step_size, gamma=rates.gamma), "epoch"
     return lr_scheduler.LambdaLR(optimizer, rates), "step"
-
-
-class ExponentialMovingAverage(swa_utils.AveragedModel):
-    """The exponential moving average of a model's weights and batch statistics; `module` is the averaged model.
-
-    decay: the share that each step keeps of the average. The first steps keep less, (1 + n) / (10 + n) after n steps,
-    so that the average soon forgets the weights that it started from. Counters of batches are copied.
-    """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        super().__init__(model, use_buffers=True)
-        self.decay = decay
-        self.n_averaged += 1  # the model as it starts; at 0, torch would begin with a copy of the first step's
-        del self.multi_avg_fn  # None, in place of the method below
-
-    def multi_avg_fn(self, averages: Tensors, values: Tensors, _: Tensor | int) -> None:
-        """Update all tensors of one type at once."""
-        if averages[0].is_floating_point():
-            steps = int(self.n_averaged)  # on the CPU, so that this does not wait for a GPU
-            decay = min(self.decay, (1 + steps) / (10 + steps))
-            swa_utils.get_ema_multi_avg_fn(decay)(averages, values, _)
-        else:
-            torch._foreach_copy_(averages, values)
