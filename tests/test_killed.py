@@ -66,7 +66,8 @@ def processes():
     """Starts processes that have imported everything already."""
     forkserver._forkserver._stop()  # one that other tests of this process started imports other modules
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tinyclf.experiments.run", "tinyclf.cli", "pytest", "jupyter_client.manager"])
+    imported = ["tinyclf.experiments.run", "tinyclf.cli", "pytest", "jupyter_client.manager", "nbformat"]
+    context.set_forkserver_preload(imported)  # all that this file imports, or each process takes seconds
     return context
 
 
