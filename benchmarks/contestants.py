@@ -17,10 +17,11 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.models import resnet18
-from torchvision.transforms import Compose, RandomHorizontalFlip, ToTensor
+from torchvision.transforms import Compose, InterpolationMode, RandomHorizontalFlip, Resize, ToTensor
 
 from tinyclf.data.augment import Augmentation
 from tinyclf.data.loader import Batch, ImageLoader
+from tinyclf.data.registry import SIDE
 from tinyclf.experiments.recipe import recipe_for
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.resnet import build_model
@@ -35,12 +36,12 @@ RECIPE = Settings(batch_size=BATCH)
 class Published:
     """torchvision's ImageFolder, PyTorch's DataLoader and a plain loop, as the published project has them.
 
-    small_map_conv: the model is tinyclf's, with convolutions that are fast at small maps on a CPU, in place of
-    torchvision's.
+    size: of the images in a batch, in pixels; read files are resized to it. small_map_conv: the model is tinyclf's,
+    with convolutions that are fast at small maps on a CPU, in place of torchvision's.
     """
 
-    def __init__(self, data: Data, device: torch.device, *, small_map_conv: bool = False) -> None:
-        self.data, self.device = data, device
+    def __init__(self, data: Data, device: torch.device, size: int = SIDE, *, small_map_conv: bool = False) -> None:
+        self.data, self.device, self.size = data, device, size
         torch.manual_seed(0)
         model = build_model("resnet18", data.classes) if small_map_conv else resnet18(num_classes=data.classes)
         if small_map_conv:
@@ -49,9 +50,10 @@ class Published:
         self.optimizer = torch.optim.SGD(self.model.parameters(), RECIPE.learning_rate, RECIPE.momentum)
 
     def batches(self, split: str, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
-        """The batches of one epoch: images float32 (B, 3, 64, 64) in 0..1, and labels int64 (B,)."""
+        """The batches of one epoch: images float32 (B, 3, size, size) in 0..1, and labels int64 (B,)."""
         train, cuda = split == "train", self.device.type == "cuda"
-        transform = Compose([RandomHorizontalFlip(), ToTensor()]) if train else ToTensor()
+        resize = Resize(self.size, InterpolationMode.BICUBIC)  # which leaves images of that size as they are
+        transform = Compose([resize, *[RandomHorizontalFlip()] * train, ToTensor()])
         images = ImageFolder(self.data.folder / split, transform)
         return DataLoader(images, BATCH, shuffle=train, num_workers=workers, pin_memory=cuda)
 
@@ -97,17 +99,17 @@ class WatchedBatches(ImageLoader):
 class Tinyclf(Published):
     """tinyclf's own loader, training epoch and evaluation, on the whole set."""
 
-    def __init__(self, data: Data, device: torch.device) -> None:
-        super().__init__(data, device, small_map_conv=True)
+    def __init__(self, data: Data, device: torch.device, size: int = SIDE) -> None:
+        super().__init__(data, device, size, small_map_conv=True)
         self.model.to(memory_format=torch.channels_last)
         train, val = (data.arrays[split] for split in SPLITS)
         recipe = recipe_for(self.model, RECIPE, len(train.labels))
         self.criterion = recipe.criterion
         self.state = TrainingState(self.model, recipe.optimizer, recipe.scheduler)
-        augmentation = Augmentation(flip=RECIPE.flip)
+        augmented: dict[str, Any] = {"shuffle": True, "augmentation": Augmentation(flip=RECIPE.flip)}
         self.split = {
-            "train": WatchedBatches(train.images, train.labels, BATCH, device, shuffle=True, augmentation=augmentation),
-            "val": WatchedBatches(val.images, val.labels, BATCH, device),
+            "train": WatchedBatches(train.images, train.labels, BATCH, device, input_size=size, **augmented),
+            "val": WatchedBatches(val.images, val.labels, BATCH, device, input_size=size),
         }
         self.epoch = 0
 
@@ -131,11 +133,12 @@ class Tinyclf(Published):
 class Limit(Published):
     """The bare step as tinyclf does it, on one batch that stays where it is."""
 
-    def __init__(self, data: Data, device: torch.device) -> None:
-        super().__init__(data, device, small_map_conv=True)
+    def __init__(self, data: Data, device: torch.device, size: int = SIDE) -> None:
+        super().__init__(data, device, size, small_map_conv=True)
         self.model.to(memory_format=torch.channels_last)
         train = data.arrays["train"]
-        images, labels, _ = next(ImageLoader(train.images[:BATCH], train.labels[:BATCH], BATCH, device).epoch())
+        few = ImageLoader(train.images[:BATCH], train.labels[:BATCH], BATCH, device, input_size=size)
+        images, labels, _ = next(few.epoch())
         self.batch = images.contiguous(memory_format=torch.channels_last), labels
 
     def batches(self, split: str, workers: int) -> Iterable[tuple[Tensor, Tensor]]:

@@ -18,7 +18,7 @@ part() {
     fast) train fast-scratch --seeds 0 1 2 ;;
     rows) train preprocessing finetuning finetuning-small-stem ;;
     imagenet) train modern-imagenet ;;
-    bench) "$PYTHON" -m tinyclf bench ${BENCH:-} --seconds 20 ;;
+    bench) "$PYTHON" -m tinyclf bench --dataset "$DATASET" --seconds "${BENCH_SECONDS:-20}" ;;
     scratch) train modern-scratch ;;
     seeds) train preprocessing finetuning finetuning-small-stem modern-imagenet --seeds 1 2 ;;
     *) echo "no part $1: expected tests, fast, rows, imagenet, bench, scratch or seeds" >&2; return 2 ;;

@@ -12,12 +12,14 @@ AGAINST = {  # what is measured: whose rate the others' are divided by
     "loader on one core": "published",
     "loader on all cores": "published",
     "training": "limit",
+    "training at 224": "limit",
     "evaluation": "limit",
 }
 MEANING = {
     "loader on one core": "The loader alone, with one thread and no workers, as a multiple of the published way.",
     "loader on all cores": "The loader alone, with every thread, or with the number of workers that came out fastest.",
     "training": "Training, as a share of the limit: a bare step (forward, cross-entropy, backward, SGD) on one batch.",
+    "training at 224": "The same on images that are enlarged to 224x224 as they are loaded.",
     "evaluation": "Evaluation, as a share of the limit: a bare forward pass on one batch.",
 }
 
@@ -51,7 +53,7 @@ class Target:
 
 def targets(device: str) -> list[Target]:
     """The targets, which differ between CPU and GPU."""
-    training = 0.97 if device == "cpu" else 0.90
+    training = 0.97 if device == "cpu" else 0.95
     wanted = (("loader on one core", 8), ("training", training), ("evaluation", 0.97), (MEMORY, 2.5))
     return [Target(*target) for target in wanted]
 

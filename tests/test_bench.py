@@ -16,6 +16,7 @@ import sample
 import torch
 from contestants import WAYS, Published, Tinyclf
 from measure import Watch, rounds
+from PIL import Image
 from sample import Data
 from torch import nn
 
@@ -37,17 +38,20 @@ def data(small_set, tmp_path, monkeypatch) -> Data:
     return sample.open_data("small", tmp_path / "sample")
 
 
-def test_all_see_the_same_pixels(data):
+@pytest.mark.parametrize("size", [64, 96])
+def test_all_see_the_same_pixels(data, size):
     """ImageFolder with ToTensor is the oracle. Val has fewer images than the sample, so that it is scaled up."""
     for split, step in (("train", 2), ("val", 1)):
-        published = Published(data, CPU).batches(split, 0).dataset
-        batches = Tinyclf(data, CPU).split[split]
+        published = Published(data, CPU, size).batches(split, 0).dataset
+        batches = Tinyclf(data, CPU, size).split[split]
         batches.shuffle, batches.augmentation, batches.watch = False, contestants.Augmentation(), Watch(1000, 0, CPU)
         ours = torch.cat([images for images, *_ in batches.epoch()])
+        assert published[0][0].shape == ours[0].shape == (3, size, size)
         for path, label in published.samples:
             row = step * int(path.rsplit("/")[-1].split(".")[0])
             assert label == batches.labels[row]
-            assert torch.equal(ours[row], contestants.ToTensor()(published.loader(path)))
+            image = published.loader(path).resize((size, size), Image.Resampling.BICUBIC)
+            assert torch.equal(ours[row], contestants.ToTensor()(image))
 
 
 def test_a_watch_times_whole_steps_and_only_those_it_counts():
