@@ -32,6 +32,11 @@ STEP_1 = ("baseline-scratch", "baseline-imagenet")
 # The successor project's runs: accuracy on the training images, and on the first 25 validation images of each class
 ONE_DEVICE = {"one-device-scratch": (0.127, 0.107), "one-device-imagenet": (0.611, 0.506)}
 FIRST = 25
+ENLARGED = {  # three epochs of Step 2, by how its training images were enlarged
+    "PIL's kernel": "step-2-pil",
+    "OpenCV's": "step-2-opencv",
+    "OpenCV's, saved as JPEG and read again": "step-2-jpeg",
+}
 
 
 def tables(dataset: str) -> str:
@@ -110,6 +115,16 @@ def one_device() -> str:
     return markdown(["run", "training, published", "ours", "validation, published", "ours"], rows)
 
 
+def enlarging() -> str:
+    """What kernel and JPEG step change in Step 2 on every tenth class: the mean over seeds, and its standard error."""
+    runs, rows = load_runs(PART), []
+    for text, name in ENLARGED.items():
+        group = runs[runs["experiment"] == name][["accuracy", "resized"]]
+        cells = [f"{percent(group[key].mean())} ± {100 * group[key].sem():.2f}" for key in group]
+        rows.append([text, str(len(group)), *cells])
+    return markdown(["training images", "seeds", "validation at 224", "at 64"], rows)
+
+
 def halves_and_whole() -> str:
     """Each row on every tenth class, with batch norms over halves and over whole batches: accuracies at the end."""
     runs, rows = load_runs(PART).set_index("run"), []
@@ -186,6 +201,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "closeness": closeness,
         "training": training,
         "one-device": one_device,
+        "enlarging": enlarging,
         "halves": halves_and_whole,
         "tiny-imagenet-20": lambda: tables(PART),
     },
