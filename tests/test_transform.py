@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 from tinyclf.data.augment import TRANSFORM, Augmentation, random, seeded
 from tinyclf.data.loader import ImageLoader
 from tinyclf.data.registry import NORMALIZATIONS
+from tinyclf.experiments.recipe import build_recipe
 from tinyclf.experiments.run import Run
 from tinyclf.experiments.settings import Settings
 from tinyclf.utils.errors import TinyclfError
@@ -52,6 +53,18 @@ def test_it_changes_the_enlarged_uint8_images_before_they_are_normalised():
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
     same = [[batch.images for batch in loader(normalization="imagenet").epoch(2, how)] for how in (None, v2.Identity())]
     assert all(map(torch.equal, *same))
+
+
+def test_a_quality_among_the_settings_saves_and_reads_each_image_as_torchvision_does():
+    images = next(iter(loader(input_size=96).epoch(1))).images.mul(255).round().to(torch.uint8)
+    settings = Settings(jpeg_quality=95, epochs=1, batch_size=8)
+    recipe = build_recipe(settings, data())
+    assert torch.equal(recipe.transform(images), v2.JPEG(95)(images))
+    trained = Run(settings, data(), "mine")
+    trained.fit(**vars(recipe))
+    record = trained.finish()
+    assert record["recipe"]["transform"] == "tinyclf.data.augment.as_jpeg([], {quality=95})"
+    assert record["overrides"]["jpeg_quality"] == 95 and "transform" not in record["overrides"]
 
 
 def test_mixup_and_cutmix_mix_normalised_images_and_targets_as_torchvision_does():

@@ -1,11 +1,13 @@
 """Augmentation of a batch on its device: crop and mirror with random numbers for each image; mixup, CutMix by batch."""
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.transforms import v2
@@ -41,6 +43,15 @@ def mixes(transform: Transform | None) -> bool:
     if len(kinds) > 1:
         raise TinyclfError("transform: MixUp and CutMix cannot be in one with others; give them as settings instead")
     return any(kinds) or isinstance(transform, v2.MixUp | v2.CutMix)  # type: ignore[attr-defined]
+
+
+def as_jpeg(images: Tensor, quality: int) -> Tensor:
+    """uint8 images (B, 3, H, W) as they are once saved as JPEG of a quality in 1..100, and read again; by the CPU."""
+    read = []
+    for image in images.permute(0, 2, 3, 1).cpu().numpy():
+        Image.fromarray(image).save(file := io.BytesIO(), "JPEG", quality=quality)
+        read.append(np.asarray(Image.open(file)))
+    return torch.from_numpy(np.stack(read)).permute(0, 3, 1, 2).to(images.device)
 
 
 class SampleParams(NamedTuple):

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer, lr_scheduler, swa_utils
 from torchvision.models import ResNet
 
-from tinyclf.data.augment import Augmentation
+from tinyclf.data.augment import Augmentation, as_jpeg
 from tinyclf.data.cache import Packed, PackedSplit
 from tinyclf.data.loader import ImageLoader
 from tinyclf.experiments.parent import load_initial_weights
@@ -114,7 +114,8 @@ def recipe_for(model: nn.Module, settings: Settings, images: int) -> Recipe:
     criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
     average = swa_utils.get_ema_multi_avg_fn(settings.ema_decay)
     ema = swa_utils.AveragedModel(model, multi_avg_fn=average, use_buffers=True) if settings.ema_decay else None
-    return Recipe(model, criterion, optimizer, scheduler, interval, ema, before_step)
+    transform = functools.partial(as_jpeg, quality=settings.jpeg_quality) if settings.jpeg_quality else None
+    return Recipe(model, criterion, optimizer, scheduler, interval, ema, before_step, transform)
 
 
 def loader(split: PackedSplit, settings: Settings, batch_size: int, **options: Any) -> ImageLoader:

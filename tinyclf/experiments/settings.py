@@ -36,6 +36,7 @@ Side = Annotated[int, Field(ge=16, le=1024), WrapValidator(or_zero)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
 Images = Annotated[int, Field(ge=2, le=100_000), WrapValidator(or_zero)]  # batch norm needs more than one
 Padding = Annotated[int, Field(ge=0, le=32)]
+Quality = Annotated[int, Field(ge=0, le=100)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
@@ -76,6 +77,7 @@ class Settings:
     start_size: Side = 0
     eval_size: Side = 0  # another input size, at which the trained model is evaluated as well; 0: none
     kernel: Literal["pil", "opencv"] = "pil"  # whose bicubic kernel resizes images: pil | opencv, as published
+    jpeg_quality: Quality = 0  # of the JPEG that a resized training image is saved as and read from; 0: none
     flip_tta: bool = False  # evaluate as well on each image together with its mirror image
     hold_out: bool = False  # validate on every tenth training image, which is then not trained on, in place of val
     # imagenet: 7x7, max pool | small: 3x3 | small-pool: and max pool | sub-pixel: 5x5, 2x2 each

@@ -19,8 +19,8 @@ from tinyclf.utils.errors import TinyclfError, one_of, typed
 
 RECIPES_NOTEBOOK = "4_recipes.ipynb"  # builds model, loss, optimizer and schedule from the settings, whatever they are
 RECIPE_SETTINGS = {
-    *("model", "stem", "stem_init", "zero_init", "shallow", "label_smoothing", "ema_decay", "schedule", "warmup"),
-    *("step_size", "gamma", "learning_rate", "layer_decay", "momentum", "nesterov", "weight_decay"),
+    *("model", "stem", "stem_init", "zero_init", "shallow", "jpeg_quality", "label_smoothing", "ema_decay", "schedule"),
+    *("warmup", "step_size", "gamma", "learning_rate", "layer_decay", "momentum", "nesterov", "weight_decay"),
 }
 FOLLOWING = ("dataset", RUN_NAME)  # parameters that follow from the place and name of an entry
 Table = dict[str, Any]
