@@ -91,11 +91,14 @@ def test_a_committed_record_differs_from_its_experiment_in_its_overrides_alone()
         values = dataclasses.asdict(settings)
         newer = values.keys() - record["settings"].keys()  # settings that are newer than the run
         since = {key: values[key] for key in newer if getattr(experiment, key) != values[key]}
-        assert catalog.overrides(name, settings) == record["overrides"] | since
+        said = {key: value for key, value in record["overrides"].items() if key in values}
+        assert catalog.overrides(name, settings) == said | since
         kept = {"seed": settings.seed, "weights": settings.weights}
-        assert dataclasses.replace(experiment, **record["overrides"] | since | kept) == settings
+        assert dataclasses.replace(experiment, **said | since | kept) == settings
         as_then = dataclasses.replace(settings, **{key: getattr(experiment, key) for key in since})
-        assert catalog.command(name, as_then, record["weights"].get("parent")) == record["command"]
+        command = catalog.command(name, as_then, record["weights"].get("parent"))
+        assert record["command"] == ("" if record.get("own_code") else command)
+        assert record.get("own_code", False) == (said != record["overrides"])
 
 
 def test_what_the_command_of_a_run_selects_has_its_settings(tmp_path):
