@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tinyclf.experiments import catalog
-from tinyclf.experiments.names import family
+from tinyclf.experiments.names import dataset_folder, family
 from tinyclf.experiments.record import read_records, read_table, table_path
 from tinyclf.report.accuracy import accuracy_table, answer_in_markdown, markdown_report
 from tinyclf.report.figures import Line, curve_table, draw, line_style, percent_label, styled, svg
-from tinyclf.report.format import duration, percent
+from tinyclf.report.format import duration, percent, points
 from tinyclf.report.runs import PUBLISHED, group_runs, load_histories, load_runs, published_curve, read_runs
+from tinyclf.report.verdict import difference_error
 from tinyclf.utils.paths import PROJECT
 
 DATASET, PART = "tiny-imagenet", "tiny-imagenet-20"
@@ -38,6 +39,7 @@ ENLARGED = {  # three epochs of Step 2, by how its training images were enlarged
     "OpenCV's": "step-2-opencv",
     "OpenCV's, saved as JPEG and read again": "step-2-jpeg",
 }
+QUICK = {"modern-scratch": "norms-100", "modern-imagenet": "rate-010"}  # the ablation that its quick variants change
 
 
 def tables(dataset: str) -> str:
@@ -146,6 +148,18 @@ def halves_and_whole() -> str:
     return markdown(["row", "training, halves", "whole", "validation, halves", "whole"], rows)
 
 
+def quick_variants() -> str:
+    """The ablations by which two recipes were chosen, the best first, and how far each is from the one it changes."""
+    table, rows = pd.read_csv(dataset_folder(PART) / "ablations.csv").set_index("run"), []
+    for recipe, label in QUICK.items():
+        base, kind = table.loc[f"{recipe}.{label}"], f"{recipe}.{label.partition('-')[0]}-"
+        for run, row in table[table.index.str.startswith(kind)].sort_values("accuracy", ascending=False).iterrows():
+            error = difference_error(row["accuracy"], base["accuracy"], row["held_out"], base["held_out"])
+            change = "" if run == base.name else f"{points(row['accuracy'] - base['accuracy'])} ± {100 * error:.1f}"
+            rows.append([f"`{run}`", percent(row["accuracy"], std=row["deviation"]), str(row["seeds"]), change])
+    return markdown(["ablation", "held-out accuracy", "seeds", "points, ± standard error"], rows)
+
+
 def times() -> str:
     """What the runs took on a GPU."""
     runs = load_runs(DATASET)
@@ -215,6 +229,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "halves": halves_and_whole,
         "tiny-imagenet-20": lambda: tables(PART),
     },
+    "docs/recipes.md": {"quick": quick_variants},
     "docs/running.md": {"times": times},
 }
 
