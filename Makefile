@@ -34,13 +34,12 @@ setup: $(READY)  ## make .venv with what the lock names (every other target does
 report: $(READY)  ## run the notebooks on DATASET; leaves the accuracy table and pages in reports/DATASET
 	$(BIN)/tinyclf report --dataset "$(DATASET)" --jobs "$(JOBS)" $(if $(EPOCHS),-p "epochs=$(EPOCHS)") $(if $(WEIGHTS),--imagenet "$(WEIGHTS)")
 
-# Two files at a time, each on one core: with two, small models are hardly faster. Of the notebooks, 3 goes on from what
-# 2 trained, and those from 5 on show what the others left.
-TEST_NOTEBOOKS := xargs -P 2 -I {} sh -c '$(BIN)/python -m pytest --nbval-lax notebooks/{}'
+# Two processes for the tests, which often wait, and beside them one for the notebooks, each on one core: 3 goes on from
+# what 2 trained, and those from 5 on show what the others left.
 test: $(READY)  ## run every test, and every notebook with its default parameters
 	@reports=$$(mktemp -d) && trap 'rm -rf "$$reports"' EXIT && trap 'exit 130' INT TERM && \
-	export TINYCLF_REPORTS="$$reports" OMP_NUM_THREADS=1 && $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests && \
-	printf '%s\n' '[23]*' '1*' '4*' '0*' | $(TEST_NOTEBOOKS) && printf '%s\n' '5*' '7*' '8*' '9*' | $(TEST_NOTEBOOKS)
+	export TINYCLF_REPORTS="$$reports" OMP_NUM_THREADS=1 && \
+	printf '%s\n' 'tests -n 2 --dist loadfile --no-loadscope-reorder' '--nbval-lax notebooks' | xargs -P 2 -I {} sh -c '$(BIN)/python -m pytest {}'
 
 bench: $(READY)  ## measure loader, training, evaluation and memory beside other ways (10 minutes)
 	$(BIN)/tinyclf bench $(if $(filter file,$(origin DATASET)),,--dataset "$(DATASET)")

@@ -20,7 +20,7 @@ from tinyclf.utils.paths import NOTEBOOKS, PROJECT
 
 README, CHANGING = PROJECT / "README.md", PROJECT / "docs" / "changing.md"
 TRAINING = ("1_baseline", "2_preprocessing", "3_finetuning", "4_recipes")
-SHORT = {"epochs": 1, "input_size": 16, "batch_size": 100}
+SHORT = {"epochs": 1, "input_size": 16, "batch_size": 200}
 NEW = {"transform", "on_epoch"} - set(inspect.signature(Run.fit).parameters)
 
 
