@@ -30,7 +30,7 @@ DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # torch
 NESTED = ("state_dict", "model_state_dict", "model_state", "model", "net")
 # The training of the stand-in for ImageNet weights, a minute on one core; no part of the published recipe
 EPOCHS, SIZE, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 2, 40, 25, 0.02, 5e-4
-STAND_IN = f"{VERSION} {PRETRAIN} {EPOCHS} {SIZE} {BATCH_SIZE} {LEARNING_RATE} {WEIGHT_DECAY}"
+STAND_IN = f"{VERSION} {PRETRAIN} {EPOCHS} {SIZE} {BATCH_SIZE} {LEARNING_RATE} {WEIGHT_DECAY} fused"
 
 
 def load_weights(
@@ -168,7 +168,7 @@ def train_stand_in() -> dict[str, Tensor]:
         torch.manual_seed(0)
         model = build_model("resnet18", len(data.classes))
     use_small_map_conv(model)
-    optimizer = torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, EPOCHS * len(loader))
     for epoch in range(EPOCHS):
         for batch in loader.epoch(epoch):
