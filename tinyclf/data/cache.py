@@ -167,7 +167,7 @@ def _write(path: Path, layout: Layout, target: Path) -> None:
 
 def _write_split(split: TinyImageNet, folder: Path, digest: "hashlib._Hash") -> None:
     """Writes a split's images and labels and adds both to `digest`."""
-    with (folder / f"{split.split}_images.npy").open("wb") as file:
+    with (folder / f"{split.split}_images.npy").open("wb", 2**20) as file:  # written in larger pieces than images
         about = {"descr": "|u1", "fortran_order": False, "shape": (len(split), SIDE, SIDE, 3)}
         np.lib.format.write_array_header_1_0(file, about)
         for image in split.decoded("packing"):
