@@ -149,7 +149,7 @@ def halves_and_whole() -> str:
 
 
 def quick_variants() -> str:
-    """The ablations by which two recipes were chosen, the best first, and how far each is from the one it changes."""
+    """The quick variants of two recipes, the best first, and how far each is from the one that it changes."""
     table, rows = pd.read_csv(dataset_folder(PART) / "ablations.csv").set_index("run"), []
     for recipe, label in QUICK.items():
         base, kind = table.loc[f"{recipe}.{label}"], f"{recipe}.{label.partition('-')[0]}-"

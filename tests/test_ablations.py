@@ -67,7 +67,7 @@ def test_each_held_out_run_is_a_row_with_its_seeds_and_a_command_that_repeats_it
 def test_own_code_is_an_ablation_of_the_one_that_its_name_begins_with(page):
     leave("fast-scratch.slower", planned("fast-scratch.slower"), (0.1, 0.5))
     own = {"own_code": True, "command": "", "recipe": {"transform": "my crops"}}
-    leave("fast-scratch.slower-mine", planned("fast-scratch.slower", momentum=0.5), (0.1, 0.75), **own)
+    leave("fast-scratch.slower-mine-seed-1", planned("fast-scratch.slower", momentum=0.5, seed=1), (0.1, 0.75), **own)
     row = compared(page).loc["slower-mine"]
     assert (row["recipe"], row["base"], row["gain"]) == ("fast-scratch", "slower", 0.25)
     assert row["changed"] == "momentum = 0.5, transform = my crops"

@@ -159,18 +159,26 @@ def test_no_column_of_the_tables_of_results_is_out_of_sight(made, browser):
             assert len(boxes) > 20 and all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in boxes)
 
 
-def test_committed_pages_have_no_image_of_the_data_set_and_no_path_of_a_machine_and_open_whole_from_disk(browser):
-    """In the browser, which takes seconds for each, those of more than a run, and of each data set two of a run."""
-    folders = list((PROJECT / "reports").glob("tiny-imagenet*"))
+def committed():
+    """The pages of each data set: the front page, and all others."""
+    folders = [path.parent for path in (PROJECT / "reports").glob("tiny-imagenet*/index.html")]
     assert len(folders) == 2
-    for folder in folders:
-        runs = sorted(folder.glob("*/index.html"))
-        for path in (folder / "index.html", *runs):
+    return {folder / "index.html": sorted(folder.glob("*/**/index.html")) for folder in folders}
+
+
+def test_committed_pages_lead_where_they_say_and_have_no_image_of_the_data_set_or_path_of_a_machine():
+    for front, others in committed().items():
+        for path in (front, *others):
             check_text(path)
             for text in (path.read_text(), path.with_name("notebook.ipynb").read_text()):
                 assert not re.search(r'(?<!xlink:href=\\"data:)image/(png|jpeg)', text), path  # but a heat map's cells
                 assert re.findall(r"(?<![\w.:/+<])/(?:home|root|Users|work|tmp|mnt|opt|content|kaggle)/.*", text) == []
-        for path in (folder / "index.html", folder / "ablations/index.html", *runs[-2:]):
+
+
+def test_committed_pages_open_whole_from_disk(browser):
+    """Those of more than a run, and of each data set two of a run: each takes seconds."""
+    for front, others in committed().items():
+        for path in (front, front.with_name("ablations") / "index.html", *others[-2:]):
             check(browser, path)
 
 
