@@ -3,7 +3,8 @@
 # Results go to $TINYCLF_REPORTS, by default reports/. A run that was cut off goes on from its checkpoint.
 #   DATASET=mini benchmarks/gpu.sh      tries the script on any machine
 #   STAND_IN=FILE                       a state dict in place of torchvision's ImageNet weights
-# Minutes on one H200, as far as runs tell: rows 7, imagenet 6; expected: tests 2, fast 1, bench 3, scratch 14.
+# Minutes on one H200, as far as runs tell: rows 7, imagenet 6; expected: tests 2, fast 1, bench 3,
+# scratch 14, seeds 26.
 set -u
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}

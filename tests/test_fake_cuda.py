@@ -1,11 +1,15 @@
 """The path of a GPU where there is none: nothing waits for the host, and a step has few more operations than torch's.
 
 Tensors of torch's device `meta` stand in for those of a GPU: they hold nothing, and backward passes run. What a real
-one computes is tested in test_gpu.py.
+one computes is tested in test_gpu.py, which runs on the fake one of fake_gpu/ where there is none.
 """
 
 import contextlib
+import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -124,3 +128,10 @@ def test_nothing_waits_within_an_epoch(changes):
     waits = [epoch(steps, **changes)[0].waits for steps in (2, 3)]
     assert waits[0] == waits[1], "each step adds some"
     assert epoch(3, lambda output: output * output.max().item())[0].waits  # a planted fault is seen
+
+
+def test_what_tests_a_gpu_runs_on_a_fake_one():
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_gpu.py", "-k", "fp32-shallow or finite"]
+    environment = os.environ | {"PYTHONPATH": "fake_gpu"}
+    done = subprocess.run(command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True)
+    assert "2 passed" in done.stdout, done.stdout
