@@ -1,5 +1,7 @@
 """Any model, loss, optimizer and scheduler of PyTorch trains, is resumed to the same bits, and is told from others."""
 
+from functools import partial
+
 import pytest
 import torch
 from random_data import data
@@ -143,11 +145,14 @@ def test_what_cannot_work_is_refused_before_anything_is_written(reports):
         ({"optimizer": optim.LBFGS}, "epoch", "optimizer: LBFGS computes the loss several times a step"),
         ({"scheduler": lr_scheduler.ReduceLROnPlateau}, "step", "ReduceLROnPlateau .*'epoch'"),
         ({"model": lambda _: three}, "epoch", r"model: expected logits \(2, 4\) of 2 images, .*, got .*2, 3"),
+        ({"model": lambda _: nn.Linear(7, 4)}, "epoch", "model: it cannot take 2 images of 32 pixels: .*mat1 and mat2"),
     ):
         with pytest.raises(TinyclfError, match=said):
             fit(run, changed(**parts), interval=interval)
     assert not list(reports.rglob("*.pt"))
     assert len(fit(run, balanced)) == 3  # mended, the same run trains
+    with pytest.raises(TinyclfError, match=r"criterion: expected one number, a mean over the batch, got \(\d+,\)"):
+        fit(Run(SETTINGS, data(), "each"), changed(criterion=partial(nn.functional.cross_entropy, reduction="none")))
 
 
 def test_to_be_looked_at_changes_neither_the_model_nor_random_numbers():

@@ -39,7 +39,8 @@ def step(number, limits={"ant": 3}, *, often=2):
     return [model for name in limits if name in KNOWN and name in {"ant", "bee", "cat"} and number]
 
 torch.manual_seed(0)
-model, seen = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.BatchNorm1d(4)), []
+model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.BatchNorm1d(4))
+seen = []
 model[1].register_forward_hook(lambda layer, given, made: seen.append(layer) or made * 0.5)
 criterion = Loss()
 optimizer = optim.SGD([*model.parameters(), *criterion.parameters()], lr=0.1, momentum=0.9)
@@ -80,6 +81,13 @@ CHANGES = {
     "a default of a keyword": ("often=2", "often=3", "before_step"),
     "what is bound to it": ('limits={"ant": 4}', 'limits={"ant": 5}', "before_step"),
     "a forward hook": ("made * 0.5", "made * 0.25", "model"),
+    "a hook of a parameter": ("seen = ", "seen = model[1].weight.register_hook(lambda grad: grad * 2) and", "model"),
+    "a hook of a step": (
+        "average =",
+        "optimizer.register_step_pre_hook(lambda *given: print(given)); average =",
+        "optimizer",
+    ),
+    "a rate that is not the scheduler's": ("average =", 'optimizer.param_groups[0]["lr"] = 9; average =', "optimizer"),
     "a transform": ("RandomCrop(8)", "RandomCrop(9)", "transform"),
     "another forward": ("criterion = Loss()", "criterion = Loss(); model[1].forward = lambda x: x[:, :4]", "model"),
     "a layer of the same shapes": ("nn.Flatten()", "nn.Flatten(start_dim=-3)", "model"),

@@ -9,6 +9,7 @@ from PIL import Image
 from tinyclf.data import cache
 from tinyclf.data.cache import load_data
 from tinyclf.data.registry import dataset_info, folder_name
+from tinyclf.experiments.settings import Settings
 from tinyclf.utils.errors import TinyclfError
 
 TALL, WIDE = (80, 120), (200, 64)
@@ -59,6 +60,13 @@ def test_their_middle_is_packed_at_64x64_and_anew_when_the_folder_changes(pets, 
     assert changed.identity != data.identity and (changed.train.images[3] == 255).all()  # what is transparent is white
     monkeypatch.chdir(tmp_path)
     assert load_data("pets").identity == changed.identity and load_data("./pets/", hold_out=True).hold_out
+
+
+def test_settings_have_the_whole_path_wherever_they_are_made(pets, monkeypatch):
+    monkeypatch.chdir(pets.parent)
+    assert (
+        Settings(dataset="pets").dataset == Settings(dataset="./pets/").dataset == load_data("pets").name == str(pets)
+    )
 
 
 def cut_png(pets):

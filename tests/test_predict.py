@@ -104,6 +104,12 @@ def test_a_model_of_own_code_is_handed_in_or_named(tmp_path, monkeypatch, report
         assert done.exit_code == 2 and "expected MODULE:FUNCTION" in done.output
 
 
+def test_what_makes_no_model_is_refused():
+    for made in (lambda: None, lambda classes: classes):
+        with pytest.raises(TinyclfError, match="model: expected a model, or a function of the number of classes: "):
+            Predictor("short", "mini", made)
+
+
 def test_the_model_of_own_code_is_asked_for(monkeypatch):
     saved = predict.trained("short", "mini")
     saved = replace(saved, about=saved.about | {"overrides": {"model": "Sequential, 5 parameters"}})

@@ -46,6 +46,7 @@ class GradScaler(torch.amp.GradScaler):
 for name, value in FIXED.items():
     setattr(torch.cuda, name, lambda *_, _value=value, **__: _value)
 torch.cuda.get_rng_state = lambda *_: torch.get_rng_state()
+torch.accelerator.current_device_index, torch.accelerator.set_device_index = lambda: 0, lambda _: None
 torch.autocast, torch.amp.GradScaler = Autocast, GradScaler
 torch.Tensor.is_cuda, torch.Tensor.pin_memory = property(lambda tensor: True), lambda tensor, *_: tensor
 OnTheCpu().__enter__()

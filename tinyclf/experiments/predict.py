@@ -49,7 +49,10 @@ class Predictor:
                 how = "by --model MODULE:FUNCTION, or in Python hand it in: Predictor(run, dataset, model)"
                 raise TinyclfError(f"{fault}: name the function that makes it, {how}")
             model = partial(build_model, self.settings.model, stem=self.settings.stem)
-        self.model = (model if isinstance(model, nn.Module) else model(len(self.classes))).to(self.device)
+        try:
+            self.model = (model if isinstance(model, nn.Module) else model(len(self.classes))).to(self.device)
+        except (TypeError, AttributeError) as error:
+            raise TinyclfError(f"model: expected a model, or a function of the number of classes: {error}") from error
         copy_weights(self.model, saved.weights, str(saved.path))
 
     def loader(self, images: np.ndarray) -> ImageLoader:

@@ -52,10 +52,13 @@ class Recipe:
         told = (optimizer, "the optimizer"), (scheduler, "the scheduler"), (ema, "the average")
         names |= {id(part): name for part, name in told if part is not None}
         count = sum(parameter.numel() for parameter in model.parameters())
+        groups, rates = optimizer.param_groups, [float(group["lr"]) for group in optimizer.param_groups]
+        made = scheduler.get_last_lr() if scheduler else [group.get("initial_lr", group["lr"]) for group in groups]
+        by_hand = "" if rates == list(map(float, made)) else f", with rates set to {rates}"
         return {
             "model": f"{type(model).__name__}, {count:,} parameters\n{canonical(model)}",
             "criterion": canonical(self.criterion, names),
-            "optimizer": canonical(optimizer),
+            "optimizer": canonical(optimizer) + by_hand,
             "scheduler": f"{canonical(scheduler)} each {self.scheduler_interval}" if scheduler else None,
             "ema": canonical(ema) if ema else None,
             "before_step": canonical(self.before_step, names) if self.before_step else None,

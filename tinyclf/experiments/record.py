@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -114,7 +114,7 @@ def write_record(folder: Path, about: Record, evaluation: Evaluation, ended: flo
     record = {
         "version": VERSION,
         "run": folder.name,
-        **{key: value for key, value in about.items() if key not in ("classes", "script")},
+        **{key: value for key, value in about.items() if key not in ("classes", "script", "own_weights")},
         "result": result_of(history),
         "evaluation": evaluation.summary(),
         **also,
@@ -173,7 +173,8 @@ def read_table(record: Record, name: str) -> pd.DataFrame:
 
     path = table_path(record, name)
     try:
-        return pd.read_csv(path, keep_default_na=False, na_values={"accuracy": ["nan"]})  # "null" may be a word
+        texts: dict[Hashable, type[str]] = dict.fromkeys(("wnid", "words", "predicted"), str)  # a class may be called 7
+        return pd.read_csv(path, keep_default_na=False, na_values={"accuracy": ["nan"]}, dtype=texts)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         remedy = "the run's notebook, run again, writes it"
         raise TinyclfError(f"{path}: not a readable table ({error}); {remedy}") from error
@@ -220,7 +221,8 @@ def read_records(dataset: str) -> dict[str, Record]:
         try:
             record, name = read_record(path), path.parent.name
             if (record["settings"]["dataset"], record["run"]) != (dataset, name):
-                raise TinyclfError(f"{name} is a copy of run {record['run']}, or was renamed")
+                where = f"run {record['run']} on {record['settings']['dataset']}"
+                raise TinyclfError(f"{name} is a copy of {where}, or was renamed")
             records[name] = record
         except TinyclfError as error:
             warn(f"left out: {error}")

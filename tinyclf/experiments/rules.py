@@ -64,12 +64,20 @@ def refuse_other_parameters(model: nn.Module, criterion: Any, optimizer: Optimiz
         raise TinyclfError(f"{fault}: {remedy}")
 
 
-def refuse_other_weights(name: str, model: nn.Module, expected: nn.Module) -> None:
-    """Raise TinyclfError where the weights that a run starts with are not those of its settings, to the last bit."""
-    state = model.state_dict()
-    if other := [key for key, value in expected.state_dict().items() if not torch.equal(value, state[key].cpu())]:
-        fault = f"run {name!r} would start with other weights than its settings make, of another seed or trained"
-        raise TinyclfError(f"{fault}, as in {other[0]}: make the model and its optimizer again, or give another name")
+def own_weights(model: nn.Module, expected: nn.Module, label: str) -> str:
+    """What a run starts from, in words, where that are other weights than those of its settings; else empty.
+
+    expected: the model of the settings. label: what their weights are called. A model of other layers cannot be
+    compared: it counts as that of the settings, unless these have random weights and its batch norms have seen images.
+    """
+    state, wanted = model.state_dict(), expected.state_dict()
+    layers, those_of_settings = ({key: value.shape for key, value in each.items()} for each in (state, wanted))
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    if label == "scratch" and any(norm.running_mean is not None and norm.running_mean.any() for norm in norms):
+        return "own weights"
+    if layers != those_of_settings or all(torch.equal(wanted[key], value.cpu()) for key, value in state.items()):
+        return ""
+    return f"own weights, from {label}"
 
 
 def refuse_to_replace(folder: Path, *, goes_on: bool, is_ours: bool) -> None:
@@ -105,7 +113,11 @@ def refuse_what_cannot_train(state: TrainingState, criterion: Any, train: ImageL
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     cuda = [train.device] if train.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(cuda), autocast(plan.precision, train.device):
-        outputs = model(images)
+        try:
+            outputs = model(images)
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            fault = f"model: it cannot take {len(images)} images of {images.shape[2]} pixels: {error}"
+            raise TinyclfError(f"{fault}; give another model or input_size") from error
         for buffer, before in kept:
             buffer.copy_(before)
     wanted, got = (len(images), train.classes), getattr(outputs, "shape", type(outputs).__name__)

@@ -82,7 +82,8 @@ class Run:
             return
         if different := changes(saved.about, self.about, self.settings):
             raise TinyclfError(f"{self.folder} holds another run ({'; '.join(different)}): {rules.FORCE}")
-        self.about |= {key: saved.about[key] for key in ("environments", "history", "script") if key in saved.about}
+        kept = ("environments", "history", "script", "own_weights")
+        self.about |= {key: saved.about[key] for key in kept if key in saved.about}
 
     def fit(
         self,
@@ -106,7 +107,8 @@ class Run:
         run; at the end all must. transform: of each batch of training images, augmented and resized, uint8 (B, 3, H,
         W) to such, as those of `torchvision.transforms.v2`; or a `v2.MixUp`, `v2.CutMix`, or choice of these, of
         normalised images and targets. torch's random numbers depend in it on the seed, the epoch and the step.
-        on_epoch: is called with each new row of the history, in the first process, when its checkpoint is written.
+        on_epoch: is called with each new row of the history, in the first process, when its checkpoint is written; it
+        may watch, and what it changes is not on record.
         `Recipe.identity` tells what decides the numbers from others. The compute on record is that of the settings.
         Raises TinyclfError when the checkpoint is of another recipe, when a name of the catalog is given to another
         recipe than its own, when this run is under way in another process, and for a model that was trained before.
@@ -151,8 +153,7 @@ class Run:
         if self.fresh and recipe.model in TRAINED:
             fault = f"run {self.name!r} would start with a model that is trained already"
             raise TinyclfError(f"{fault}: make it and its optimizer again")
-        if self.fresh and not self.has_own_name:
-            rules.refuse_other_weights(self.name, recipe.model, build_recipe(self.settings, self.data).model)
+        self._tell_weights(recipe.model)
         if to_train := len(self.about["history"]) < self.settings.epochs:
             rules.refuse_what_cannot_train(self.state, recipe.criterion, train, plan)
             self._introduce(recipe)
@@ -164,6 +165,19 @@ class Run:
         now = environment.describe(self.device, self.process.num_processes)
         if to_train and now not in self.about["environments"]:
             self.about["environments"].append(now)
+
+    def _tell_weights(self, model: nn.Module) -> None:
+        """Note initial weights other than those of the settings: a name of the catalog has none, and no command."""
+        about = self.about
+        if self.fresh:
+            expected = build_recipe(self.settings, self.data).model
+            about["own_weights"] = rules.own_weights(model, expected, about["weights"]["label"])
+        if own := about.get("own_weights", ""):
+            if not self.has_own_name:
+                fault = f"run {self.name!r} would start with other weights than its settings make, of another seed or"
+                raise TinyclfError(f"{fault} trained: make the model and its optimizer again, or give another name")
+            about |= {"own_code": True, "command": "", "overrides": about["overrides"] | {"weights": own}}
+            about["weights"] = about["weights"] | {"label": own}
 
     def _introduce(self, recipe: Recipe) -> None:
         """Print on what it trains, and own code by what it made; the script that this process runs is kept."""

@@ -113,8 +113,10 @@ class Settings:
     _in_one_sentence = model_validator(mode="wrap")(in_one_sentence)
 
     def __post_init__(self) -> None:
+        info = dataset_info(self.dataset)
+        object.__setattr__(self, "dataset", info.name)  # of own images, the whole path
         for name in ("input_size", "batch_size"):
-            object.__setattr__(self, name, getattr(self, name) or getattr(dataset_info(self.dataset), name))
+            object.__setattr__(self, name, getattr(self, name) or getattr(info, name))
         one_of("normalization", self.normalization, NORMALIZATIONS)
         if self.parent:
             check_name(self.parent, "weights = run:NAME, NAME")

@@ -37,7 +37,7 @@ MOVING = {
 }
 # Of an optimizer's options, how a step is computed, and not what
 IMPLEMENTATION = {"foreach", "fused", "capturable", "differentiable"}
-HOOKS = "_(forward|backward)(_pre)?_hooks"
+HOOKS = "_(forward|backward|optimizer_step|post_accumulate_grad)(_pre|_post)?_hooks"
 LARGE = 10**7  # numbers of a tensor, from which on it is told by its shape alone
 FIRST: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()  # buffers of own modules, before they trained
 
@@ -100,19 +100,23 @@ class Canonical:
         hidden = (key for key, item in vars(value).items() if key[0] == "_" or item is None or item is False)
         said = {key: vars(value)[key] for key in vars(value).keys() - {"training", *hidden}}
         texts = [f"{name}({self.attributes(said).replace('[1, 1]', '1')})"]
-        texts += [f"{name} {tensor(each)}" for name, each in value.named_parameters(recurse=False)]
-        hooks = [hook for key, each in vars(value).items() if re.fullmatch(HOOKS, key) for hook in each.values()]
-        texts += [f"hooked by {self.of_hook(hook)}" for hook in hooks]
+        for key, each in value.named_parameters(recurse=False):
+            texts += [f"{key} {tensor(each)}", *self.hooks(each)]
+        texts += self.hooks(value)
         buffers = [f"{name} {tensor(each)}" for name, each in value.named_buffers(recurse=False)]
         if is_library(type(value).__module__):
             return ", ".join(texts + buffers * isinstance(value, nn.modules.loss._Loss))
         return ", ".join(texts + FIRST.setdefault(value, buffers))
 
-    def of_hook(self, value: Any) -> str:
-        """Its name; of a function its code and the values that stay: what it collects in others is not told."""
-        if isinstance(value, types.FunctionType):
-            return self.of_function(value, (int, float, str, tuple, types.FunctionType))
-        return str(getattr(value, "__qualname__", type(value).__name__))
+    def hooks(self, value: Any) -> list[str]:
+        """Each by name; of a function its code and the values that stay: what it collects in others is not told."""
+        texts = []
+        for key in filter(re.compile(HOOKS).fullmatch, dir(value)):
+            for hook in (getattr(value, key) or {}).values():
+                is_plain = isinstance(hook, types.FunctionType)
+                told = self.of_function(hook, (int, float, str, tuple, types.FunctionType)) if is_plain else ""
+                texts.append(f"hooked by {told or getattr(hook, '__qualname__', type(hook).__name__)}")
+        return texts
 
     def of_optimizer(self, value: Optimizer) -> str:
         """The class with its defaults, and what its parameter groups have other than these.
@@ -128,7 +132,8 @@ class Canonical:
             changed = {name: options[name] for name in told if options[name] != defaults.get(name)}
             groups.append(f"{len(group['params'])} tensors with {self.attributes(changed)}" if changed else "")
         text = f"{self(type(value))}({self.attributes(defaults)})"
-        return text if not any(groups) else f"{text}, groups: {'; '.join(group or 'the defaults' for group in groups)}"
+        text += f", groups: {'; '.join(group or 'the defaults' for group in groups)}" if any(groups) else ""
+        return ", ".join([text, *self.hooks(value)])
 
     def of_scheduler(self, value: lr_scheduler.LRScheduler) -> str:
         """The class with what does not move; functions that are the same for all groups are told once."""

@@ -226,4 +226,11 @@ def summed(criterion: Loss) -> Loss:
         criterion = copy.copy(criterion)
         criterion.reduction = "sum"
         return criterion
-    return lambda logits, targets: criterion(logits, targets) * len(targets)
+
+    def total(logits: Tensor, targets: Tensor) -> Tensor:
+        loss = criterion(logits, targets)
+        if loss.numel() != 1:
+            raise TinyclfError(f"criterion: expected one number, a mean over the batch, got {tuple(loss.shape)}")
+        return loss * len(targets)
+
+    return total
