@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tinyclf.data.registry import SIDE, Layout, dataset_info
 from tinyclf.data.tiny_imagenet import TinyImageNet
 from tinyclf.utils import paths
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import locked, new_folder
+from tinyclf.utils.files import make_folder
 
 FORMAT = 2  # raise it when the content of a cache changes
 SPLITS = ("train", "val")  # those that are packed
@@ -124,10 +125,7 @@ def pack(path: Path, layout: Layout, name: str) -> Packed:
     beside = [path.parent] if layout.classes else []
     folder = next((place / below for place in (*beside, *paths.data_dirs()) if (place / below).is_dir()), None)
     if folder is None:
-        folder = paths.data_dir(*beside) / below
-        with locked(folder.with_suffix(".lock")):
-            if not folder.is_dir():  # else another process wrote it meanwhile
-                _write(path, layout, folder)
+        folder = make_folder(paths.data_dir(*beside) / below, partial(_write, path, layout))
     return _open(folder, name)
 
 
@@ -152,17 +150,16 @@ def _open(folder: Path, name: str) -> Packed:
         raise TinyclfError(f"The packed cache {folder} is damaged ({error}): remove it, to pack again.") from error
 
 
-def _write(path: Path, layout: Layout, target: Path) -> None:
-    """Decodes all images into `target`, whole or not at all. Raises TinyclfError naming images that are damaged."""
+def _write(path: Path, layout: Layout, folder: Path) -> None:
+    """Decodes all images into `folder`. Raises TinyclfError naming images that are damaged."""
     train, val = (TinyImageNet(path, split, layout=layout) for split in SPLITS)
     size = (len(train) + len(val)) * SIDE * SIDE * 3
-    print(f"packing {path.name} ({size:,} bytes) into {target.parent}", file=sys.stderr, flush=True)
-    with new_folder(target) as folder:
-        digest = hashlib.sha256(json.dumps(train.classes).encode())
-        for split in (train, val):
-            _write_split(split, folder, digest)
-        meta = {"classes": train.classes, "class_names": train.class_names, "fingerprint": digest.hexdigest()}
-        (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    print(f"packing {path.name} ({size:,} bytes) into {folder.parent.parent}", file=sys.stderr, flush=True)
+    digest = hashlib.sha256(json.dumps(train.classes).encode())
+    for split in (train, val):
+        _write_split(split, folder, digest)
+    meta = {"classes": train.classes, "class_names": train.class_names, "fingerprint": digest.hexdigest()}
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
 def _write_split(split: TinyImageNet, folder: Path, digest: "hashlib._Hash") -> None:

@@ -9,7 +9,7 @@ own name, so that the pixels, and with the same Pillow the JPEG bytes, are the s
 import colorsys
 import hashlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tinyclf.data.registry import MINI, SIDE, Layout
-from tinyclf.utils.files import locked, new_folder
+from tinyclf.utils.files import make_folder
 
 Array = NDArray[np.float64]
 
@@ -38,12 +38,7 @@ def dataset_folder(layout: Layout, parent: Path) -> Path:
 
 def make_dataset(layout: Layout, parent: Path) -> Path:
     """`dataset_folder`, written whole or not at all if it is not there; others wait. Raises TinyclfError."""
-    target = dataset_folder(layout, parent)
-    with locked(parent / f".{layout.folder}.lock"):
-        if not target.exists():
-            with new_folder(target) as folder:
-                _write_dataset(layout, folder)
-    return target
+    return make_folder(dataset_folder(layout, parent), partial(_write_dataset, layout))
 
 
 def class_table(folder: str | None = None) -> dict[str, tuple[str, str]]:

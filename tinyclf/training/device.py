@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 
 import torch
@@ -113,16 +113,12 @@ def autocast(precision: str, device: torch.device) -> Iterator[None]:
     fp32 is exact, whatever torch is set to: its own default for convolutions on a GPU is tf32.
     """
     products, convolutions = (cuda, cudnn) if device.type == "cuda" else (mkldnn, mkldnn)
-    backends = (products.matmul, convolutions.conv)  # which torch puts there at run time
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"
-    try:
+    with ExitStack() as before:
+        for backend in (products.matmul, convolutions.conv):  # which torch puts there at run time
+            before.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
+            backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"
         with torch.autocast(device.type, LOW.get(precision, torch.bfloat16), enabled=precision in LOW):
             yield
-    finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.fp32_precision = value
 
 
 @contextmanager

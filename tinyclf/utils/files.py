@@ -3,7 +3,7 @@
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -69,17 +69,20 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
         yield
 
 
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `target` when the block ends, or is removed with all in it where it fails.
+def make_folder(target: Path, fill: Callable[[Path], None]) -> Path:
+    """`target`; where it is not there, one process makes it, whole or not at all, by `fill`, and others wait.
 
     Raises TinyclfError for an OSError.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix=f"{target.name}.", suffix=".partial", dir=target.parent) as temporary:
-            folder = Path(temporary) / "new"
-            folder.mkdir()  # with the rights of a new folder, which the temporary one has not
-            yield folder
-            os.rename(folder, target)
+        with locked(target.with_suffix(".lock")):
+            if target.is_dir():
+                return target
+            with tempfile.TemporaryDirectory(prefix=f"{target.name}.", suffix=".partial", dir=target.parent) as place:
+                folder = Path(place) / "new"
+                folder.mkdir()  # with the rights of a new folder, which the temporary one has not
+                fill(folder)
+                os.rename(folder, target)
+                return target
     except OSError as error:
         raise TinyclfError(f"cannot write {target} ({error.strerror}): free some space, or use another disk") from error
