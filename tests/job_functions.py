@@ -6,27 +6,31 @@ import sys
 import time
 
 
-def note(folder, name, until=""):
-    """Note when a job began and ended, and what it was given; `until` another has left its note, wait."""
-    given = {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
-    begun = time.monotonic()
-    while until and not (folder / until).exists():
+def do(experiment):
+    """Fail, be killed or sleep, as its parameters say; else note when a job began and ended, and what it was given.
+
+    `until` another has left its note, it waits.
+    """
+    told, given = (
+        experiment.parameters,
+        {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")},
+    )
+    begun, note = time.monotonic(), told["folder"] / experiment.name
+    if "error" in told:
+        print("the last words")
+        sys.exit(told["error"])
+    if "kill" in told:
+        kill()
+    if "sleep" in told:
+        note.write_text(str(os.getpid()))
+        time.sleep(100)
+    while "until" in told and not (told["folder"] / told["until"]).exists():
         time.sleep(0.05)
-    (folder / name).write_text(repr((begun, time.monotonic(), given)))
-
-
-def fail(error):
-    print("the last words")
-    sys.exit(error)
+    note.write_text(repr((begun, time.monotonic(), given)))
 
 
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def sleep(folder, name):
-    (folder / name).write_text(str(os.getpid()))
-    time.sleep(100)
 
 
 def die_in_training(*experiments):

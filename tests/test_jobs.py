@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -15,8 +14,8 @@ from typer.testing import CliRunner
 
 from tinyclf import cli
 from tinyclf.experiments import launch
-from tinyclf.experiments.catalog import select
-from tinyclf.experiments.launch import STAND_IN, Job, plan, run_jobs, shares
+from tinyclf.experiments.launch import run_jobs, shares
+from tinyclf.experiments.toml_files import Experiment
 from tinyclf.utils.errors import TinyclfError
 
 HERE = {"OMP_NUM_THREADS": "1"}
@@ -28,10 +27,14 @@ def threads(monkeypatch):
     forkserver._forkserver._stop()  # the next one prints to where this test captures it
 
 
-def job(folder, name, needs=(), until="", after=()):
-    return Job(
-        name, f"title of {name}", "job_functions:note", (folder, name, until), frozenset(needs), frozenset(after)
-    )
+def job(folder, name, parent="", **told):
+    """An experiment that leaves a note in a folder, in place of training."""
+    parameters = {"folder": folder, "weights": f"run:{parent}" * bool(parent), **told}
+    return Experiment(name, f"title of {name}", Path("1_baseline.ipynb"), parameters)
+
+
+def run(todo, environments):
+    run_jobs(todo, "job_functions:do", environments)
 
 
 def read(folder):
@@ -40,51 +43,33 @@ def read(folder):
 
 def test_jobs_run_at_the_same_time_and_after_what_they_need(tmp_path, capfd):
     shares = [HERE | {"CUDA_VISIBLE_DEVICES": name} for name in "01"]
-    todo = [job(tmp_path, "last", after=("parent", "child", "other")), job(tmp_path, "child", ("parent",))]
-    run_jobs([*todo, job(tmp_path, "other", until="child"), job(tmp_path, "parent")], shares)
+    todo = [job(tmp_path, "summary"), job(tmp_path, "child", "parent"), job(tmp_path, "ablations")]
+    run([*todo, job(tmp_path, "parent"), job(tmp_path, "other", until="child"), job(tmp_path, "another")], shares)
     ran = read(tmp_path)
-    assert ran["parent"][1] < ran["child"][0] and ran["child"][1] < ran["other"][1] < ran["last"][0]
-    said = capfd.readouterr().err.splitlines()
-    assert said.index("parent: title of parent") < said.index("other: title of other"), "what others need comes first"
+    assert ran["parent"][1] < ran["child"][0] and ran["child"][1] < ran["other"][1] < ran["ablations"][0]
+    assert ran["ablations"][1] < ran["summary"][0]
+    assert ran["child"][0] < ran["another"][0], "what goes on from a run that ended comes first"
+    assert "parent: title of parent" in capfd.readouterr().err.splitlines()
     assert {ran[name][2]["CUDA_VISIBLE_DEVICES"] for name in ("parent", "other")} == {"0", "1"}
     assert {given["OMP_NUM_THREADS"] for _, _, given in ran.values()} == {"1"}
 
 
-def test_of_those_that_may_start_the_longest_does(tmp_path, capfd):
-    names = ["finetuning", "finetuning-small-stem", "baseline-scratch", "data"]
-    planned = {each.name: each for each in plan(select(names, "mini"), "a:b")}
-    todo = [replace(job(tmp_path, name), length=planned[name].length) for name in names]
-    run_jobs(todo, [HERE])
-    started = [line.split(":")[0] for line in capfd.readouterr().err.splitlines() if "title of" in line]
-    assert started == ["finetuning-small-stem", "baseline-scratch", "finetuning", "data"]
-
-
 def test_a_failure_is_told_and_leaves_all_but_what_needs_it(tmp_path, capfd):
     todo = [
-        Job("bad", "to fail", "job_functions:fail", ("the disk is full",)),
-        Job("worse", "to be killed", "job_functions:kill"),
-        job(tmp_path, "child", ("bad",)),
-        job(tmp_path, "grandchild", ("child",)),
+        job(tmp_path, "bad", error="the disk is full"),
+        job(tmp_path, "worse", kill=True),
+        job(tmp_path, "child", "bad"),
+        job(tmp_path, "grandchild", "child"),
         job(tmp_path, "good"),
-        job(tmp_path, "last", after=("bad", "grandchild")),
+        job(tmp_path, "summary"),
     ]
     with pytest.raises(TinyclfError, match=r"^failed: bad, worse; skipped: child, grandchild$"):
-        run_jobs(todo, [HERE])
-    assert sorted(read(tmp_path)) == ["good", "last"]
+        run(todo, [HERE])
+    assert sorted(read(tmp_path)) == ["good", "summary"]
     lines = capfd.readouterr().err.splitlines()
     assert "bad: the disk is full" in lines and "bad: the last words" in lines
     assert any(line.startswith("worse: killed by SIGKILL") for line in lines)
     assert "child: skipped, as it needs bad" in lines and "grandchild: skipped, as it needs child" in lines
-
-
-def test_the_plan_of_mini_has_parents_stand_in_weights_and_the_summary_in_order():
-    todo = {job.name: job for job in plan(select([], "mini"), "a:b")}
-    assert todo["finetuning"].needs == {"preprocessing"} and todo["preprocessing"].needs == {STAND_IN}
-    (run,) = todo["finetuning"].arguments
-    assert not todo["baseline-scratch"].needs and run.name == "finetuning" and todo["finetuning"].function == "a:b"
-    assert todo["summary"].after == todo.keys() - {"summary", STAND_IN}
-    assert "summary" not in todo["ablations"].after and not todo["data"].after
-    assert STAND_IN not in {job.name for job in plan(select(["fast-scratch"], "mini"), "a:b")}
 
 
 def test_cores_and_gpus_are_shared(monkeypatch):
@@ -104,7 +89,7 @@ def test_cores_and_gpus_are_shared(monkeypatch):
 @pytest.mark.parametrize("command", [["run", "data"], ["report"], ["train", "baseline-scratch"]])
 def test_every_command_takes_the_number_of_jobs(command, monkeypatch):
     asked = []
-    monkeypatch.setattr(launch, "run_jobs", lambda todo, environments: asked.append((todo, len(environments))))
+    monkeypatch.setattr(launch, "run_jobs", lambda todo, _, environments: asked.append((todo, len(environments))))
     assert CliRunner().invoke(cli.app, [*command, "--jobs", "3"]).exit_code == 0
     ((todo, count),) = asked
     assert count == 3 and todo[-1].name == ("baseline-scratch" if command[0] == "train" else "summary")
@@ -116,9 +101,11 @@ SCRIPT = """
 import pathlib, sys
 from tinyclf import cli
 from tinyclf.experiments import launch
+from tinyclf.experiments.toml_files import Experiment
 folder = pathlib.Path(sys.argv[-1])
-jobs = [launch.Job(name, "to sleep", "job_functions:sleep", (folder, name)) for name in "abc"]
-launch.plan = lambda experiments, function: jobs
+jobs = [Experiment(name, "to sleep", folder, {"folder": folder, "sleep": True}) for name in "abc"]
+run_jobs = launch.run_jobs
+launch.run_jobs = lambda todo, function, environments: run_jobs(jobs, "job_functions:do", environments)
 if __name__ == "__main__":
     sys.argv[1:] = ["train", "baseline-scratch", "--jobs", "2"]
     cli.main()

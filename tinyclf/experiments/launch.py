@@ -5,7 +5,6 @@ import pkgutil
 import shutil
 import sys
 import time
-from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
@@ -19,54 +18,7 @@ if TYPE_CHECKING:
     from tinyclf.experiments.catalog import Experiment
 
 WORKER = "TORCHELASTIC_RUN_ID"  # in the environment of each of several processes, also of those of torchrun
-STAND_IN = "stand-in weights"  # the job that trains them, so that those which start from them do not wait for a lock
-TRAIN, TRAIN_STAND_IN = "tinyclf.experiments.run:train", "tinyclf.models.weights:stand_in_file"
-
-
-@dataclass(frozen=True)
-class Job:
-    """A function to call in a process of its own."""
-
-    name: str
-    title: str
-    function: str  # as `package.module:function`: this process need not import it
-    arguments: tuple[Any, ...] = ()
-    needs: frozenset[str] = frozenset()  # jobs without which it cannot be done
-    after: frozenset[str] = frozenset()  # jobs that come before it, even where they fail
-    length: int = 0  # roughly how long it takes, to start the longest first
-
-
-def plan(experiments: "list[Experiment]", function: str) -> list[Job]:
-    """A job for each experiment, which calls `function` with it.
-
-    It needs the run that it starts from, or the stand-in weights of `mini`, which are a job of their own. The pages
-    that are made from all records come last.
-    """
-    from tinyclf.experiments.catalog import LAST
-    from tinyclf.experiments.settings import parent_of
-
-    names = frozenset(experiment.name for experiment in experiments)
-    jobs = []
-    for run in experiments:
-        weights = run.parameters.get("weights", "")
-        needs = frozenset({STAND_IN}) if weights == "mini" else names & {parent_of(weights)}
-        after = frozenset(name for name in names if LAST.get(name, 0) < LAST.get(run.name, 0))
-        jobs.append(Job(run.name, run.title, function, (run,), needs, after, length(run)))
-    if any(STAND_IN in job.needs for job in jobs):
-        jobs.insert(0, Job(STAND_IN, "for ImageNet weights on mini", TRAIN_STAND_IN))
-    return jobs
-
-
-def length(experiment: "Experiment") -> int:
-    """Roughly how long an experiment takes: the pixels of its epochs, of which only small stems keep all."""
-    settings = experiment.settings
-    kept = 1 if settings.stem == "imagenet" else 16  # of 4x4 pixels
-    return settings.epochs * settings.input_size**2 * kept if experiment.trains else 0
-
-
-def chain(job: Job, jobs: list[Job]) -> int:
-    """How long a job takes, with the longest line of those that need it, one after the other."""
-    return 1 + job.length + max((chain(other, jobs) for other in jobs if job.name in other.needs), default=0)
+TRAIN = "tinyclf.experiments.run:train"
 
 
 def shares(count: int, device: str) -> list[dict[str, str]]:
@@ -100,39 +52,45 @@ def run_one_by_one(experiments: "list[Experiment]", function: str) -> None:
         raise TinyclfError(f"failed: {', '.join(failed)}")
 
 
-def run_jobs(jobs: list[Job], environments: list[dict[str, str]]) -> None:
-    """Do the jobs, as many at a time as there are environments, the start of the longest chain first.
+def run_jobs(experiments: "list[Experiment]", function: str, environments: list[dict[str, str]]) -> None:
+    """Call `function` with each experiment in a process of its own, as many at a time as there are environments.
 
-    One that fails leaves the others, but for those that need it. Raises TinyclfError in the end, which names both.
-    When this process is interrupted or told to end, the jobs end before it does.
+    One comes after that which it starts from, and the pages that are made from all records come last. One that fails
+    leaves the others, but for those that start from it. Raises TinyclfError in the end, which names both. When this
+    process is interrupted or told to end, the others end before it does.
     """
-    longest_first = sorted(jobs, key=lambda job: -chain(job, jobs))
-    graph = TopologicalSorter({job.name: job.needs | job.after for job in jobs})
+    from tinyclf.experiments.catalog import LAST
+    from tinyclf.experiments.settings import parent_of
+
+    runs, stage = {run.name: run for run in experiments}, {run.name: LAST.get(run.name, 0) for run in experiments}
+    needs = {name: runs.keys() & {parent_of(run.parameters.get("weights", ""))} for name, run in runs.items()}
+    graph = TopologicalSorter({name: needs[name] | {one for one in runs if stage[one] < stage[name]} for name in runs})
     graph.prepare()
-    ready: set[str] = set()
-    running: dict[Any, tuple[Job, BaseProcess, dict[str, str], float]] = {}  # by what tells that a process ended
-    free, failed, skipped = list(environments), list[str](), list[str]()
-    with children({job.function for job in jobs} - {TRAIN_STAND_IN}, environments[0][THREADS]) as start:
+    running: dict[Any, tuple[str, BaseProcess, dict[str, str], float]] = {}  # by what tells that a process ended
+    free, ready, failed, skipped = list(environments), list[str](), list[str](), list[str]()
+    with children(function, environments[0][THREADS]) as start:
         while graph.is_active():
-            ready.update(graph.get_ready())
-            for job in [job for job in longest_first if job.name in ready][: len(free)]:
-                ready.remove(job.name)
-                if lost := job.needs.intersection(failed + skipped):
-                    say(job.name, f"skipped, as it needs {', '.join(lost)}")
-                    skipped.append(job.name)
-                    graph.done(job.name)
+            ready[:0] = (
+                graph.get_ready()
+            )  # what goes on from a run that just ended comes first: such lines are the longest
+            for name in ready[: len(free)]:
+                ready.remove(name)
+                if lost := needs[name].intersection(failed + skipped):
+                    say(name, f"skipped, as it needs {', '.join(lost)}")
+                    skipped.append(name)
+                    graph.done(name)
                 else:
-                    say(job.name, job.title)
+                    say(name, runs[name].title)
                     given = free.pop()
-                    process = start(job.function, job.arguments, given, job.name)
-                    running[process.sentinel] = job, process, given, time.monotonic()
+                    process = start(function, (runs[name],), given, name)
+                    running[process.sentinel] = name, process, given, time.monotonic()
             for sentinel in connection.wait(list(running)) if running else ():
-                job, process, given, started = running.pop(sentinel)
+                name, process, given, started = running.pop(sentinel)
                 process.join()
-                say(job.name, f"{ending(process) or 'done'}, {time.monotonic() - started:.0f} s")
-                failed += [job.name] * bool(process.exitcode)
+                say(name, f"{ending(process) or 'done'}, {time.monotonic() - started:.0f} s")
+                failed += [name] * bool(process.exitcode)
                 free.append(given)
-                graph.done(job.name)
+                graph.done(name)
     if failed:
         raise TinyclfError(f"failed: {', '.join(failed)}" + f"; skipped: {', '.join(skipped)}" * bool(skipped))
 
@@ -164,7 +122,7 @@ def run_processes(count: int, device: str, experiments: "list[Experiment]") -> N
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),  # this machine's name may lead nowhere
         THREADS: threads_each(count),
     }
-    with children({TRAIN}, threads_each(count)) as start:
+    with children(TRAIN, threads_each(count)) as start:
         ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
         workers = [start(TRAIN, tuple(experiments), several | rank) for rank in ranks]
         while any(worker.is_alive() for worker in workers) and not any(worker.exitcode for worker in workers):

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
@@ -31,12 +31,12 @@ def threads_each(count: int) -> str:
 
 
 @contextmanager
-def children(functions: Collection[str], threads: str) -> Iterator[Callable[..., BaseProcess]]:
+def children(function: str, threads: str) -> Iterator[Callable[..., BaseProcess]]:
     """Gives a function that starts processes, `start` below. Those that still run in the end are ended.
 
-    functions: as `package.module:function`, whose modules are imported once. threads: of each process.
+    function: one that they call, as `package.module:function`, whose module is imported once. threads: of each process.
     """
-    FORKS.set_forkserver_preload([function.partition(":")[0] for function in functions])
+    FORKS.set_forkserver_preload([function.partition(":")[0]])
     given, processes = os.environ.get(THREADS), list[BaseProcess]()
     os.environ[THREADS] = threads
     forkserver.ensure_running()

@@ -136,7 +136,7 @@ class Request:
             Thread(target=end_with_parent, daemon=True).start()
             pkgutil.resolve_name(launch.TRAIN)(*trained)
         elif self.jobs > 1:
-            launch.run_jobs(launch.plan(experiments, function), launch.shares(self.jobs, self.device))
+            launch.run_jobs(experiments, function, launch.shares(self.jobs, self.device))
         elif self.processes > 1 and trained:
             launch.run_processes(self.processes, self.device, trained)
             if function != launch.TRAIN:

@@ -20,7 +20,7 @@ from tinyclf.models.choices import FILE, NAMED_WEIGHTS, is_file
 from tinyclf.models.resnet import build_model, compose_filters, head_names, shrink_filters, stem_of
 from tinyclf.models.small_map_conv import use_small_map_conv
 from tinyclf.utils.errors import TinyclfError, one_of
-from tinyclf.utils.files import atomic_write
+from tinyclf.utils.files import atomic_write, locked
 from tinyclf.utils.paths import data_dir, user_file
 
 IMAGENET_CLASSES = 1000
@@ -153,9 +153,10 @@ def stand_in_file() -> Path:
     A state dict, safetensors in torchvision's names, with a head for the classes of its training.
     """
     path = data_dir() / f"mini-pretrained-{hashlib.sha256(STAND_IN.encode()).hexdigest()[:8]}.safetensors"
-    if not path.is_file():
-        print("weights = 'mini': a stand-in for ImageNet's is trained, once")
-        atomic_write(path, save(train_stand_in()))
+    with locked(path.with_suffix(".lock")):  # jobs that need it wait for the first of them
+        if not path.is_file():
+            print("weights = 'mini': a stand-in for ImageNet's is trained, once")
+            atomic_write(path, save(train_stand_in()))
     return path
 
 
