@@ -11,11 +11,8 @@ def do(experiment):
 
     `until` another has left its note, it waits.
     """
-    told, given = (
-        experiment.parameters,
-        {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")},
-    )
-    begun, note = time.monotonic(), told["folder"] / experiment.name
+    told, note, begun = experiment.parameters, experiment.parameters["folder"] / experiment.name, time.monotonic()
+    given = {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
     if "error" in told:
         print("the last words")
         sys.exit(told["error"])

@@ -70,9 +70,7 @@ def run_jobs(experiments: "list[Experiment]", function: str, environments: list[
     free, ready, failed, skipped = list(environments), list[str](), list[str](), list[str]()
     with children(function, environments[0][THREADS]) as start:
         while graph.is_active():
-            ready[:0] = (
-                graph.get_ready()
-            )  # what goes on from a run that just ended comes first: such lines are the longest
+            ready[:0] = graph.get_ready()  # what goes on from a run that just ended comes first, as such lines are long
             for name in ready[: len(free)]:
                 ready.remove(name)
                 if lost := needs[name].intersection(failed + skipped):
