@@ -18,8 +18,6 @@ from tinyclf.experiments.launch import run_jobs, shares
 from tinyclf.experiments.toml_files import Experiment
 from tinyclf.utils.errors import TinyclfError
 
-HERE = {"OMP_NUM_THREADS": "1"}
-
 
 @pytest.fixture(autouse=True)
 def threads(monkeypatch):
@@ -42,7 +40,7 @@ def read(folder):
 
 
 def test_jobs_run_at_the_same_time_and_after_what_they_need(tmp_path, capfd):
-    shares = [HERE | {"CUDA_VISIBLE_DEVICES": name} for name in "01"]
+    shares = [{"CUDA_VISIBLE_DEVICES": name} for name in "01"]
     todo = [job(tmp_path, "summary"), job(tmp_path, "child", "parent"), job(tmp_path, "ablations")]
     run([*todo, job(tmp_path, "parent"), job(tmp_path, "other", until="child"), job(tmp_path, "another")], shares)
     ran = read(tmp_path)
@@ -51,7 +49,7 @@ def test_jobs_run_at_the_same_time_and_after_what_they_need(tmp_path, capfd):
     assert ran["child"][0] < ran["another"][0], "what goes on from a run that ended comes first"
     assert "parent: title of parent" in capfd.readouterr().err.splitlines()
     assert {ran[name][2]["CUDA_VISIBLE_DEVICES"] for name in ("parent", "other")} == {"0", "1"}
-    assert {given["OMP_NUM_THREADS"] for _, _, given in ran.values()} == {"1"}
+    assert {given["OMP_NUM_THREADS"] for _, _, given in ran.values()} == {"3"}
 
 
 def test_a_failure_is_told_and_leaves_all_but_what_needs_it(tmp_path, capfd):
@@ -64,7 +62,7 @@ def test_a_failure_is_told_and_leaves_all_but_what_needs_it(tmp_path, capfd):
         job(tmp_path, "summary"),
     ]
     with pytest.raises(TinyclfError, match=r"^failed: bad, worse; skipped: child, grandchild$"):
-        run(todo, [HERE])
+        run(todo, [{}])
     assert sorted(read(tmp_path)) == ["good", "summary"]
     lines = capfd.readouterr().err.splitlines()
     assert "bad: the disk is full" in lines and "bad: the last words" in lines
@@ -79,11 +77,12 @@ def test_cores_and_gpus_are_shared(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    gpus = ["2", "5", "2"]
-    assert shares(3, "auto") == [{"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
-    assert shares(16, "cpu") == [{"OMP_NUM_THREADS": "1"}] * 16
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert shares(2, "cpu") == [{"OMP_NUM_THREADS": "5"}] * 2
+    assert shares(3, "auto") == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in ("2", "5", "2")]
+    assert shares(2, "cpu") == [{}, {}]
+    for given, count, expected in (("", 3, "2"), ("", 16, "1"), ("5", 2, "5")):
+        monkeypatch.setenv("OMP_NUM_THREADS", given) if given else monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        with launch.children("job_functions:do", count):
+            assert os.environ["OMP_NUM_THREADS"] == expected
 
 
 @pytest.mark.parametrize("command", [["run", "data"], ["report"], ["train", "baseline-scratch"]])

@@ -13,9 +13,8 @@ from typer import Argument, Option
 from typer.core import TyperCommand, TyperGroup
 
 import tinyclf
-from tinyclf.experiments.launch import TRAIN, WORKER, run_one_by_one
+from tinyclf.experiments.launch import TRAIN, WORKER, interrupted, prepare_process, run_one_by_one
 from tinyclf.experiments.names import dataset_folder
-from tinyclf.experiments.processes import interrupted, prepare_process
 from tinyclf.experiments.request import Dataset, Device, Request, complete_runs, takes_request, usage, use_device
 from tinyclf.utils.errors import TinyclfError, UsageError, one_of
 from tinyclf.utils.paths import PROJECT

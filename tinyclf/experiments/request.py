@@ -17,7 +17,6 @@ from tinyclf.data.registry import DATASETS, dataset_info, folder_name
 from tinyclf.experiments import launch
 from tinyclf.experiments.names import dataset_folder
 from tinyclf.experiments.parameters import parse_assignment
-from tinyclf.experiments.processes import end_with_parent
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError, UsageError
 
@@ -133,7 +132,7 @@ class Request:
         if any(run.is_own for run in trained) and (function == launch.TRAIN or self.processes > 1):
             raise UsageError("a notebook by its path is run by `tinyclf run`, in one process")
         if launch.WORKER in os.environ:
-            Thread(target=end_with_parent, daemon=True).start()
+            Thread(target=launch.end_with_parent, daemon=True).start()
             pkgutil.resolve_name(launch.TRAIN)(*trained)
         elif self.jobs > 1:
             launch.run_jobs(experiments, function, launch.shares(self.jobs, self.device))
