@@ -171,8 +171,8 @@ def test_one_that_fails_or_is_killed_is_named(function, changed, said, tmp_path,
     monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
 
     @contextmanager
-    def second_differs(function, count):
-        with children(function, count) as start:
+    def second_differs(imported, count):
+        with children(imported, count) as start:
             yield (
                 lambda theirs, arguments, env: (
                     start(theirs, arguments, env) if env["RANK"] == "0" else start(function, arguments, env | changed)
