@@ -70,7 +70,7 @@ def test_a_failure_is_told_and_leaves_all_but_what_needs_it(tmp_path, capfd):
     assert "child: skipped, as it needs bad" in lines and "grandchild: skipped, as it needs child" in lines
 
 
-def test_cores_and_gpus_are_shared(monkeypatch):
+def test_cores_and_gpus_are_shared(tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
     monkeypatch.setattr(launch.shutil, "which", lambda name: name)
@@ -81,8 +81,9 @@ def test_cores_and_gpus_are_shared(monkeypatch):
     assert shares(2, "cpu") == [{}, {}]
     for given, count, expected in (("", 3, "2"), ("", 16, "1"), ("5", 2, "5")):
         monkeypatch.setenv("OMP_NUM_THREADS", given) if given else monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-        with launch.children("job_functions:do", count):
-            assert os.environ["OMP_NUM_THREADS"] == expected
+        run([job(tmp_path, f"one of {count}")], [{}] * count)
+        assert read(tmp_path)[f"one of {count}"][2]["OMP_NUM_THREADS"] == expected
+        assert os.environ.get("OMP_NUM_THREADS", "") == given, "of this process it stays"
 
 
 @pytest.mark.parametrize("command", [["run", "data"], ["report"], ["train", "baseline-scratch"]])

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from graphlib import TopologicalSorter
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
@@ -147,15 +147,20 @@ def children(function: str, count: int) -> Iterator[Callable[..., BaseProcess]]:
 
     function: one that they call, as `package.module:function`, whose module is imported once. count: how many run at a
     time. Each has its share of the cores, whatever else is under way, or the number of threads that the environment
-    gives; it stays there, for what this process starts later.
+    gives.
     """
-    os.environ.setdefault(THREADS, str(max(1, usable_cores() // count)))
+    given, processes = os.environ.get(THREADS), list[BaseProcess]()
+    threads = given or str(max(1, usable_cores() // count))
     FORKS.set_forkserver_preload([function.partition(":")[0]])
-    processes = list[BaseProcess]()
+    os.environ[THREADS] = threads  # of the process that the others fork from, alone: this one may use all
+    forkserver.ensure_running()
+    if given is None:
+        del os.environ[THREADS]
 
     def start(function: str, arguments: tuple[Any, ...], environment: dict[str, str], name: str = "") -> BaseProcess:
         """Call a function with a changed environment. name: stands before each line that it prints."""
-        processes.append(FORKS.Process(target=work, args=(function, arguments, os.environ | environment, name)))
+        given = os.environ | {THREADS: threads} | environment
+        processes.append(FORKS.Process(target=work, args=(function, arguments, given, name)))
         processes[-1].start()
         return processes[-1]
 
