@@ -37,7 +37,11 @@ MOVING = {
 }
 # Of an optimizer's options, how a step is computed, and not what
 IMPLEMENTATION = {"foreach", "fused", "capturable", "differentiable"}
-HOOKS = "_(forward|backward|optimizer_step|post_accumulate_grad)(_pre|_post)?_hooks"
+# Where torch keeps the hooks of modules, parameters and optimizers
+HOOKS = (
+    *("_backward_pre_hooks", "_backward_hooks", "_forward_hooks", "_forward_pre_hooks", "_post_accumulate_grad_hooks"),
+    *("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"),
+)
 LARGE = 10**7  # numbers of a tensor, from which on it is told by its shape alone
 FIRST: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()  # buffers of own modules, before they trained
 
@@ -111,8 +115,8 @@ class Canonical:
     def hooks(self, value: Any) -> list[str]:
         """Each by name; of a function its code and the values that stay: what it collects in others is not told."""
         texts = []
-        for key in filter(re.compile(HOOKS).fullmatch, dir(value)):
-            for hook in (getattr(value, key) or {}).values():
+        for kept in HOOKS:
+            for hook in (getattr(value, kept, None) or {}).values():
                 is_plain = isinstance(hook, types.FunctionType)
                 told = self.of_function(hook, (int, float, str, tuple, types.FunctionType)) if is_plain else ""
                 texts.append(f"hooked by {told or getattr(hook, '__qualname__', type(hook).__name__)}")
