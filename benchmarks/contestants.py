@@ -26,9 +26,8 @@ from tinyclf.experiments.recipe import recipe_for
 from tinyclf.experiments.settings import Settings
 from tinyclf.models.resnet import build_model
 from tinyclf.models.small_map_conv import use_small_map_conv
-from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.evaluate import evaluate
-from tinyclf.training.loop import Plan, Training
+from tinyclf.training.loop import Training
 
 RECIPE = Settings(batch_size=BATCH)
 
@@ -103,9 +102,7 @@ class Tinyclf(Published):
         super().__init__(data, device, size, small_map_conv=True)
         self.model.to(memory_format=torch.channels_last)
         train, val = (data.arrays[split] for split in SPLITS)
-        recipe = recipe_for(self.model, RECIPE, len(train.labels))
-        self.criterion = recipe.criterion
-        self.state = TrainingState(self.model, recipe.optimizer, recipe.scheduler)
+        self.recipe = recipe_for(self.model, RECIPE, len(train.labels))
         augmented: dict[str, Any] = {"shuffle": True, "augmentation": Augmentation(flip=RECIPE.flip)}
         self.split = {
             "train": WatchedBatches(train.images, train.labels, BATCH, device, input_size=size, **augmented),
@@ -124,7 +121,7 @@ class Tinyclf(Published):
 
     def train(self, watch: Watch, workers: int) -> None:
         batches = self.watched("train", watch)
-        Training(self.state, self.criterion, batches, batches, Plan(1)).train_epoch(self.epoch)
+        Training(self.recipe, batches, batches, epochs=1).train_epoch(self.epoch)
 
     def evaluate(self, watch: Watch, workers: int) -> None:
         evaluate(self.model, self.watched("val", watch))

@@ -5,13 +5,12 @@ The notebooks of the steps write the same objects out; a test holds the two to e
 
 import copy
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from torch import nn
-from torch.optim import Optimizer, lr_scheduler, swa_utils
+from torch.optim import swa_utils
 from torchvision.models import ResNet
 
 from tinyclf.data.augment import Augmentation, as_jpeg
@@ -23,47 +22,11 @@ from tinyclf.models.flops import multiply_adds
 from tinyclf.models.ghost_batch_norm import use_ghost_batch_norm
 from tinyclf.models.resnet import WHITENING_PIXELS, GrowingDepth, build_model, set_depth, whiten_filters
 from tinyclf.training.checkpoint import Saved
-from tinyclf.training.identity import Texts, canonical
-from tinyclf.training.loop import BeforeStep, Loss
+from tinyclf.training.loop import Recipe
 from tinyclf.training.optim import RateSchedule, make_optimizer, make_scheduler
 from tinyclf.utils.errors import TinyclfError
 
 EVALUATED = 1000 * 128**2  # pixels of a batch in evaluation on a GPU: some 5 GB with ResNet18 and its largest maps
-
-
-@dataclass
-class Recipe:
-    """What `Run.fit` takes, by the names of its arguments: `run.fit(**vars(recipe))`."""
-
-    model: nn.Module
-    criterion: Loss
-    optimizer: Optimizer
-    scheduler: lr_scheduler.LRScheduler | None = None
-    scheduler_interval: str = "epoch"
-    ema: swa_utils.AveragedModel | None = None
-    before_step: BeforeStep | None = None
-    transform: Any = None
-
-    def identity(self) -> Texts:
-        """What decides the numbers, as texts of which the first line sums each up: see training/identity.py."""
-        model, optimizer, scheduler, ema = self.model, self.optimizer, self.scheduler, self.ema
-        parts = (*model.named_parameters(), *model.named_modules())
-        names = {id(part): f"the model's {name}".removesuffix("'s ") for name, part in parts}
-        told = (optimizer, "the optimizer"), (scheduler, "the scheduler"), (ema, "the average")
-        names |= {id(part): name for part, name in told if part is not None}
-        count = sum(parameter.numel() for parameter in model.parameters())
-        groups, rates = optimizer.param_groups, [float(group["lr"]) for group in optimizer.param_groups]
-        made = scheduler.get_last_lr() if scheduler else [group.get("initial_lr", group["lr"]) for group in groups]
-        by_hand = "" if rates == list(map(float, made)) else f", with rates set to {rates}"
-        return {
-            "model": f"{type(model).__name__}, {count:,} parameters\n{canonical(model)}",
-            "criterion": canonical(self.criterion, names),
-            "optimizer": canonical(optimizer) + by_hand,
-            "scheduler": f"{canonical(scheduler)} each {self.scheduler_interval}" if scheduler else None,
-            "ema": canonical(ema) if ema else None,
-            "before_step": canonical(self.before_step, names) if self.before_step else None,
-            "transform": canonical(self.transform, names) if self.transform else None,
-        }
 
 
 def build_recipe(settings: Settings, data: Packed) -> Recipe:

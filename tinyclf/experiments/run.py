@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from weakref import WeakSet
 
-import torch
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler, swa_utils
 
@@ -19,18 +18,17 @@ from tinyclf.data.cache import Packed, load_data
 from tinyclf.data.loader import ImageLoader
 from tinyclf.experiments import catalog, names, rules
 from tinyclf.experiments.parent import CHECKPOINT, changes, find_parent, is_finished, start_of
-from tinyclf.experiments.recipe import Recipe, build_recipe, compute, expected_recipe, train_loader, val_loader
+from tinyclf.experiments.recipe import build_recipe, compute, expected_recipe, train_loader, val_loader
 from tinyclf.experiments.record import RECORD, Record, read_record, write_record
 from tinyclf.experiments.settings import Settings, default_name
 from tinyclf.training import checkpoint
-from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.device import connected, device_line, precisions, supported_precision, this_process
 from tinyclf.training.evaluate import Evaluation, enough_memory, evaluate, say
 from tinyclf.training.identity import differences, headlines
-from tinyclf.training.loop import BeforeStep, Epoch, Loss, Plan, fit
+from tinyclf.training.loop import BeforeStep, Epoch, Loss, Recipe, Training
 from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import is_there, locked, writable
+from tinyclf.utils.files import locked, writable
 
 TRAINED: WeakSet[nn.Module] = WeakSet()  # every model that a run of this process has trained
 
@@ -53,7 +51,9 @@ class Run:
         rules.refuse_other_data(settings, data)
         self.process = this_process()
         self.device = self.process.device
-        self.settings = settings = with_precision(settings, self.device)
+        if settings.precision == "auto":  # the record of a run has the one that this stands for
+            settings = Settings.of(dataclasses.asdict(settings) | {"precision": precisions(self.device)[0]})
+        self.settings = settings
         self.data, self.force, self.started = data, force, False
         self.name = name or default_name(settings)
         self.has_own_name = bool(name) and names.family(name) not in catalog.read_experiments(settings.dataset)
@@ -70,14 +70,12 @@ class Run:
 
     def _continue_from_checkpoint(self) -> None:
         """Take over what a checkpoint says of the run. A checkpoint to be dropped stays until training starts."""
-        for path in (self.checkpoint, self.folder / RECORD):
-            is_there(path)  # or it could be neither dropped nor written
         saved = None if self.force else checkpoint.read(self.checkpoint)
         # A run that finished no epoch loses nothing by a new start. But if it started in this process, its model has
         # changed since, and the checkpoint still has the initial weights.
         self.fresh = saved is None or not (saved.about["history"] or self.started)
-        if not (self.force or self.started):
-            rules.refuse_to_replace(self.folder, goes_on=not self.fresh, is_ours=saved is not None)
+        if self.fresh and not (self.force or self.started) and (self.folder / RECORD).is_file():
+            raise TinyclfError(f"{self.folder / RECORD} is there, and no checkpoint to go on from: {rules.FORCE}")
         if saved is None or self.fresh:
             return
         if different := changes(saved.about, self.about, self.settings):
@@ -114,15 +112,15 @@ class Run:
         recipe than its own, when this run is under way in another process, and for a model that was trained before.
         """
         recipe = Recipe(model, criterion, optimizer, scheduler, scheduler_interval, ema, before_step, transform)
-        rules.refuse_other_parameters(model, criterion, optimizer)
+        rules.refuse_other_parameters(recipe)
         self._identify(recipe)
-        self.state, settings = TrainingState(model, optimizer, scheduler, ema), self.settings
-        training, validation = (make(self.data, settings, self.process) for make in (train_loader, val_loader))
-        plan = Plan(settings.epochs, scheduler_interval, before_step, transform, settings.precision)
-        plan = dataclasses.replace(plan, save_to=self.checkpoint, about=self.about, on_epoch=on_epoch)
+        self.recipe, settings = recipe, self.settings
+        train, val = (make(self.data, settings, self.process) for make in (train_loader, val_loader))
         with self._locked():
-            self._start(recipe, training, plan)
-            self.about["history"] = fit(self.state, criterion, training, validation, plan)
+            self._start(recipe, train)
+            training = Training(recipe, train, val, settings.epochs, settings.precision, on_epoch)
+            training.save_to, training.about = self.checkpoint, self.about
+            self.about["history"] = training.fit()
         return list(self.about["history"])
 
     def _identify(self, recipe: Recipe) -> None:
@@ -147,7 +145,7 @@ class Run:
         busy = f"run {self.name} on {self.data.name} is under way already; wait for it, or give this one another name"
         return locked(self.folder / ".lock", busy) if self.process.is_main_process else nullcontext()
 
-    def _start(self, recipe: Recipe, train: ImageLoader, plan: Plan) -> None:
+    def _start(self, recipe: Recipe, train: ImageLoader) -> None:
         """Refuse what cannot train, then drop the checkpoint of a run that starts over."""
         self._continue_from_checkpoint()  # again, as no other process changes it now
         if self.fresh and recipe.model in TRAINED:
@@ -155,7 +153,7 @@ class Run:
             raise TinyclfError(f"{fault}: make it and its optimizer again")
         self._tell_weights(recipe.model)
         if to_train := len(self.about["history"]) < self.settings.epochs:
-            rules.refuse_what_cannot_train(self.state, recipe.criterion, train, plan)
+            rules.refuse_what_cannot_train(recipe, train, self.settings.precision)
             self._introduce(recipe)
         TRAINED.add(recipe.model)
         if self.fresh and self.process.is_main_process:
@@ -203,7 +201,7 @@ class Run:
         settings, precision = self.settings, supported_precision(self.settings.precision, self.device)
         with enough_memory(settings.batch_size):
             loader = val_loader(self.data, settings, self.process, input_size=input_size, alone=True)
-            return evaluate(self.state.trained_model, loader, settings.epochs, precision=precision, flip_tta=flip_tta)
+            return evaluate(self.recipe.trained_model, loader, settings.epochs, precision=precision, flip_tta=flip_tta)
 
     def finish(self) -> Record:
         """Evaluate the trained model, write the record and its tables into the folder; returns the record.
@@ -220,13 +218,6 @@ class Run:
             also["other_sizes"] = {str(size): self.evaluate(size).summary()} if size else {}
             # The time is not now: a finished run may be shown again years later
             return write_record(self.folder, self.about, self.evaluate(), saved.time, also)
-
-
-def with_precision(settings: Settings, device: torch.device) -> Settings:
-    """`settings` with the precision that `auto` stands for on `device`: the record of a run has that one."""
-    if settings.precision != "auto":
-        return settings
-    return Settings.of(dataclasses.asdict(settings) | {"precision": precisions(device)[0]})
 
 
 def train(*experiments: catalog.Experiment) -> None:

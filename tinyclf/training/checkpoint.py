@@ -13,36 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import lr_scheduler, swa_utils
+from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from tinyclf.utils.errors import NewerVersionError, TinyclfError
-from tinyclf.utils.files import atomic_write, is_there
+from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.files import atomic_write
 
 VERSION = 2  # raise it when an older tinyclf could not go on from a checkpoint; 1 was in safetensors
 SHA256 = hashlib.sha256().digest_size  # bytes
-
-
-@dataclass
-class TrainingState:
-    """What changes while a model trains."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    scheduler: lr_scheduler.LRScheduler | None = None
-    ema: swa_utils.AveragedModel | None = None
-    scaler: torch.amp.GradScaler | None = None
-    criterion: nn.Module | None = None
-
-    def parts(self) -> dict[str, Any]:
-        """What has a state, by name. A loss without weights and buffers has none."""
-        return {name: part for name, part in vars(self).items() if part is not None and part.state_dict()}
-
-    @property
-    def trained_model(self) -> nn.Module:
-        """The model to evaluate and to use: the average where there is one."""
-        return self.ema.module if self.ema else self.model
 
 
 @dataclass(frozen=True)
@@ -51,7 +29,7 @@ class Saved:
 
     path: Path
     about: dict[str, Any]  # what `save` was told about the run, with its history
-    state: dict[str, Any]  # the state dicts of the parts of TrainingState, by name
+    state: dict[str, Any]  # the state dicts of a run's parts, by name
     time: float  # when it was written, in seconds since 1970
 
     @property
@@ -63,15 +41,15 @@ class Saved:
         return {name.removeprefix("module."): ema[name] for name in ema if name.startswith("module.")}
 
 
-def save(path: Path, state: TrainingState, about: dict[str, Any]) -> None:
-    """Write `state` and `about`. At every moment `path` is a whole checkpoint, the last one or this.
+def save(path: Path, parts: dict[str, Any], about: dict[str, Any]) -> None:
+    """Write the states of `parts` and `about`. At every moment `path` is a whole checkpoint, the last one or this.
 
     Raises TinyclfError when it cannot be written, and for a state dict with more than tensors, numbers, text and
     containers of them.
     """
-    parts = {name: part.state_dict() for name, part in state.parts().items()}
+    state = {name: part.state_dict() for name, part in parts.items()}
     buffer = io.BytesIO()
-    torch.save({"version": VERSION, "about": json.dumps(about), "state": parts, "time": time.time()}, buffer)
+    torch.save({"version": VERSION, "about": json.dumps(about), "state": state, "time": time.time()}, buffer)
     buffer.seek(0)
     if unsafe := get_unsafe_globals_in_checkpoint(buffer):
         raise TinyclfError(f"a checkpoint cannot hold {', '.join(unsafe)}: use tensors, numbers and text")
@@ -85,7 +63,7 @@ def read(path: Path) -> Saved | None:
 
     Raises TinyclfError if it is cut short or a bit of it was flipped, and for one of a newer version of tinyclf.
     """
-    if not is_there(path):
+    if not path.exists():
         return None
     try:
         content = path.read_bytes()
@@ -93,23 +71,13 @@ def read(path: Path) -> Saved | None:
         if hashlib.sha256(written).digest() != expected:
             raise ValueError("its content is not what was written")
         held = torch.load(io.BytesIO(written), "cpu", weights_only=True)
-        if (version := held["version"]) <= VERSION:
-            return Saved(path, json.loads(held["about"]), held["state"], held["time"])
+        if held["version"] > VERSION:
+            raise ValueError(f"a later tinyclf wrote it, as version {held['version']}")
+        return Saved(path, json.loads(held["about"]), held["state"], held["time"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
-        raise TinyclfError(f"checkpoint {path} is damaged ({error}): delete it, and the run starts again") from error
-    raise NewerVersionError(
-        f"{path} has version {version}, and this tinyclf reads {VERSION}: use the one that wrote it"
-    )
-
-
-def restore(saved: Saved, state: TrainingState) -> None:
-    """Load the state dicts into `state`. Raises TinyclfError where they do not fit or one is missing, naming it."""
-    parts = state.parts()
-    for name in sorted(parts.keys() | saved.state.keys()):
-        try:
-            parts[name].load_state_dict(saved.state[name])
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise TinyclfError(f"the checkpoint {saved.path} is of another {name}: {error}") from error
+        raise TinyclfError(
+            f"checkpoint {path} cannot be read ({error}): delete it, and the run starts again"
+        ) from error
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

@@ -1,6 +1,8 @@
 """The device of a run: which one, why no GPU is used, in which precision it computes, and by how many processes."""
 
+import ctypes
 import os
+import platform
 import re
 import shutil
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from tinyclf.utils.errors import TinyclfError
 BF16_CPUS = {"avx512_bf16", "amx_bf16", "bf16"}  # what Linux calls the instructions; the last on ARM
 AMPERE = (8, 0)  # the first CUDA capability with bf16 and tf32: a T4, 7.5, emulates the one and ignores the other
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 # What tells Accelerate, by torchrun or by MPI, that a process is one of several
 SEVERAL = re.compile(r"((LOCAL_)?(RANK|WORLD_SIZE)|PMI_(RANK|SIZE)|MPI_LOCALN?RANK(ID|S)|(OMPI|MV2)_COMM_WORLD_.*)")
 
@@ -40,14 +43,22 @@ def this_process() -> PartialState:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     wanted = cuda_is_usable() or os.environ.get("ACCELERATE_TORCH_DEVICE") == "mps"
-    try:
-        process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not wanted)
-    except ValueError as error:
-        given = f"ACCELERATE_USE_CPU = {os.environ['ACCELERATE_USE_CPU']!r}"
-        raise TinyclfError(f"{given}: expected true or false, or nothing") from error
+    process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not wanted)
     if process.device.type == "cuda":
         cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     return process
+
+
+def keep_memory() -> None:
+    """From now on, let this process keep the memory that it frees. Does nothing without glibc.
+
+    glibc maps each block of more than 32 MB and unmaps it after use, so that the kernel zeroes all its pages at every
+    step: in bf16, with batches of 100 at 224x224, a bare step of ResNet18 took 1.12 to 1.17 times as long.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def device_line(device: torch.device) -> str:

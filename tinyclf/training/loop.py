@@ -1,29 +1,28 @@
 """The train loop: any model, loss, optimizer and scheduler, on one device or several, resumable after every epoch."""
 
 import copy
-import ctypes
 import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
 from torch import Tensor, nn
 from torch.distributed import broadcast
+from torch.optim import Optimizer, lr_scheduler, swa_utils
 
 from tinyclf.data.augment import MODEL, Transform, random
 from tinyclf.data.loader import ImageLoader
 from tinyclf.data.resize import has_float64
 from tinyclf.models.small_map_conv import use_small_map_conv
 from tinyclf.training import checkpoint
-from tinyclf.training.checkpoint import TrainingState
-from tinyclf.training.device import autocast, data_parallel, this_process
+from tinyclf.training.device import autocast, data_parallel, keep_memory, this_process
 from tinyclf.training.evaluate import enough_memory, evaluate, progress, refuse_non_finite, say
+from tinyclf.training.identity import Texts, canonical
 from tinyclf.utils.errors import TinyclfError
 
 Epoch = dict[str, float]  # one row of a history, see `fit`
@@ -33,133 +32,165 @@ LINE = (  # of an epoch
     "epoch {epoch:2d}/{epochs}  lr {learning_rate:.0e}  train {train_loss:.3f} {train_accuracy:.1%}  "
     "val {val_loss:.3f} {val_accuracy:.1%}  {seconds:.0f} s  {images_per_second:.0f} images/s"
 )
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How a model is trained."""
+@dataclass
+class Recipe:
+    """What trains, and how: what `Run.fit` takes, by the names of its arguments: `run.fit(**vars(recipe))`."""
 
-    epochs: int
+    model: nn.Module
+    criterion: Loss
+    optimizer: Optimizer
+    scheduler: lr_scheduler.LRScheduler | None = None
     scheduler_interval: str = "epoch"  # epoch | step: when the scheduler steps
+    ema: swa_utils.AveragedModel | None = None
     before_step: BeforeStep | None = None  # may freeze parts of the model, or change which of them run
     transform: Transform | None = None  # of training images
-    precision: str = "fp32"
-    save_to: Path | None = None  # a checkpoint, written before the first epoch and after every one
-    about: dict[str, Any] = field(default_factory=dict)  # what else the checkpoint shall say; it gets the history too
-    on_epoch: Callable[[Epoch], None] | None = None  # called with each new row of the history
 
+    @property
+    def trained_model(self) -> nn.Module:
+        """The model to evaluate and to use: the average where there is one."""
+        return self.ema.module if self.ema else self.model
 
-def fit(state: TrainingState, criterion: Loss, train: ImageLoader, val: ImageLoader, plan: Plan) -> list[Epoch]:
-    """Train the model of `state` in place, and evaluate it on `val` after each epoch.
-
-    Returns one row an epoch: epoch (from 1), learning_rate (the highest of the parameter groups, in the middle of the
-    epoch), train_loss, train_accuracy, val_loss, val_accuracy, seconds (training and evaluation), images_per_second
-    (training alone), load (the machine's average of the last minute, by which to judge these two). Losses and
-    accuracies (0..1) are means over images; the validation loss is cross-entropy in nats.
-    The train figures are taken while the epoch trains, on its images as they were augmented. With `state.ema`, the
-    average of the weights is evaluated.
-
-    Where the plan's `save_to` exists, training continues from it. `before_step` is called before each step with the
-    number of those before it, after an interruption as without one, and when training is found finished.
-    criterion: gives the mean over a batch. train, val: on the device of this process. Where `torchrun` started several
-    processes, each gets its own part of every batch (see `ImageLoader`), and the result is that of one process but for
-    rounding.
-    Raises TinyclfError when the loss is not finite, naming epoch, step and learning rate, and when memory runs out.
-    """
-    training = Training(state, criterion, train, val, plan)
-    history = training.resume()
-    if history:
-        if plan.before_step:
-            plan.before_step(len(history) * len(train))
-        what = "continuing after" if len(history) < plan.epochs else "nothing to train: this run reached"
-        say(f"{what} epoch {len(history)} of {plan.epochs}")
-    for epoch in range(len(history) + 1, plan.epochs + 1):
-        history.append(training.one_epoch(epoch))
-        training.save(history)
-        say(LINE.format(epochs=plan.epochs, **history[-1]))
-        if plan.on_epoch and training.process.is_main_process:
-            plan.on_epoch(dict(history[-1]))
-    return history
+    def identity(self) -> Texts:
+        """What decides the numbers, as texts of which the first line sums each up: see identity.py."""
+        model, optimizer, scheduler, ema = self.model, self.optimizer, self.scheduler, self.ema
+        parts = (*model.named_parameters(), *model.named_modules())
+        names = {id(part): f"the model's {name}".removesuffix("'s ") for name, part in parts}
+        told = (optimizer, "the optimizer"), (scheduler, "the scheduler"), (ema, "the average")
+        names |= {id(part): name for part, name in told if part is not None}
+        count = sum(parameter.numel() for parameter in model.parameters())
+        groups, rates = optimizer.param_groups, [float(group["lr"]) for group in optimizer.param_groups]
+        made = scheduler.get_last_lr() if scheduler else [group.get("initial_lr", group["lr"]) for group in groups]
+        by_hand = "" if rates == list(map(float, made)) else f", with rates set to {rates}"
+        return {
+            "model": f"{type(model).__name__}, {count:,} parameters\n{canonical(model)}",
+            "criterion": canonical(self.criterion, names),
+            "optimizer": canonical(optimizer) + by_hand,
+            "scheduler": f"{canonical(scheduler)} each {self.scheduler_interval}" if scheduler else None,
+            "ema": canonical(ema) if ema else None,
+            "before_step": canonical(self.before_step, names) if self.before_step else None,
+            "transform": canonical(self.transform, names) if self.transform else None,
+        }
 
 
 @dataclass
 class Training:
-    """A model that is being trained, on its device and in the form that is fastest there: the same but for rounding."""
+    """A recipe while it trains, its model on the device in the form that is fastest there: the same but for rounding.
 
-    state: TrainingState
-    criterion: Loss
+    train, val: on the device of this process. Of several processes, as by `torchrun`, each gets its own part of every
+    batch (see `ImageLoader`), and the result is that of one process but for rounding.
+    """
+
+    recipe: Recipe
     train: ImageLoader
     val: ImageLoader
-    plan: Plan
+    epochs: int
+    precision: str = "fp32"
+    on_epoch: Callable[[Epoch], None] | None = None  # called with each new row of the history
+    save_to: Path | None = None  # a checkpoint, written before the first epoch and after every one
+    about: dict[str, Any] = field(default_factory=dict)  # what else the checkpoint shall say; it gets the history too
     process: PartialState = field(default_factory=this_process)
 
     def __post_init__(self) -> None:
         """Bring models and loss to the device."""
-        state, device = self.state, self.process.device
-        for model in (state.model, state.trained_model):
+        recipe, device = self.recipe, self.process.device
+        for model in (recipe.model, recipe.trained_model):
             model.to(device).to(memory_format=torch.channels_last)
             if device.type == "cpu":
                 use_small_map_conv(model)
         if device.type == "cpu":
             keep_memory()
         # What is called in a step: in every process with the weights of the first one
-        self.model = data_parallel(state.model, self.process, changes=self.plan.before_step is not None)
-        if state.ema and self.process.num_processes > 1:
-            state.ema.module.load_state_dict(state.model.state_dict())
+        self.model = data_parallel(recipe.model, self.process, changes=recipe.before_step is not None)
+        if recipe.ema and self.process.num_processes > 1:
+            recipe.ema.module.load_state_dict(recipe.model.state_dict())
+        if isinstance(recipe.criterion, nn.Module):
+            recipe.criterion.to(device)
         # Gradients of fp16 would often round to 0; of any other precision, they stay as they are.
-        state.scaler = state.scaler or torch.amp.GradScaler(device.type, enabled=self.plan.precision == "fp16")
-        if isinstance(self.criterion, nn.Module):
-            state.criterion = self.criterion.to(device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+
+    def fit(self) -> list[Epoch]:
+        """Train the model in place, and evaluate it on `val` after each epoch.
+
+        Returns one row an epoch: epoch (from 1), learning_rate (the highest of the parameter groups, in the middle of
+        the epoch), train_loss, train_accuracy, val_loss, val_accuracy, seconds (training and evaluation),
+        images_per_second (training alone), load (the machine's average of the last minute, by which to judge these
+        two). Losses and accuracies (0..1) are means over images; the validation loss is cross-entropy in nats. The
+        train figures are taken while the epoch trains, on its images as they were augmented. With `ema`, the average of
+        the weights is evaluated.
+
+        Where `save_to` exists, training continues from it; `before_step` is called also when it is found finished.
+        Raises TinyclfError when the loss is not finite, naming epoch, step and learning rate, and when memory runs out.
+        """
+        history = self.resume()
+        if history:
+            if self.recipe.before_step:
+                self.recipe.before_step(len(history) * len(self.train))
+            what = "continuing after" if len(history) < self.epochs else "nothing to train: this run reached"
+            say(f"{what} epoch {len(history)} of {self.epochs}")
+        for epoch in range(len(history) + 1, self.epochs + 1):
+            history.append(self.one_epoch(epoch))
+            self.save(history)
+            say(LINE.format(epochs=self.epochs, **history[-1]))
+            if self.on_epoch and self.process.is_main_process:
+                self.on_epoch(dict(history[-1]))
+        return history
+
+    def parts(self) -> dict[str, Any]:
+        """What has a state, by name. A loss without weights and buffers has none."""
+        held = vars(self.recipe) | {"scaler": self.scaler}
+        return {name: part for name, part in held.items() if hasattr(part, "state_dict") and part.state_dict()}
 
     def save(self, history: list[Epoch]) -> None:
-        """Write a checkpoint, in the first process, where the plan has a place for one."""
-        if self.plan.save_to and self.process.is_main_process:
-            checkpoint.save(self.plan.save_to, self.state, self.plan.about | {"history": history})
+        """Write a checkpoint, in the first process, where there is a place for one."""
+        if self.save_to and self.process.is_main_process:
+            checkpoint.save(self.save_to, self.parts(), self.about | {"history": history})
 
     def resume(self) -> list[Epoch]:
         """Load the checkpoint where there is one, or save the first one; returns the history so far.
 
         Raises TinyclfError where several processes do not see the same checkpoint.
         """
-        saved = checkpoint.read(self.plan.save_to) if self.plan.save_to else None
+        saved = checkpoint.read(self.save_to) if self.save_to else None
         history: list[Epoch] = saved.about["history"] if saved else []
         if len(set(epochs := gather_object([len(history)]))) > 1:
             raise TinyclfError(f"the processes see different checkpoints, of epochs {epochs}: let them share it")
         if saved:
-            checkpoint.restore(saved, self.state)
+            for name, part in self.parts().items():
+                part.load_state_dict(saved.state[name])
         else:
             self.save(history)
         return history
 
     def one_epoch(self, epoch: int) -> Epoch:
         """Train for an epoch, evaluate, and step a scheduler that steps each epoch; returns the row of the history."""
-        state, train, started = self.state, self.train, time.perf_counter()
+        recipe, train, started = self.recipe, self.train, time.perf_counter()
         with enough_memory(train.batch_size):
             metrics = self.train_epoch(epoch)
             if train.parts > 1:  # in every process the running values of the first one's batch norms
-                for buffer in (*state.model.buffers(), *state.trained_model.buffers()):
+                for buffer in (*recipe.model.buffers(), *recipe.trained_model.buffers()):
                     broadcast(buffer, 0)
             trained = time.perf_counter()
-            evaluation = evaluate(state.trained_model, self.val, epoch, precision=self.plan.precision)
-        if isinstance(state.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            state.scheduler.step(evaluation.loss)
-        elif state.scheduler and self.plan.scheduler_interval == "epoch":
-            state.scheduler.step()
+            evaluation = evaluate(recipe.trained_model, self.val, epoch, precision=self.precision)
+        if isinstance(recipe.scheduler, lr_scheduler.ReduceLROnPlateau):
+            recipe.scheduler.step(evaluation.loss)
+        elif recipe.scheduler and recipe.scheduler_interval == "epoch":
+            recipe.scheduler.step()
         return {
             "epoch": epoch,
             **metrics,
             "val_loss": evaluation.loss,
             "val_accuracy": evaluation.top1,
-            "seconds": elapsed(started, time.perf_counter()),
-            "images_per_second": len(train.labels) / elapsed(started, trained),
+            "seconds": time.perf_counter() - started,
+            "images_per_second": len(train.labels) / (trained - started),
             "load": os.getloadavg()[0],
         }
 
     def train_epoch(self, epoch: int) -> Epoch:
         """A step for each batch; returns learning_rate, train_loss and train_accuracy."""
         self.model.train()
-        train, device, optimizer = self.train, self.train.device, self.state.optimizer
+        recipe, train, device = self.recipe, self.train, self.train.device
         # For dropout: an epoch must not depend on those before it.
         torch.manual_seed(int(random(train.seed, epoch, MODEL + train.part).integers(2**63)))
         count, steps, name = len(train.labels), len(train), f"epoch {epoch} training"
@@ -169,13 +200,13 @@ class Training:
         losses = torch.zeros(steps, dtype=torch.float64 if has_float64(device) else torch.float32, device=device)
         right = torch.zeros(count, dtype=torch.bool, device=device)
         check_every = 1 if device.type == "cpu" else 50  # steps, as a check of the loss waits for a GPU
-        total_loss, slices, rates = summed(self.criterion), train.slices(), list[float]()
-        for step, batch in enumerate(progress(train.epoch(epoch, self.plan.transform), name, steps)):
-            rates.append(max(float(group["lr"]) for group in optimizer.param_groups))
-            if self.plan.before_step:
-                self.plan.before_step((epoch - 1) * steps + step)
-            optimizer.zero_grad()
-            with autocast(self.plan.precision, device):
+        total_loss, slices, rates = summed(recipe.criterion), train.slices(), list[float]()
+        for step, batch in enumerate(progress(train.epoch(epoch, recipe.transform), name, steps)):
+            rates.append(max(float(group["lr"]) for group in recipe.optimizer.param_groups))
+            if recipe.before_step:
+                recipe.before_step((epoch - 1) * steps + step)
+            recipe.optimizer.zero_grad()
+            with autocast(self.precision, device):
                 logits = self.model(batch.images)
                 loss = total_loss(logits, batch.targets)
             # Gradients are averaged over processes: times their number that is the sum, of the mean over the batch.
@@ -190,31 +221,14 @@ class Training:
 
     def update(self, loss: Tensor, factor: float) -> None:
         """Update the weights by the gradient of `loss` times `factor`, and what follows them in each step."""
-        state, scaler = self.state, cast(torch.amp.GradScaler, self.state.scaler)
+        recipe, scaler = self.recipe, self.scaler
         loss.backward(scaler.scale(torch.full_like(loss, factor)))
-        scaler.step(state.optimizer)
+        scaler.step(recipe.optimizer)
         scaler.update()
-        if state.scheduler and self.plan.scheduler_interval == "step":
-            state.scheduler.step()
-        if state.ema:
-            state.ema.update_parameters(state.model)
-
-
-def elapsed(start: float, end: float) -> float:
-    """Seconds between two times: more than 0, though a clock stands still or jumps back."""
-    return max(end - start, 1e-6)
-
-
-def keep_memory() -> None:
-    """From now on, let this process keep the memory that it frees. Does nothing without glibc.
-
-    glibc maps each block of more than 32 MB and unmaps it after use, so that the kernel zeroes all its pages at every
-    step: in bf16, with batches of 100 at 224x224, a bare step of ResNet18 took 1.12 to 1.17 times as long.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, -1)
+        if recipe.scheduler and recipe.scheduler_interval == "step":
+            recipe.scheduler.step()
+        if recipe.ema:
+            recipe.ema.update_parameters(recipe.model)
 
 
 def summed(criterion: Loss) -> Loss:
