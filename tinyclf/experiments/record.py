@@ -1,6 +1,5 @@
 """What a finished run leaves: record.json and its tables. Every table and figure of a page is made from records."""
 
-# mypy: disable-error-code="valid-type"
 from __future__ import annotations
 
 import csv
@@ -8,100 +7,40 @@ import functools
 import gzip
 import io
 import json
-import os
 import sys
 import zlib
 from collections.abc import Hashable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import pydantic
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
+from typing import TYPE_CHECKING, Any
 
 from tinyclf.experiments.names import check_name, dataset_folder, run_folder
-from tinyclf.experiments.settings import BEFORE, Settings, Share, Text
-from tinyclf.utils.errors import NewerVersionError, TinyclfError
-from tinyclf.utils.files import atomic_write, is_there
+from tinyclf.experiments.settings import BEFORE, Settings
+from tinyclf.utils.errors import TinyclfError
+from tinyclf.utils.files import atomic_write
 
 if TYPE_CHECKING:  # not imported to list or draw records: they take seconds
     import pandas as pd
 
     from tinyclf.training.evaluate import Evaluation
 
-Record = dict[str, Any]  # the content of record.json, of the keys of RecordFile
+Record = dict[str, Any]  # the content of record.json, see NEEDED
 VERSION = 2  # raise it when a key of a record changes
 RECIPE = ("model", "criterion", "optimizer", "scheduler", "ema", "before_step", "transform")
 EPOCH = ("epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 MISTAKES = 100  # kept of a run, the most confident ones
 RECORD, PREDICTIONS, SCRIPT = "record.json", "predictions.csv.gz", "script.py"
-
-
-def all_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    settings = BEFORE | settings  # those that are newer than the run
-    if "dataset" not in settings:
-        raise ValueError("it has no dataset")
-    Settings(**settings)
-    return settings
-
-
-Name = Annotated[str, AfterValidator(lambda name: check_name(name) or name)]
-Values = Annotated[dict[str, Any], AfterValidator(all_settings)]
-Count = Annotated[int, Field(ge=1, lt=10**18)]
-Number = Annotated[float, Field(gt=-1e300, lt=1e300)]  # arithmetic with it stays finite
-Positive = Annotated[float, Field(gt=0, lt=1e300)]
-Amount = Annotated[float, Field(ge=0, lt=1e300)] | None  # None where it is not known
-
-
-class Table(BaseModel):
-    """A table of a record. What else it holds, of a later tinyclf, is kept."""
-
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
-
-
-class Ancestor(Table):
-    """The run that another one started from."""
-
-    run: Name
-    epochs: Count
-    settings: Values
-    parent: Ancestor | None = None
-
-
-def table(**types: Any) -> Any:
-    """A table of these keys, each with its type, or with its type and default where it may be missing."""
-    return pydantic.create_model("Table", __base__=Table, **types)
-
-
-Epoch = table(  # a row of the history, see `training.loop.fit`
-    **{"epoch": Count, "learning_rate": Number, "train_loss": Number, "train_accuracy": Share, "val_loss": Number},
-    **{"val_accuracy": Share, "seconds": Number, "images_per_second": Positive},
-)
-Metrics = table(top1=Share, top5=Share, loss=Number, calibration_error=Share)
-Hardware = table(device=Text, name=Text, threads=Count, processes=(Count | None, None))
-Environment = table(commit=(Text | None, None), versions=dict[str, Text], hardware=Hardware)
-RecordFile = table(
-    version=Annotated[int, Field(ge=VERSION, le=VERSION)],
-    run=Name,
-    command=str,  # that repeats it; empty where there is none
-    overrides=dict[str, Any],  # what it has other than its experiment
-    settings=Values,
-    recipe=(dict[str, Text | None], {}),  # in words, by the names in RECIPE
-    identity=(dict[str, Text | None], {}),  # all that decides the numbers, see training/identity.py
-    own_code=(bool, False),  # whether it is not the recipe of the settings, on their data
-    data=table(name=Text, classes=Count, train=Count, val=Count, sha256=Text),
-    weights=table(label=Text, file=(Text | None, None), sha256=(Text | None, None), parent=(Ancestor | None, None)),
-    compute=table(own=Amount, total=Amount, published_baseline=Positive),  # multiply-adds
-    environments=pydantic.conlist(Environment, min_length=1),
-    history=pydantic.conlist(Epoch, min_length=1),
-    result=table(last=Epoch, best=Epoch),
-    evaluation=Metrics,
-    flip_tta=(Metrics | None, None),
-    other_sizes=dict[Annotated[str, Field(pattern=r"^[0-9]+$")], Metrics],  # by pixels, as JSON's keys are text
-    seconds=Number,
-    images_per_second=Positive,
-    finished=Annotated[AwareDatetime, PlainSerializer(datetime.isoformat)],
-)
+# What tables and pages read of a record, and of the tables in it
+NEEDED = {
+    "": "command overrides environments seconds images_per_second finished flip_tta other_sizes",
+    "settings": "dataset",
+    "data": "name val sha256",
+    "weights": "label file sha256",
+    "compute": "total published_baseline",
+    "evaluation": "top1 top5 loss calibration_error",
+}
 
 
 def write_record(folder: Path, about: Record, evaluation: Evaluation, ended: float, also: Record) -> Record:
@@ -181,32 +120,31 @@ def read_table(record: Record, name: str) -> pd.DataFrame:
 
 
 def read_record(path: Path) -> Record:
-    """A record. Raises TinyclfError for one that is unreadable, of another version, or changed into no record."""
-    is_there(path)
+    """A record. Raises TinyclfError for one that is unreadable, of another version, or lacks what tables need."""
     try:
-        record = dict(RecordFile.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True))
-        if record["result"] == result_of(record["history"]):
-            return record
-        problem = "its result is not that of its history"
-    except ValidationError as error:
-        first = error.errors()[0]
-        if first["loc"] == ("version",) and first["type"] == "less_than_equal":  # not to be taken for a damaged one
-            text = f"version {first['input']}, and this tinyclf reads {VERSION}: use the tinyclf that wrote it"
-            raise NewerVersionError(f"{path}: {text}") from error
-        problem = ": ".join(map(str, (*first["loc"], first["msg"])))
-    except (OSError, TypeError, OverflowError, TinyclfError) as error:
-        problem = str(error)
-    raise TinyclfError(f"{path}: not a readable record ({problem}); delete it and run again")
+        record: Record = json.loads(path.read_bytes())
+        for table, keys in NEEDED.items():
+            itemgetter(*keys.split())(record[table] if table else record)
+        itemgetter("commit", "versions", "hardware")(record["environments"][-1])
+        if (record["version"], record["result"]) != (VERSION, result_of(record["history"])):
+            raise ValueError(f"its version is not {VERSION}, or its result is not that of its history")
+        run = record
+        while run:  # it, and those that it started from
+            check_name(run["run"])
+            run["settings"] = BEFORE | run["settings"]
+            Settings(**run["settings"])
+            run = run.get("weights", run).get("parent")
+        datetime.fromisoformat(record["finished"])
+        return record
+    except Exception as error:  # of what others wrote
+        raise TinyclfError(f"{path}: not a readable record ({error}); delete it and run again") from error
 
 
 def whole_record(path: Path) -> Record | None:
-    """A record; None where there is none, or a damaged one, as a power cut leaves it. Raises NewerVersionError."""
-    try:
+    """A record; None where there is none, or a damaged one, as a power cut leaves it."""
+    with suppress(TinyclfError):
         return read_record(path)
-    except NewerVersionError:
-        raise
-    except TinyclfError:
-        return None
+    return None
 
 
 def read_records(dataset: str) -> dict[str, Record]:
@@ -216,8 +154,7 @@ def read_records(dataset: str) -> dict[str, Record]:
     would count twice.
     """
     records: dict[str, Record] = {}
-    paths = (folder / RECORD for folder in sorted(dataset_folder(dataset).glob("*")))
-    for path in filter(os.path.lexists, paths):
+    for path in sorted(dataset_folder(dataset).glob(f"*/{RECORD}")):
         try:
             record, name = read_record(path), path.parent.name
             if (record["settings"]["dataset"], record["run"]) != (dataset, name):

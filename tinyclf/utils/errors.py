@@ -22,10 +22,6 @@ class TinyclfError(Exception):
         return [f"TinyclfError: {self}"]
 
 
-class NewerVersionError(TinyclfError):
-    """A file is whole, and was written by a later version: not to be replaced as if it were damaged."""
-
-
 class UsageError(TinyclfError):
     """Something was asked for that cannot be: the command line ends with status 2, and with 1 for all others."""
 

@@ -24,13 +24,6 @@ def writable(folder: Path) -> Path:
     return folder
 
 
-def is_there(path: Path) -> bool:
-    """Whether there is a file. Raises TinyclfError where a folder, a pipe or a link to nothing is in its place."""
-    if os.path.lexists(path) and not path.is_file():
-        raise TinyclfError(f"{path} is a folder, a pipe or a link to nothing, and no file: move it away")
-    return os.path.lexists(path)
-
-
 def atomic_write(path: Path, data: str | bytes) -> None:
     """Write a file, text as UTF-8, under a name of its own and rename it, so that `path` is whole at any time.
 
