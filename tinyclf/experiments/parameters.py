@@ -6,22 +6,18 @@ Values come from a TOML file, the command line, or papermill, which adds a cell 
 import ast
 import functools
 import json
-import re
 import reprlib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from tinyclf.utils.errors import TinyclfError, one_of, typed
 
 RUN_NAME = "run_name"  # the parameter that only notebooks have that train
 INJECTED = "# Parameters\n"  # the first line of the cell that papermill adds
-# How a text is read as a value of a type, and what to call it. Any text is a text.
-READ: dict[type, tuple[str, Any, str]] = {
-    bool: ("true|false", lambda text: text.lower() == "true", "true or false"),
-    int: (r"[+-]?\d{1,18}", int, "a whole number"),
-    float: (r"[+-]?(\d{1,99}(\.\d{0,99})?|\.\d{1,99})(e[+-]?\d{1,4})?", float, "a number, as 0.001 or 1e-3"),
-}
+EXPECTED = {bool: "true or false", int: "a whole number", float: "a number, as 0.001 or 1e-3"}  # of a text that is read
 OTHER_WORDS = {"lr": "learning_rate", "wd": "weight_decay", "arch": "model", "scheduler": "schedule"}
 OWN_CODE = ("optimizer", "loss", "criterion", "transform", "augmentation")
 Convert = Callable[[str, Any, Any], Any]  # of a name, a value, and one of the type that it shall have
@@ -51,25 +47,6 @@ def assigned(source: str) -> dict[str, Any]:
 def injected(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """What papermill gave a notebook, by its `globals()`, where IPython keeps the source of each cell that ran."""
     return assigned(next((cell for cell in reversed(namespace.get("In", [])) if cell.startswith(INJECTED)), ""))
-
-
-def executed(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a notebook by its `globals()`: what its cells of parameters assign, the last one that ran wins.
-
-    Without IPython, all plain variables. Raises TinyclfError where no such cell ran, and for a parameter that has
-    another plain value by now: in a notebook, `model` is the network itself.
-    """
-    now = {name: value for name, value in namespace.items() if isinstance(value, bool | int | float | str)}
-    if not any(namespace.get("In", ())):  # IPython keeps no history where it was asked not to, as by nbval
-        return now
-    cells = [cell for cell in namespace["In"] if cell.startswith(INJECTED) or RUN_NAME in assigned(cell)]
-    values = {name: value for cell in cells for name, value in assigned(cell).items()}
-    if not values:
-        raise TinyclfError("no cell of parameters ran: one that assigns run_name, other plain values, and no more")
-    for name, value in values.items():
-        if now.get(name, value) != value:
-            raise TinyclfError(f"{name} = {now[name]!r}: it was set outside the cell of parameters; set it there")
-    return values
 
 
 def refuse_unknown(name: str, accepted: Collection[str]) -> None:
@@ -105,7 +82,7 @@ def read(name: str, value: Any, default: Any) -> Any:
     """A value as the type of `default`: a text of the command line is read as one. Raises TinyclfError."""
     if not isinstance(value, str) or isinstance(default, str):
         return typed(name, value, default)
-    pattern, as_type, expected = READ[type(default)]
-    if not re.fullmatch(pattern, value, re.ASCII | re.IGNORECASE):
-        raise TinyclfError(f"{name} = {reprlib.repr(value)}: expected {expected}")
-    return as_type(value)
+    try:
+        return TypeAdapter(type(default)).validate_strings(value)
+    except ValidationError as error:
+        raise TinyclfError(f"{name} = {reprlib.repr(value)}: expected {EXPECTED[type(default)]}") from error

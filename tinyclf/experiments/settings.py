@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import ConfigDict, Field, ValidationError, WrapValidator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from tinyclf.data.registry import NORMALIZATIONS, dataset_info
+from tinyclf.data.registry import FILE, NAMED_WEIGHTS, NORMALIZATIONS, RUN, Stem, dataset_info, is_file
 from tinyclf.experiments.names import check_name
-from tinyclf.experiments.parameters import RUN_NAME, checked, executed, injected, notebook_parameters
-from tinyclf.models.choices import FILE, NAMED_WEIGHTS, RUN, Stem, is_file
+from tinyclf.experiments.parameters import RUN_NAME, checked, injected, notebook_parameters
 from tinyclf.utils.errors import TinyclfError, in_range, one_of, typed
 from tinyclf.utils.paths import NOTEBOOKS
 
@@ -22,19 +21,13 @@ UNKNOWN = "unexpected_keyword_argument"  # as pydantic calls it
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
-def or_zero(value: Any, validate: Callable[[Any], int]) -> int:
-    """A validator around pydantic's own: 0 is taken too."""
-    return 0 if type(value) is int and value == 0 else validate(value)
-
-
-Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Warmup = Annotated[float, Field(ge=0, le=0.5)]
 Part = Annotated[float, Field(ge=0, le=0.99999)]  # never all of it
 Positive = Annotated[float, Field(ge=0, le=100)]
-Side = Annotated[int, Field(ge=16, le=1024), WrapValidator(or_zero)]
+Side = Annotated[int, Field(ge=16, le=1024)] | Literal[0]
 Count = Annotated[int, Field(ge=1, le=10_000)]
-Images = Annotated[int, Field(ge=2, le=100_000), WrapValidator(or_zero)]  # batch norm needs more than one
+Images = Annotated[int, Field(ge=2, le=100_000)] | Literal[0]  # batch norm needs more than one
 Padding = Annotated[int, Field(ge=0, le=32)]
 Quality = Annotated[int, Field(ge=0, le=100)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -51,10 +44,7 @@ def in_one_sentence(cls: Any, values: Any, validate: Callable[[Any], Any]) -> An
     fault = min(faults, key=lambda fault: fault["type"] != UNKNOWN)  # a name that is no field's comes first
     name, value = str(fault["loc"][0]), fault["input"]
     one_of("key", name, fields)
-    if fault["type"] == "missing":
-        raise TinyclfError(f"{name} is missing")
-    if isinstance(default := fields[name].default, bool | int | float | str):
-        typed(name, value, default)
+    typed(name, value, fields[name].default)
     if get_origin(fields[name].annotation) is Literal:
         one_of(name, value, get_args(fields[name].annotation))
     raise TinyclfError(f"{name} = {value!r}: {fault['msg'].replace('Input should be', 'expected')}")
@@ -189,8 +179,8 @@ class Settings:
 
     @classmethod
     def from_notebook(cls, namespace: Mapping[str, Any]) -> "Settings":
-        """Settings from a notebook's own parameters; namespace: its `globals()`. Raises TinyclfError as `executed`."""
-        return cls.of(executed(namespace))
+        """Settings from a notebook's variables; namespace: its `globals()`, where `model` may be the network itself."""
+        return cls.of({name: value for name, value in namespace.items() if not callable(value)})
 
 
 def accepted_parameters(notebook: Path, *refused: str) -> dict[str, Any]:

@@ -6,15 +6,14 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, model_validator
-from pydantic.dataclasses import dataclass
+import pydantic
 
 from tinyclf.data.registry import DATASETS
 from tinyclf.experiments.names import NAME, dataset_folder, family
 from tinyclf.experiments.parameters import RUN_NAME, checked, notebook_parameters
-from tinyclf.experiments.settings import STRICT, Settings, Share, Text, accepted_parameters, in_one_sentence
+from tinyclf.experiments.settings import STRICT, Count, Positive, Settings, Share, accepted_parameters
 from tinyclf.utils.errors import TinyclfError, one_of, typed
 
 RECIPES_NOTEBOOK = "4_recipes.ipynb"  # builds model, loss, optimizer and schedule from the settings, whatever they are
@@ -22,34 +21,19 @@ RECIPE_SETTINGS = {
     *("model", "stem", "stem_init", "zero_init", "shallow", "jpeg_quality", "label_smoothing", "ema_decay", "schedule"),
     *("warmup", "step_size", "gamma", "learning_rate", "layer_decay", "momentum", "nesterov", "weight_decay"),
 }
+KEYS = ("title", "notebook", "goals", "datasets", "parameters", *DATASETS)  # of an entry of experiments.toml
 FOLLOWING = ("dataset", RUN_NAME)  # parameters that follow from the place and name of an entry
 Table = dict[str, Any]
 
 
-@dataclass(frozen=True, config=STRICT)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Goal:
     """What an experiment is meant to reach."""
 
     text: str
     accuracy: Share  # at least
-    epochs: Annotated[int, Field(ge=1)] | None = None  # at most
-    compute: Annotated[float, Field(gt=0)] | None = None  # at most, in parts of the published baseline's training
-
-    _in_one_sentence = model_validator(mode="wrap")(in_one_sentence)
-
-
-@dataclass(frozen=True, config=STRICT)
-class Entry:
-    """An entry of experiments.toml; what its keys mean stands there."""
-
-    title: Text
-    notebook: Text
-    goals: list[Table] = Field(default_factory=list)
-    datasets: list[str] = Field(default_factory=lambda: list(DATASETS), min_length=1)
-    parameters: Table = Field(default_factory=dict)
-    parameters_on: dict[str, Table] = Field(default_factory=dict)  # its tables that are named after a data set
-
-    _in_one_sentence = model_validator(mode="wrap")(in_one_sentence)
+    epochs: Count | None = None  # at most
+    compute: Positive | None = None  # at most, in parts of the published baseline's training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,23 +105,21 @@ def within(place: str) -> Iterator[None]:
     """Raise what is wrong with a file as TinyclfError, with its place."""
     try:
         yield
-    except (TinyclfError, OSError, ValueError, OverflowError, TypeError, AttributeError, RecursionError) as error:
-        raise TinyclfError(f"{place}: {error}") from error
+    except Exception as error:  # of what a person wrote
+        raise TinyclfError(f"{place}: {error}{' is missing' * isinstance(error, KeyError)}") from error
 
 
 def on_its_data_sets(name: str, table: Table, folder: Path) -> dict[str, Experiment]:
     """The experiment of an entry, by data set."""
     check_label(name)
-    own = {key: value for key, value in table.items() if key not in DATASETS}
-    entry = Entry(**own, parameters_on={key: value for key, value in table.items() if key in DATASETS})
-    if Path(entry.notebook).name != entry.notebook:
-        raise TinyclfError(f"notebook = {entry.notebook!r}: expected a file of {folder}")
-    notebook, goals = folder / entry.notebook, tuple(Goal(**goal) for goal in entry.goals)
+    for key in table:
+        one_of("key", key, KEYS)
+    notebook, goals = folder / table["notebook"], tuple(Goal(**goal) for goal in table.get("goals", ()))
     found = {}
-    for dataset in entry.datasets:
-        given = entry.parameters | entry.parameters_on.get(dataset, {})
+    for dataset in table.get("datasets", DATASETS):
+        given = table.get("parameters", {}) | table.get(dataset, {})
         parameters = {"dataset": dataset} | checked(given, accepted_parameters(notebook, *FOLLOWING))
-        title = entry.title.replace("{input_size}", str(Settings.of(parameters).input_size))
+        title = table["title"].replace("{input_size}", str(Settings.of(parameters).input_size))
         found[dataset] = Experiment(name, title, notebook_for(notebook, parameters), parameters, goals=goals)
     return found
 
