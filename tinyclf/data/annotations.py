@@ -35,8 +35,7 @@ def read_classes(source: Source, layout: Layout) -> tuple[list[str], list[str]]:
 
     wnids.txt itself is not sorted; every published checkpoint counts its classes in sorted order.
     """
-    inner = [f", but another zip, {name}: unpack that one" for name in source.files if name.endswith(".zip")]
-    _demand(source, "wnids.txt" in source.files, f"it holds no wnids.txt, as {URL} does{inner[0] if inner else ''}")
+    _demand(source, "wnids.txt" in source.files, f"it holds no wnids.txt, as {URL} does")
     classes = sorted(set(_lines(source, "wnids.txt")))
     words = dict(line.split("\t", 1) for line in _lines(source, "words.txt") if "\t" in line)
     count = len(classes)

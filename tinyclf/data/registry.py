@@ -1,9 +1,10 @@
-"""The data sets by name, or by their folder, and every fact that depends on that. Imports neither torch nor NumPy."""
+"""What has a name: data sets, with every fact that depends on that, stems, weights. Imports neither torch nor NumPy."""
 
 import os
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Literal, get_args
 
 from tinyclf.utils.errors import TinyclfError, one_of
 from tinyclf.utils.paths import user_path
@@ -21,6 +22,19 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], ...]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "tiny-imagenet": ((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
 }
+
+# Stems of ResNets, and initial weights: they have a name, are another run's, or are a file.
+Stem = Literal["imagenet", "small", "small-pool", "sub-pixel"]
+STEMS: tuple[str, ...] = get_args(Stem)
+NAMED_WEIGHTS = ("none", "imagenet", "mini")
+RUN = "run:"  # starts the name of weights that are another run's
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
+FILE = f"the path of a state dict ({', '.join(SUFFIXES)})"
+
+
+def is_file(weights: str) -> bool:
+    """Whether `weights` are the path of a state dict, not a name."""
+    return weights.endswith(SUFFIXES) and not weights.startswith(RUN)
 
 
 @dataclass(frozen=True)
@@ -76,7 +90,7 @@ def dataset_info(dataset: str) -> DatasetInfo:
     A path has a `/`, or is an existing folder. Raises TinyclfError for an unknown name.
     """
     path = Path() if dataset in DATASETS else Path(os.path.abspath(user_path(dataset)))
-    if dataset in DATASETS or not (os.sep in dataset or os.path.isdir(path)):
+    if dataset in DATASETS or not (os.sep in dataset or (dataset and os.path.isdir(path))):
         one_of("dataset", dataset, DATASETS, "or the path of a folder with train/CLASS/* and val/CLASS/*")
         return DATASETS[dataset]
     files = (name for _, _, names in os.walk(path / "train") for name in names)

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinyclf.data.registry import dataset_info
+from tinyclf.data.registry import RUN, dataset_info, is_file
 from tinyclf.experiments.names import check_name, family, seed_of, with_seed
 from tinyclf.experiments.parameters import RUN_NAME, checked, notebook_parameters, read
 from tinyclf.experiments.settings import Settings, accepted_parameters, changed_settings, parent_of
 from tinyclf.experiments.toml_files import Ablation, Experiment, Goal, notebook_for, parse_experiments
-from tinyclf.models.choices import RUN, is_file
 from tinyclf.utils.errors import TinyclfError, one_of
 from tinyclf.utils.paths import NOTEBOOKS, user_file, user_path
 

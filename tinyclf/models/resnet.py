@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate, pixel_shuffle, unfold
 from torchvision import models
 from torchvision.models import get_model, get_model_builder, list_models  # type: ignore[attr-defined] # they are public
 
-from tinyclf.models.choices import STEMS
+from tinyclf.data.registry import STEMS
 from tinyclf.utils.errors import TinyclfError, one_of
 
 # Both have auxiliary heads, for training alone, and pretrained weights that expect another normalization than all other

@@ -15,8 +15,8 @@ from tinyclf.data.augment import Augmentation
 from tinyclf.data.cache import pack
 from tinyclf.data.loader import ImageLoader
 from tinyclf.data.locate import download
+from tinyclf.data.registry import FILE, NAMED_WEIGHTS, is_file
 from tinyclf.data.synthetic import PRETRAIN, VERSION, make_dataset
-from tinyclf.models.choices import FILE, NAMED_WEIGHTS, is_file
 from tinyclf.models.resnet import build_model, compose_filters, head_names, shrink_filters, stem_of
 from tinyclf.models.small_map_conv import use_small_map_conv
 from tinyclf.utils.errors import TinyclfError, one_of
