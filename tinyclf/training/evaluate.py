@@ -4,14 +4,15 @@ And what any pass needs: how far it is, what is said where memory runs out or a 
 """
 
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
+from types import SimpleNamespace
 
 import torch
 from accelerate.utils import reduce
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from tinyclf.data.loader import Batch, ImageLoader
 from tinyclf.training.device import autocast, this_process
@@ -145,17 +146,9 @@ def progress(batches: Iterable[Batch], name: str, total: int) -> Iterator[Batch]
     Elsewhere (in a notebook, in a log) the bar is drawn every half minute, over the one before.
     """
     every = 0.2 if sys.stdout and not sys.stdout.closed and sys.stdout.isatty() else 30
-    started = drawn = time.monotonic()
-    for number, batch in enumerate(batches):
-        now = time.monotonic()
-        if now >= drawn + every and number:
-            minutes, seconds = divmod(int((now - started) * (total / number - 1)), 60)
-            bar = f"{name} {'█' * (30 * number // total):░<30} {number}/{total}, {minutes}:{seconds:02d} left"
-            say(f"{bar:{WIDTH}}", "\r")
-            drawn = now
-        yield batch
-    if drawn != started:
-        say(" " * WIDTH, "\r")
+    screen = SimpleNamespace(write=partial(say, end=""), flush=lambda: None)
+    times = {"mininterval": every, "maxinterval": every, "delay": every}
+    return iter(tqdm(batches, name, total, leave=False, file=screen, ncols=WIDTH, ascii=False, **times))
 
 
 def say(text: str, end: str = "\n") -> None:
