@@ -79,8 +79,6 @@ def run(experiment: Experiment) -> None:
     Raises TinyclfError when a cell failed, with its message, or when the pages cannot be written.
     """
     folder = writable(experiment.page_folder)
-    if any((folder / name).exists() for name in PAGE) and not page_title(folder):
-        raise TinyclfError(f"{folder} has a page that is not of tinyclf: move {' and '.join(PAGE)} away")
     # Runs that end together each make the summary, one after the other
     busy = "" if experiment.name == "summary" else f"{experiment.name} is running already; wait for it"
     with locked(folder / ".page.lock", busy), tempfile.TemporaryDirectory(prefix="tinyclf-") as temporary:
@@ -113,11 +111,7 @@ def execute(experiment: Experiment, executed: Path) -> str:
     except PapermillExecutionError as error:
         return str(error.evalue) if error.ename == "TinyclfError" else f"{error.ename}: {error.evalue}"
     except DeadKernelError:
-        failure = "the kernel died: killed, or out of memory (then try a smaller batch_size)"
-        notebook = nbformat.read(executed, 4)
-        notebook.cells.append(nbformat.v4.new_markdown_cell(f"## The run ended here: {failure}"))
-        nbformat.write(notebook, executed)
-        return failure
+        return "the kernel died: killed, or out of memory (then try a smaller batch_size)"
     except (RuntimeError, OSError, ZMQError) as error:
         remedy = "free some space, and look at `ulimit -a` and at the folder startup of `ipython locate profile`"
         raise TinyclfError(f"the notebook cannot be executed ({error}): {remedy}") from error

@@ -19,7 +19,6 @@ from tinyclf.report.format import Column, assignments, duration, format_metric, 
 from tinyclf.report.html import PIECES, Table, details, link, small_lines, table, verdict_mark
 from tinyclf.report.runs import group_seeds, history_frame, own_code, published, published_curve, read_runs, run_title
 from tinyclf.report.verdict import interval, verdict
-from tinyclf.utils.environment import public_origin
 
 if TYPE_CHECKING:  # a page needs no torch
     from tinyclf.data.cache import Packed
@@ -182,20 +181,11 @@ def provenance(record: Record) -> Table:
     }
     for number, environment in enumerate(record["environments"]):  # several, if it was continued elsewhere
         suffix, machine = ", continued" * (number > 0), environment["hardware"]
-        facts[f"commit{suffix}"] = commit_link(environment["commit"])
+        facts[f"commit{suffix}"] = environment["commit"] or "not a git checkout"
         lacking = dict.fromkeys(ON_A_GPU if machine["device"] == "cuda" else (), "not recorded")
         facts[f"versions{suffix}"] = ", ".join(map(" ".join, (lacking | environment["versions"]).items()))
         facts[f"hardware{suffix}"] = f"{machine['device']}: {hardware([machine])}"
     return table(pd.DataFrame([fact for fact in facts.items() if fact[1]], columns=["run", record["run"]]))
-
-
-def commit_link(commit: str | None) -> str:
-    """A commit in full, linked to the forge that this checkout comes from, where that is known."""
-    origin = public_origin()
-    if not (commit and origin):
-        return commit or "not a git checkout"
-    linked: str = link(commit, f"{origin}/commit/{commit.removesuffix('-dirty')}")
-    return linked
 
 
 def run_link(run: str, dataset: str, runs: str, text: str = "") -> Markup:

@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -20,7 +19,6 @@ from tinyclf.utils.paths import PROJECT
 if TYPE_CHECKING:
     import torch
 
-FORGES = ("github.com", "gitlab.com", "codeberg.org")  # public ones, with commits at OWNER/NAME/commit/SHA
 PACKAGES = ("torchvision", "accelerate", "numpy", "pillow")
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # how OpenMP's threads wait, set by the user or in tinyclf/__init__.py
 
@@ -51,7 +49,6 @@ def describe(device: torch.device, processes: int = 1) -> dict[str, dict[str, ob
         "waiting": {name: os.environ[name] for name in WAITING if name in os.environ},
         "system": f"{platform.system()} {platform.machine()}",
         **({"cudnn_benchmark": torch.backends.cudnn.benchmark} if on_gpu else {}),
-        **({"others": others_on_gpu(getattr(torch.cuda.get_device_properties(device), "uuid", ""))} if on_gpu else {}),
     }
     return {"commit": commit(), "versions": versions, "hardware": hardware}
 
@@ -66,31 +63,20 @@ def cuda_versions() -> dict[str, object]:
     return {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version()), "driver": driver}
 
 
-def others_on_gpu(uuid: object) -> int | None:
-    """How many other processes use a GPU now; None where nvidia-smi does not see even this one, as in a container."""
-    asked = ["nvidia-smi", f"--id=GPU-{uuid}", "--query-compute-apps=pid", "--format=csv,noheader"]
-    try:
-        processes = subprocess.run(asked, capture_output=True, text=True, timeout=20).stdout.split()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return len({*processes} - {str(os.getpid())}) if str(os.getpid()) in processes else None
-
-
 def git(*words: str) -> str | None:
-    """What git says of this checkout; None where it refuses or is missing, which a line on standard error tells."""
+    """What git says of this checkout; None where it refuses or is missing, which is told on standard error once."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # hooks set GIT_DIR
     asked = ["git", "-C", str(PROJECT), *words]
     try:
         return subprocess.run(asked, capture_output=True, text=True, env=own, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError) as error:
-        return warn_of_commit(getattr(error, "stderr", str(error)).partition("\n")[0])
+        return warn_of_commit(getattr(error, "stderr", str(error)).strip())
 
 
 @functools.lru_cache  # once for each reason
 def warn_of_commit(reason: str) -> None:
-    """Say that a record will lack the commit: of another user's checkout, git tells nothing."""
-    hint = f"; if you trust it: git config --global --add safe.directory {PROJECT}" * ("dubious ownership" in reason)
-    print(f"tinyclf: the commit of {PROJECT} is not recorded ({reason}){hint}", file=sys.stderr)
+    """Say that a record will lack the commit: of another user's checkout, git tells nothing, but what to do."""
+    print(f"tinyclf: the commit of {PROJECT} is not recorded: {reason}", file=sys.stderr)
 
 
 def is_checkout() -> bool:
@@ -109,16 +95,6 @@ def commit(*folders: str) -> str | None:
     changed = git("status", "--porcelain", "--untracked-files=no", "--", *(folders or ("tinyclf", "notebooks")))
     head = git("rev-parse", "HEAD")
     return None if head is None or changed is None else head + "-dirty" * bool(changed)
-
-
-def public_origin() -> str:
-    """The address of the repository that this checkout comes from, without user or token; empty if not on a FORGES.
-
-    Only of those: a page is passed on, and the address of anybody's own server is not for everybody.
-    """
-    remote = git("config", "--default", "", "--get", "remote.origin.url") if is_checkout() else ""
-    found = re.fullmatch(r"(?:(?:https|ssh)://)?(?:[^@/]+@)?([^:/]+)[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?", remote or "")
-    return f"https://{found[1]}/{found[2]}" if found and found[1] in FORGES else ""
 
 
 def installed_commit() -> str | None:

@@ -5,7 +5,6 @@ In a checkout they are the checkout's own folders. An installed package carries 
 """
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import tinyclf
@@ -17,13 +16,8 @@ NOTEBOOKS = (PROJECT or PACKAGE) / "notebooks"
 
 
 def user_path(path: str | Path) -> Path:
-    """An absolute path, with `~` and `~user` replaced. Raises TinyclfError where nobody knows that user's folder."""
-    if not str(path) or "\0" in str(path):
-        raise TinyclfError(f"{str(path)!r} is no path")
-    try:
-        return Path(path).expanduser().absolute()
-    except RuntimeError as error:
-        raise TinyclfError(f"{path}: no home folder is known for it; give a full path") from error
+    """An absolute path, with `~` and `~user` replaced, where that user's folder is known."""
+    return Path(os.path.expanduser(path)).absolute()
 
 
 def user_file(path: str | Path, what: str) -> Path:
@@ -43,10 +37,9 @@ def data_dirs() -> list[Path]:
     They are `data/` of the checkout, else of the working folder; and for where that cannot be written, the user's
     folder for caches, `XDG_CACHE_HOME` or `~/.cache`.
     """
-    folders = [(PROJECT or Path.cwd()) / "data"]
-    with suppress(TinyclfError):  # not every user has a home
-        folders.append(user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "tinyclf" / "data")
-    return folders
+    cache = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    known = [Path(cache, "tinyclf", "data")] if os.path.isabs(cache) else []  # not every user has a home
+    return [(PROJECT or Path.cwd()) / "data", *known]
 
 
 def data_dir(*first: Path) -> Path:
