@@ -1,6 +1,5 @@
 """The command line. It imports what a command needs when that command runs: torch alone takes seconds."""
 
-import errno
 import os
 import sys
 from collections.abc import Callable
@@ -45,10 +44,6 @@ class Commands(TyperGroup):
         except TinyclfError as error:
             print(f"tinyclf: {error}", file=sys.stderr)
             raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
-        except OSError as error:  # as of a full disk that standard output is written to
-            if error.errno != errno.EPIPE:  # which click ends without a word, as where `head` has enough
-                raise SystemExit(f"tinyclf: {error}") from error
-            raise
 
 
 class ManySeeds(TyperCommand):
@@ -153,21 +148,15 @@ def predict(
     """Print the five most probable classes of images by a run's model, with their words and probabilities."""
     if not images and not test:
         raise UsageError("nothing to predict: name image files, or ask for the test split by --test")
-    from tinyclf.data.images import read_image
+    from tinyclf.data.tiny_imagenet import read_image
     from tinyclf.experiments.predict import Predictor, lines, load_function
 
-    refused: list[str] = []
     predictor = Predictor(run, dataset, load_function(model))
     print(f"{run} on {dataset}, after epoch {predictor.epoch} of {predictor.settings.epochs}", file=sys.stderr)
     for path in images or []:
-        try:
-            print(lines(str(path), predictor.most_probable(read_image(path))))
-        except TinyclfError as error:
-            refused.append(str(error))
+        print(lines(str(path), predictor.most_probable(read_image(path))))
     if test:
-        print(predictor.predict_test_split(refused.append))
-    if refused:
-        raise TinyclfError("\ntinyclf: ".join([*refused, f"{len(refused)} of the files could not be used"]))
+        print(predictor.predict_test_split())
 
 
 @app.command("export")

@@ -71,26 +71,19 @@ class Predictor:
         values, labels = self.predict_proba(image[None])[0].topk(min(TOP, len(classes)))
         return [(value, *classes[label]) for value, label in zip(values.tolist(), labels.tolist(), strict=True)]
 
-    def predict_test_split(self, refuse: Callable[[str], None]) -> Path:
+    def predict_test_split(self) -> Path:
         """Write a line `test_0.JPEG n0xxxxxxx` for each image of the test split into a file in the run's folder.
 
-        refuse: called with a message for each file that is no image, which gets no line.
-        Raises TinyclfError for a data set that is a part of the classes, as nobody knows which images are of those.
+        Raises TinyclfError for files that are no images, and for a data set that is a part of the classes, as nobody
+        knows which images are of those.
         """
         one_of("dataset of a test split", self.dataset, WHOLE_DATASETS)
         path, layout = locate_dataset(self.dataset)
         split = TinyImageNet(path, "test", layout=layout)
-        images: dict[str, np.ndarray] = {}
-        for index, (name, _) in enumerate(split.samples):
-            try:
-                images[PurePosixPath(name).name] = np.asarray(split.load(index))
-            except TinyclfError as error:
-                refuse(str(error))
-        if not images:
-            raise TinyclfError(f"no image can be read among the {len(split):,} of the test split")
-        labels = self.predict_proba(np.stack(list(images.values()))).argmax(1).tolist()
+        names = [PurePosixPath(name).name for name, _ in split.samples]
+        labels = self.predict_proba(np.stack(list(map(np.asarray, split.decoded("reading"))))).argmax(1).tolist()
         wnids, predictions = list(self.classes), self.folder / "test_predictions.txt"
-        rows = sorted(zip(images, labels, strict=True), key=lambda row: (len(row[0]), row))  # test_2 before test_10
+        rows = sorted(zip(names, labels, strict=True), key=lambda row: (len(row[0]), row))  # test_2 before test_10
         atomic_write(predictions, "".join(f"{name} {wnids[label]}\n" for name, label in rows))
         return predictions
 

@@ -3,7 +3,6 @@
 import glob
 import os
 import pkgutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +16,6 @@ from tinyclf.data.registry import DATASETS, dataset_info, folder_name
 from tinyclf.experiments import launch
 from tinyclf.experiments.names import dataset_folder
 from tinyclf.experiments.parameters import parse_assignment
-from tinyclf.utils import environment
 from tinyclf.utils.errors import TinyclfError, UsageError
 
 if TYPE_CHECKING:
@@ -105,10 +103,6 @@ class Request:
                 from tinyclf.models.resnet import build_model
 
                 build_model(overrides["model"], 1)
-        for notebook in dict.fromkeys(run.notebook for run in experiments if not run.is_own):
-            if environment.is_checkout() and environment.git("diff", "--name-only", "HEAD", "--", str(notebook)):
-                hint = "a recipe of your own runs from a copy, by `tinyclf run PATH.ipynb`"
-                print(f"tinyclf: {notebook} has changes that are not committed; {hint}", file=sys.stderr)
         if not any(experiment.needed for experiment in experiments):
             return experiments
         from tinyclf.experiments.parent import is_finished  # reads checkpoints, by torch
