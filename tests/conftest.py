@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from tinyclf.data.registry import Layout
+from tinyclf.utils import paths
 
 # Equality to the last bit is the CPU's promise. Tests that use a GPU, where there is one, ask for `gpu`.
 os.environ["ACCELERATE_USE_CPU"] = "true"
@@ -24,6 +25,20 @@ WNIDS = ("n03", "n01", "n04", "n02")  # wnids.txt of the official set is not sor
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+@pytest.fixture(autouse=True)
+def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that a test's runs and pages go to: none of them goes into the checkout."""
+    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
+    return tmp_path / "reports"
+
+
+@pytest.fixture
+def own_data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in the place of the project's `data/`, empty."""
+    monkeypatch.setattr(paths, "data_dirs", lambda: [tmp_path / "data"])
+    return tmp_path / "data"
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,3 @@ def do(experiment):
 
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def die_in_training(*experiments):
-    from tinyclf.experiments import run
-
-    run.fit = lambda *_: kill()
-    run.train(*experiments)

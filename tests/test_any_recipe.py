@@ -4,34 +4,27 @@ from functools import partial
 
 import pytest
 import torch
-from random_data import data
+from random_data import data, interrupt
 from torch import nn, optim
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel
 from torchvision import models
-from torchvision.transforms import v2
 
-from tinyclf.experiments.recipe import Recipe, train_loader
-from tinyclf.experiments.rules import refuse_what_cannot_train
-from tinyclf.experiments.run import Run
-from tinyclf.experiments.settings import Settings
-from tinyclf.training.checkpoint import TrainingState
-from tinyclf.training.device import this_process
-from tinyclf.training.loop import Plan
+from tinyclf import Run, Settings
+from tinyclf.experiments.recipe import Recipe
 from tinyclf.utils.errors import TinyclfError
 
 SETTINGS = Settings(epochs=3, batch_size=8, input_size=32)
+SMOOTHED = nn.CrossEntropyLoss(label_smoothing=0.1)
+ADAMW = partial(optim.AdamW, lr=1e-3, weight_decay=0.05)
+COSINE = partial(lr_scheduler.CosineAnnealingLR, T_max=3)
 
 
-def shufflenet():
-    model = models.shufflenet_v2_x0_5(num_classes=4)
-    optimizer = optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    return (
-        model,
-        nn.CrossEntropyLoss(label_smoothing=0.1),
-        optimizer,
-        lr_scheduler.CosineAnnealingLR(optimizer, T_max=3),
-    )
+def shufflenet(criterion=SMOOTHED, model=lambda network: network, optimizer=ADAMW, scheduler=COSINE):
+    """A recipe; `model` changes its network into another one."""
+    network = model(models.shufflenet_v2_x0_5(num_classes=4))
+    made = optimizer(network.parameters())
+    return network, criterion, made, scheduler(made)
 
 
 def mobilenet():
@@ -57,32 +50,19 @@ def balanced():
     return model, Balanced(), optim.SGD(model.parameters(), lr=0.1), None
 
 
-def fit(run, make, *, interval="epoch", ema=False, after=None):
-    """Train a fresh recipe; `after` so many forward passes, be interrupted as by kill -9: nothing more is written."""
+def fit(run, make, *, interval="epoch", ema=False, after=0):
+    """Train a fresh recipe, to its end or the forward pass `after`."""
     torch.manual_seed(0)
     model, criterion, optimizer, scheduler = make()
     average = AveragedModel(model, use_buffers=True) if ema else None
-    left = [after]  # in a list, which a hook may change and is not told of: it is the same run without an interrupt
-
-    def interrupt(*_):
-        left[0] = left[0] and left[0] - 1
-        if left[0] == 0:
-            raise KeyboardInterrupt
-
-    model.register_forward_pre_hook(interrupt)
+    interrupt(model, after)
     return run.fit(model, criterion, optimizer, scheduler, scheduler_interval=interval, ema=average)
-
-
-@pytest.fixture(autouse=True)
-def reports(tmp_path, monkeypatch):
-    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
-    return tmp_path / "mini"
 
 
 @pytest.mark.parametrize(
     ("make", "options"),
     [(shufflenet, {}), (mobilenet, {"interval": "step", "ema": True}), (balanced, {})],
-    ids=["shufflenet-adamw-cosine", "mobilenet-sgd-onecycle-ema", "loss-with-state"],
+    ids=["adamw-cosine", "sgd-onecycle-ema", "loss-with-state"],
 )
 def test_killed_within_an_epoch_and_resumed_it_ends_with_the_same_bits(make, options, reports):
     whole = Run(SETTINGS, data(), "whole")
@@ -95,28 +75,13 @@ def test_killed_within_an_epoch_and_resumed_it_ends_with_the_same_bits(make, opt
     resumed = Run(SETTINGS, data(), "killed")
     fit(resumed, make, **options)
     resumed.finish()
-    assert (reports / "killed/history.csv").read_bytes() == (reports / "whole/history.csv").read_bytes()
-    values = [run.state.trained_model.state_dict().values() for run in (whole, resumed)]
+    assert (reports / "mini/killed/history.csv").read_bytes() == (reports / "mini/whole/history.csv").read_bytes()
+    values = [run.recipe.trained_model.state_dict().values() for run in (whole, resumed)]
     assert all(map(torch.equal, *values))
     told = Recipe(*make(), options.get("interval", "epoch")).identity()
     assert record["recipe"]["optimizer"] == told["optimizer"] and record["recipe"]["scheduler"] == told["scheduler"]
     assert record["recipe"]["ema"] == ("AveragedModel(use_buffers=True)" if "ema" in options else None)
     assert record["command"] == "" and record["overrides"]["optimizer"] == record["recipe"]["optimizer"]
-
-
-def changed(**parts):
-    """The recipe of `shufflenet` with other parts."""
-
-    def other():
-        model, criterion, optimizer, scheduler = shufflenet()
-        model = parts.get("model", lambda made: made)(model)
-        optimizer = parts.get("optimizer", lambda values: optim.AdamW(values, 1e-3, weight_decay=0.05))(
-            model.parameters()
-        )
-        scheduler = parts.get("scheduler", lambda made: lr_scheduler.CosineAnnealingLR(made, T_max=3))(optimizer)
-        return model, parts.get("criterion", criterion), optimizer, scheduler
-
-    return other
 
 
 def other_pool(model):
@@ -130,11 +95,11 @@ def test_a_checkpoint_of_another_recipe_is_refused_by_what_differs():
     for parts, said in (
         ({"model": other_pool}, r"model: maxpool: .*stride=2.* before, .*stride=1.* now"),
         ({"criterion": nn.CrossEntropyLoss()}, "criterion: .* before, .* now"),
-        ({"optimizer": lambda values: optim.AdamW(values, 1e-3)}, r"optimizer: .*decay=0\.05.* before, .*=0\.01"),
-        ({"scheduler": lambda made: lr_scheduler.CosineAnnealingLR(made, 4)}, r"scheduler: .*T_max=3.* before, .*=4"),
+        ({"optimizer": optim.AdamW}, r"optimizer: .*decay=0\.05.* before, .*=0\.01"),
+        ({"scheduler": partial(COSINE, T_max=4)}, r"scheduler: .*T_max=3.* before, .*=4"),
     ):
         with pytest.raises(TinyclfError, match=f"holds another run .*{said}"):
-            fit(Run(SETTINGS, data(), "mine"), changed(**parts))
+            fit(Run(SETTINGS, data(), "mine"), partial(shufflenet, **parts))
 
 
 def test_what_cannot_work_is_refused_before_anything_is_written(reports):
@@ -145,30 +110,27 @@ def test_what_cannot_work_is_refused_before_anything_is_written(reports):
         ({"optimizer": optim.LBFGS}, "epoch", "optimizer: LBFGS computes the loss several times a step"),
         ({"scheduler": lr_scheduler.ReduceLROnPlateau}, "step", "ReduceLROnPlateau .*'epoch'"),
         ({"model": lambda _: three}, "epoch", r"model: expected logits \(2, 4\) of 2 images, .*, got .*2, 3"),
-        ({"model": lambda _: nn.Linear(7, 4)}, "epoch", "model: it cannot take 2 images of 32 pixels: .*mat1 and mat2"),
+        ({"model": lambda _: nn.Linear(7, 4)}, "epoch", "model: it cannot take 2 images of 32 pixels: .*mat1"),
     ):
         with pytest.raises(TinyclfError, match=said):
-            fit(run, changed(**parts), interval=interval)
+            fit(run, partial(shufflenet, **parts), interval=interval)
     assert not list(reports.rglob("*.pt"))
     assert len(fit(run, balanced)) == 3  # mended, the same run trains
     with pytest.raises(TinyclfError, match=r"criterion: expected one number, a mean over the batch, got \(\d+,\)"):
-        fit(Run(SETTINGS, data(), "each"), changed(criterion=partial(nn.functional.cross_entropy, reduction="none")))
+        fit(Run(SETTINGS, data(), "each"), partial(shufflenet, partial(nn.functional.cross_entropy, reduction="none")))
 
 
-def test_to_be_looked_at_changes_neither_the_model_nor_random_numbers():
-    class Noise(nn.BatchNorm1d):
-        def forward(self, values):
-            self.num_batches_tracked += 1
-            return values + torch.randn(())
+def test_to_be_looked_at_leaves_a_model_as_it_was():
+    def count(module, inputs):
+        module.passes += 1
 
-    model = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), Noise(48), nn.Linear(48, 4))
-    state, drawn = TrainingState(model, optim.SGD(model.parameters(), 0.1)), torch.get_rng_state()
-    train, plan = train_loader(data(), SETTINGS, this_process()), Plan(1, transform=v2.RandAugment())
-    refuse_what_cannot_train(state, nn.CrossEntropyLoss(), train, plan)
-    assert model[2].num_batches_tracked == 0 and torch.equal(drawn, torch.get_rng_state())
-    model.register_forward_hook(lambda module, inputs, output: {"out": output})
-    with pytest.raises(TinyclfError, match=r"model: expected logits \(2, 4\) of 2 images, .*, got dict"):
-        refuse_what_cannot_train(state, nn.CrossEntropyLoss(), train, plan)
+    model, criterion, optimizer, _ = balanced()
+    model.register_buffer("passes", torch.tensor(0))
+    model.register_forward_pre_hook(count)
+    interrupt(model, 3)  # its operations are counted first, on a copy, then it is looked at
+    with pytest.raises(KeyboardInterrupt):
+        Run(SETTINGS, data(), "counted").fit(model, criterion, optimizer)
+    assert model.passes == 1, "that of the first step, and not the one of the look"
 
 
 def test_a_plateau_scheduler_sees_the_validation_loss():

@@ -1,8 +1,6 @@
 """The benchmark: everyone does the same work on the same pixels, and the table says what was measured."""
 
 import re
-import subprocess
-import sys
 import time
 
 import bench
@@ -20,7 +18,6 @@ from PIL import Image
 from sample import Data
 from torch import nn
 
-from tinyclf.cli import bench as bench_command
 from tinyclf.data.cache import pack
 from tinyclf.utils.errors import TinyclfError
 
@@ -55,14 +52,9 @@ def test_all_see_the_same_pixels(data, size):
 
 
 def test_a_watch_times_whole_steps_and_only_those_it_counts():
-    """A step here takes 20 ms, and the first, not counted, 200 ms."""
     watch = Watch(5, 1, CPU)
-    done = [time.sleep(0.02 if step else 0.2) for step in watch.around(range(100))]
+    done = [time.sleep(0.02 if step else 0.2) for step in watch.around(range(100))]  # the first one is not counted
     assert len(done) == 6 and 0.1 <= watch.seconds < 0.2
-    short = Watch(5, 1, CPU)
-    list(short.around(range(6)))
-    with pytest.raises(TinyclfError, match=r"6 batches are too few to time 1 \+ 5 steps"):
-        _ = short.seconds
 
 
 def test_all_take_their_turns_and_the_table_says_what_the_csv_does(data, monkeypatch):
@@ -101,20 +93,6 @@ def test_disturbed_rounds_are_left_out_while_enough_remain():
         assert f"| 0 | {shown} |" in results.page(frame, "", {}, "cpu").split("| tinyclf |")[1].splitlines()[0]
 
 
-def test_others_are_counted_but_not_this_process_nor_its_children():
-    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    before, start = measure.others_seconds(), time.perf_counter()
-    time.sleep(1)
-    seen = (measure.others_seconds() - before) / (time.perf_counter() - start)
-    other.kill()
-    other.wait()  # from here on it counts as this process's own
-    assert seen > 0.4
-    assert before <= measure.others_seconds() < before + seen  # what is its own is taken off again
-
-
-def test_wrong_names_and_a_missing_folder_are_refused(monkeypatch, tmp_path):
+def test_a_measure_that_is_none_is_refused_by_name():
     with pytest.raises(TinyclfError, match="did you mean training"):
         bench.main("mini", only=["trainig"])
-    monkeypatch.setattr("tinyclf.cli.PROJECT", tmp_path)
-    with pytest.raises(TinyclfError, match="part of the project's checkout"):
-        bench_command()

@@ -1,13 +1,13 @@
 """A checkpoint holds everything to the last bit, knows when it is damaged, and is never lost while written."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from tinyclf.training import checkpoint
-from tinyclf.training.checkpoint import TrainingState
 from tinyclf.utils.errors import TinyclfError
 
 
@@ -16,7 +16,8 @@ def trained(steps=2):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9)
-    state = TrainingState(model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 1))
+    state = SimpleNamespace(model=model, optimizer=optimizer)
+    state.scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
     for _ in range(steps):
         step(state)
     return state
@@ -33,14 +34,15 @@ def step(state):
 def path(tmp_path):
     """A checkpoint after two steps."""
     path = tmp_path / "run" / "checkpoint.pt"
-    checkpoint.save(path, trained(), {"history": [1, 2]})
+    checkpoint.save(path, vars(trained()), {"history": [1, 2]})
     return path
 
 
 def test_weights_counts_momenta_and_rates_come_back_to_the_last_bit_and_train_on_alike(path):
     state, other, saved = trained(), trained(0), checkpoint.read(path)
     assert saved.about == {"history": [1, 2]}
-    checkpoint.restore(saved, other)
+    for name, part in vars(other).items():
+        part.load_state_dict(saved.state[name])
     for _ in range(2):
         assert all(map(torch.equal, state.model.state_dict().values(), other.model.state_dict().values()))
         assert state.scheduler.state_dict() == other.scheduler.state_dict()
@@ -56,7 +58,7 @@ def test_state_that_is_neither_tensor_nor_number_is_refused_by_name(path):
     state = trained()
     state.scheduler.note = object()
     with pytest.raises(TinyclfError, match=r"cannot hold builtins\.object"):
-        checkpoint.save(path, state, {})
+        checkpoint.save(path, vars(state), {})
     assert checkpoint.read(path).about == {"history": [1, 2]}
 
 
@@ -67,7 +69,7 @@ def test_a_cut_and_any_flipped_bit_are_noticed(path):
         flipped[place] ^= 1 << place % 8
         for content in (flipped, whole[:place]):
             path.write_bytes(content)
-            with pytest.raises(TinyclfError, match=r"checkpoint\.pt is damaged .*delete it, and the run starts again"):
+            with pytest.raises(TinyclfError, match=r"checkpoint\.pt cannot be read .*: delete it, and the run"):
                 checkpoint.read(path)
 
 
@@ -77,25 +79,13 @@ def test_a_full_disk_leaves_the_last_one(path, monkeypatch):
 
     monkeypatch.setattr("tinyclf.utils.files.os.fsync", full)
     with pytest.raises(TinyclfError, match=r"No space left"):
-        checkpoint.save(path, trained(), {"history": []})
+        checkpoint.save(path, vars(trained()), {"history": []})
     assert os.listdir(path.parent) == ["checkpoint.pt"] and checkpoint.read(path).about == {"history": [1, 2]}
 
 
-def test_one_of_a_newer_version_is_not_taken_for_damaged(path, monkeypatch):
+def test_one_of_a_newer_version_is_refused(path, monkeypatch):
     with monkeypatch.context() as newer:
         newer.setattr(checkpoint, "VERSION", 3)
-        checkpoint.save(path, trained(), {})
-    with pytest.raises(TinyclfError, match=r"version 3, and this tinyclf reads 2: use the one that wrote it$"):
+        checkpoint.save(path, vars(trained()), {})
+    with pytest.raises(TinyclfError, match=r"a later tinyclf wrote it, as version 3"):
         checkpoint.read(path)
-
-
-def test_one_of_another_model_optimizer_or_scheduler_is_refused(path):
-    other, state = nn.Linear(2, 2), trained()
-    groups = torch.optim.SGD([{"params": [value]} for value in state.model.parameters()], 0.1)
-    for part, parts in (
-        ("model", (other, torch.optim.SGD(other.parameters(), 0.1))),
-        ("optimizer", (state.model, groups)),
-        ("scheduler", (state.model, state.optimizer)),
-    ):
-        with pytest.raises(TinyclfError, match=f"of another {part}"):
-            checkpoint.restore(checkpoint.read(path), TrainingState(*parts))

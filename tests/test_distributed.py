@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -14,20 +15,17 @@ import torch
 from accelerate import PartialState
 from torch import nn
 
-from tinyclf import cli
+from tinyclf import Run, Settings, cli, load_data
 from tinyclf.data.augment import Augmentation
-from tinyclf.data.cache import load_data
 from tinyclf.data.loader import ImageLoader
-from tinyclf.experiments.launch import TRAIN, children, run_processes
+from tinyclf.experiments.launch import TRAIN, children
 from tinyclf.experiments.recipe import build_recipe, recipe_for
 from tinyclf.experiments.record import read_record
-from tinyclf.experiments.run import Run
-from tinyclf.experiments.settings import Settings
+from tinyclf.experiments.run import train as train_experiments
 from tinyclf.models.ghost_batch_norm import use_ghost_batch_norm
-from tinyclf.training.checkpoint import TrainingState
 from tinyclf.training.device import data_parallel, this_process
 from tinyclf.training.evaluate import evaluate
-from tinyclf.training.loop import Plan, fit
+from tinyclf.training.loop import Training
 from tinyclf.utils.errors import TinyclfError
 from tinyclf.utils.paths import PROJECT
 
@@ -72,15 +70,13 @@ def main(folder):
     val = ImageLoader(images, labels, 8, **part)
     torch.manual_seed(process.process_index)  # the first one's weights are everyone's
     recipe = recipe_for(Double(), SETTINGS, COUNT)
-    state = TrainingState(recipe.model, recipe.optimizer, recipe.scheduler, recipe.ema)
+    recipe.before_step = recipe.model.grow
     seen = [torch.arange(COUNT)[indices].tolist() for indices in train.slices()]
     pixels = [batch.images.double().sum((1, 2, 3)).tolist() for batch in train.epoch(1)]
-    interval = recipe.scheduler_interval
-    options = {"epochs": 2, "scheduler_interval": interval, "before_step": recipe.model.grow}
-    history = fit(state, recipe.criterion, train, val, Plan(**options))
-    alone = evaluate(state.trained_model, ImageLoader(images, labels, 8))
+    history = Training(recipe, train, val, epochs=2).fit()
+    alone = evaluate(recipe.trained_model, ImageLoader(images, labels, 8))
     results = {"seen": seen, "pixels": pixels, "history": history, "alone": alone.logits}
-    results |= {"model": state.model.state_dict(), "average": state.ema.module.state_dict()}
+    results |= {"model": recipe.model.state_dict(), "average": recipe.ema.module.state_dict()}
     torch.save(results, f"{folder}/{process.process_index}-of-{process.num_processes}.pt")
 
 
@@ -135,23 +131,20 @@ def launch(monkeypatch, capfd):
 
 
 def train_in_this_process(epochs):
-    """The same run, and its record."""
-    settings, data = Settings(epochs=epochs, **QUICK), load_data("mini")
-    run = Run(settings, data, "baseline-scratch")
-    run.fit(**vars(build_recipe(settings, data)))
+    run = Run(Settings(epochs=epochs, **QUICK), load_data("mini"), "baseline-scratch")
+    run.fit(**vars(build_recipe(run.settings, run.data)))
     return run.finish()
 
 
 @two_cores
-def test_a_run_starts_and_continues_in_two_processes_and_continues_in_one(tmp_path, monkeypatch, launch):
-    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "two"))
+def test_a_run_starts_and_continues_in_two_processes_and_continues_in_one(reports, launch):
     first = train_in_this_process(1)
     status, said, wrong = launch(2, "--seeds", "0", "--seeds", "1")
     assert status == 0, wrong
     assert said.count("continuing after epoch 1 of 2") == said.count("epoch  1/2") == 1
     assert said.count("epoch  2/2") == 2
-    records = [read_record(tmp_path / f"two/mini/baseline-scratch{seed}/record.json") for seed in ("", "-seed-1")]
-    for record in records:  # of single precision, in which processes differ by more from step to step
+    for run in ("baseline-scratch", "baseline-scratch-seed-1"):
+        record = read_record(reports / "mini" / run / "record.json")
         assert record["evaluation"]["top1"] == record["history"][1]["val_accuracy"]
 
     record = train_in_this_process(3)
@@ -159,25 +152,25 @@ def test_a_run_starts_and_continues_in_two_processes_and_continues_in_one(tmp_pa
     assert [row["epoch"] for row in record["history"]] == [1, 2, 3] and record["history"][0] == first["history"][0]
 
 
+def die_in_training(*experiments):
+    Training.fit = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+    train_experiments(*experiments)
+
+
 @two_cores
 @pytest.mark.parametrize(
     ("function", "changed", "said"),
     [
         (TRAIN, {"TINYCLF_REPORTS": "/dev/null/reports"}, "failed with status 1, its message is above"),
-        ("job_functions:die_in_training", {}, "killed by SIGKILL"),
+        ("test_distributed:die_in_training", {}, "killed by SIGKILL"),
     ],
 )
-def test_one_that_fails_or_is_killed_is_named(function, changed, said, tmp_path, monkeypatch, launch):
-    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
-
+def test_one_that_fails_or_is_killed_is_named(function, changed, said, monkeypatch, launch):
     @contextmanager
     def second_differs(imported, count):
         with children(imported, count) as start:
-            yield (
-                lambda theirs, arguments, env: (
-                    start(theirs, arguments, env) if env["RANK"] == "0" else start(function, arguments, env | changed)
-                )
-            )
+            second = lambda _, arguments, env: start(function, arguments, env | changed)  # noqa: E731
+            yield lambda *call: (start if call[2]["RANK"] == "0" else second)(*call)
 
     monkeypatch.setattr("tinyclf.experiments.launch.children", second_differs)
     status, _, wrong = launch(1)
@@ -189,25 +182,15 @@ def test_one_that_fails_or_is_killed_is_named(function, changed, said, tmp_path,
 
 def test_what_others_left_in_the_environment_makes_no_several_processes(monkeypatch):
     state = dict(PartialState._shared_state)
-    left = {"PMI_SIZE": "4", "WORLD_SIZE": "2", "RANK": "0", "OMPI_COMM_WORLD_SIZE": "2", "LOCAL_RANK": "1"}
     try:
-        for name, value in left.items():
+        for name in ("PMI_SIZE", "WORLD_SIZE", "RANK", "OMPI_COMM_WORLD_SIZE", "LOCAL_RANK"):
             PartialState._reset_state()
-            monkeypatch.setenv(name, value)
+            monkeypatch.setenv(name, "2")
             assert this_process().num_processes == 1 and this_process().is_main_process
             assert name not in os.environ
     finally:
         PartialState._shared_state.clear()
         PartialState._shared_state.update(state)
-
-
-def test_more_processes_than_cores_are_refused_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path / "reports"))
-    cores = os.cpu_count() or 1
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(TinyclfError, match=f"processes = {cores + 1}: expected 1 to {cores}, as many as there are"):
-        run_processes(cores + 1, "auto", [])
-    assert not (tmp_path / "reports").exists()
 
 
 def test_batch_norms_that_processes_cannot_share_are_refused():

@@ -1,9 +1,9 @@
-"""environment.yml, pyproject.toml, the lock and the Makefile say the same thing."""
+"""environment.yml, pyproject.toml and the lock say the same thing; the commit in a record, where git tells it."""
 
 import re
-import shutil
 import subprocess
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
-from packaging.version import Version
+
+from tinyclf.utils import environment
 
 PROJECT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
@@ -26,31 +27,15 @@ def locked() -> list[tuple[Requirement, list[str]]]:
     return [(Requirement(line.split(" --hash=")[0]), re.findall(r"--hash=(\S+)", line)) for line in lines]
 
 
-def locked_version(name: str, python: str) -> Version:
-    """The version that the lock gives Linux on x86-64 with that Python, of which it must name exactly one."""
-    machine = {
-        "python_version": python,
-        "python_full_version": f"{python}.9",
-        "sys_platform": "linux",
-        "platform_machine": "x86_64",
-        "platform_system": "Linux",
-        "os_name": "posix",
-        "implementation_name": "cpython",
-    }
-    wanted = [r for r, _ in locked() if canonicalize_name(r.name) == canonicalize_name(name)]
-    versions = [r.specifier for r in wanted if r.marker is None or r.marker.evaluate(machine)]
-    assert len(versions) == 1, f"the lock names {len(versions)} versions of {name} for Python {python}: run `make lock`"
-    return Version(str(versions[0]).removeprefix("=="))
-
-
-EXTRAS = PYPROJECT["project"]["optional-dependencies"]
-
-
-def test_every_dependency_is_locked_at_a_version_it_admits():
-    lines = [line for lines in (PYPROJECT["project"]["dependencies"], *EXTRAS.values()) for line in lines]
-    for wanted in map(Requirement, (line for line in lines if not line.startswith("tinyclf["))):
-        for python in PYTHONS:
-            assert locked_version(wanted.name, python) in wanted.specifier, (wanted.name, python)
+def test_every_dependency_is_locked_at_versions_it_admits():
+    versions = defaultdict(list)  # there may be several, for one Python each
+    for requirement, _ in locked():
+        versions[canonicalize_name(requirement.name)].append(str(requirement.specifier).removeprefix("=="))
+    extras = PYPROJECT["project"]["optional-dependencies"].values()
+    lines = [line for lines in (PYPROJECT["project"]["dependencies"], *extras) for line in lines]
+    for wanted in (Requirement(line) for line in lines if not line.startswith("tinyclf[")):
+        found = versions[canonicalize_name(wanted.name)]
+        assert found and all(version in wanted.specifier for version in found), wanted
 
 
 def test_the_lock_has_exact_releases_and_hashes_and_no_address_option_or_path():
@@ -73,8 +58,33 @@ def test_conda_gets_python_and_pip_and_the_lock():
     assert [f"3.{minor}" for minor in range(30) if f"3.{minor}" in supported] == PYTHONS
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-def test_make_alone_prints_every_target():
-    phony = re.search(r"^\.PHONY: (.*)$", (PROJECT / "Makefile").read_text(), re.M).group(1).split()
-    printed = subprocess.run(["make"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
-    assert re.findall(r"^make (\w+) +\S", printed, re.M) == phony
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    who = ["-c", "user.name=n", "-c", "user.email=e"]
+    for words in (["init", "-q"], [*who, "commit", "-q", "--allow-empty", "-m", "m"]):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True)
+    monkeypatch.setattr(environment, "PROJECT", tmp_path)
+    environment.warn_of_commit.cache_clear()
+    return tmp_path
+
+
+def test_the_commit_is_this_checkouts_whatever_git_is_told_by_its_environment(checkout, monkeypatch, capsys):
+    monkeypatch.setenv("GIT_DIR", str(checkout.parent))  # as git's hooks do
+    assert len(environment.commit()) == 40 and capsys.readouterr().err == ""
+    (checkout / "tinyclf").mkdir()
+    (checkout / "tinyclf/new.py").touch()
+    assert len(environment.commit()) == 40  # nobody asked git to keep it
+    subprocess.run(["git", "--git-dir", checkout / ".git", "--work-tree", checkout, "add", "tinyclf"], check=True)
+    assert environment.commit().endswith("-dirty") and environment.commit("notebooks").isalnum()
+
+
+@pytest.mark.parametrize("said", ["", "fatal: detected dubious ownership in repository"])
+def test_where_git_is_missing_or_refuses_the_commit_is_missed_aloud_and_once(checkout, monkeypatch, capsys, said):
+    if said:  # as of another user's checkout
+        (checkout / "git").write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 128\n")
+        (checkout / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(checkout))
+    assert environment.commit() is environment.commit() is None
+    shown = capsys.readouterr().err
+    assert shown.count(f"commit of {checkout} is not recorded: ") == 1
+    assert shown.endswith(f"{said or 'No such file or directory: ' + repr('git')}\n")

@@ -1,6 +1,5 @@
 """What README, docs and notebooks show runs as it stands, one after the other: no example takes another's run name."""
 
-import inspect
 import re
 import shutil
 import subprocess
@@ -12,26 +11,20 @@ from unittest.mock import MagicMock
 
 import nbformat
 import pytest
-import torch
 
-from tinyclf import Run
-from tinyclf.experiments.recipe import build_recipe
 from tinyclf.utils.paths import NOTEBOOKS, PROJECT
 
 README, CHANGING = PROJECT / "README.md", PROJECT / "docs" / "changing.md"
 TRAINING = ("1_baseline", "2_preprocessing", "3_finetuning", "4_recipes")
 SHORT = {"epochs": 1, "input_size": 16, "batch_size": 200}
-NEW = {"transform", "on_epoch"} - set(inspect.signature(Run.fit).parameters)
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """The folder of reports, empty. Trackers, which are not installed, take what they are given."""
-    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
+def trackers(monkeypatch):
+    """They are not installed, and take what they are given."""
     for name in ("wandb", "trackio", "torch.utils.tensorboard"):
         monkeypatch.setitem(sys.modules, name, MagicMock(spec=ModuleType(name), SummaryWriter=MagicMock()))
         sys.modules[name].configure_mock(init=MagicMock(), log=MagicMock(), finish=MagicMock())
-    return tmp_path
 
 
 def blocks(page: Path) -> list[str]:
@@ -46,19 +39,20 @@ def code_cells(stem: str, install: bool = False) -> list[str]:
     return [cell.source for cell in cells if cell.cell_type == "code" and ("%pip" in cell.source) == install]
 
 
-def run_cells(stem: str, last: str, **changed: object) -> dict:
-    """The names of a notebook whose cells ran as far as the one that has the text `last`."""
-    names, (parameters, *others) = {}, code_cells(stem)
+def run_cells(stem: str, **changed: object) -> None:
+    """Run the cells of a notebook as far as its training, and then what it leaves to the reader."""
+    names: dict = {}
+    parameters, *others = code_cells(stem)
     exec(parameters, names)
     names |= SHORT | changed
-    until = next(number for number, source in enumerate(others, 1) if last in source)
-    for source in others[:until]:
+    trained = next(number for number, source in enumerate(others, 1) if "run.fit(" in source)
+    (turn,) = [source for source in others if "your_turn = False" in source]
+    for source in (*others[:trained], turn.replace("your_turn = False", "your_turn = True")):
         exec(source, names)
-    return names
 
 
-def test_all_examples_run_in_a_row(folder):
-    first, *examples = [code for code in blocks(CHANGING) if not any(new in code for new in NEW)]
+def test_all_examples_run_in_a_row(reports):
+    first, *examples = blocks(CHANGING)
     names: dict = {}
     for code in blocks(README):
         exec(code, names)
@@ -66,12 +60,10 @@ def test_all_examples_run_in_a_row(folder):
         exec(f"{first}\n{code}", {})
     ran = [*blocks(README), *examples]
     for stem, changed in zip(TRAINING, ({}, {"weights": "none"}, {}, {"epochs": 2}), strict=True):
-        names = run_cells(stem, "run.fit(", **changed)
-        (turn,) = [source for source in code_cells(stem) if "your_turn = False" in source]
-        exec(turn.replace("your_turn = False", "your_turn = True"), names)
+        run_cells(stem, **changed)
         ran += code_cells(stem)
     runs = re.findall(r"""Run\(.*?name="(.+?)"|^run_name = "(.+?)\"""", "\n".join(ran), re.M)
-    left = sorted(path.name for path in (folder / "mini").iterdir() if path.is_dir())
+    left = sorted(path.name for path in (reports / "mini").iterdir() if path.is_dir())
     assert left == sorted("".join(run) for run in runs), "each example has a run of its own"
     assert {"baseline-scratch", "resnet34-adamw", "my-net"} <= set(left)
 
@@ -80,18 +72,6 @@ def test_no_line_of_the_docs_gives_one_name_to_two_runs():
     lines = {re.sub(r"^ +|\.venv/bin/|\s+#.*", "", line) for page in PROJECT.glob("**/*.md") for line in page.open()}
     named = Counter(re.findall(r"run_name=([\w-]+)", "\n".join(line for line in lines if line.startswith("tinyclf"))))
     assert named and set(named.values()) == {1}
-
-
-@pytest.mark.parametrize("stem", ["1_baseline", "2_preprocessing"])
-def test_the_cells_of_a_step_make_what_the_command_line_does(stem):
-    """The same weights to the bit, the same loss, optimizer and scheduler."""
-    names = run_cells(stem, "scheduler = ", weights="none")
-    built = build_recipe(names["settings"], names["data"])
-    mine, theirs = names["model"].state_dict(), built.model.state_dict()
-    assert mine.keys() == theirs.keys() and all(map(torch.equal, mine.values(), theirs.values()))
-    assert [str(names[part]) for part in ("model", "criterion")] == [str(built.model), str(built.criterion)]
-    for part in ("optimizer", "scheduler"):
-        assert names[part].state_dict() == getattr(built, part).state_dict()
 
 
 def test_every_notebook_installs_a_clone_or_a_wheel_wherever_it_is_opened(monkeypatch, tmp_path):
@@ -117,7 +97,7 @@ def test_every_notebook_installs_a_clone_or_a_wheel_wherever_it_is_opened(monkey
 
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def test_make_lab_opens_copies_and_never_replaces_one(tmp_path):
-    for name in ("Makefile", "requirements.txt", "pyproject.toml", "notebooks/0_data.ipynb", "notebooks/7_run.ipynb"):
+    for name in ("Makefile", "requirements.txt", "pyproject.toml", "notebooks/0_data.ipynb"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(PROJECT / name, tmp_path / name)
     tools = tmp_path / ".venv" / "bin"
@@ -130,4 +110,3 @@ def test_make_lab_opens_copies_and_never_replaces_one(tmp_path):
         subprocess.run(["make", "lab"], cwd=tmp_path, check=True)
         assert mine.read_bytes() == text and (tmp_path / "notebooks" / "0_data.ipynb").read_bytes() == original
         mine.write_bytes(b"changed in Lab")
-    assert len(list(mine.parent.iterdir())) == 2

@@ -1,6 +1,5 @@
 """Exported files give the logits of the run, to torchvision and to onnxruntime; what cannot be exported is named."""
 
-import dataclasses
 import importlib.util
 import json
 
@@ -13,35 +12,31 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from tinyclf import cli
-from tinyclf.data.cache import load_data
+from tinyclf import Settings, cli, load_data
 from tinyclf.experiments import export as module
 from tinyclf.experiments.export import export
 from tinyclf.experiments.predict import Predictor
 from tinyclf.experiments.recipe import build_recipe
-from tinyclf.experiments.settings import Settings
 from tinyclf.training import checkpoint
 from tinyclf.utils.errors import TinyclfError
 
 QUICK = {"model": "squeezenet1_1"}  # where the model does not matter
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("TINYCLF_REPORTS", str(tmp_path))
-    return tmp_path / "mini"
+@pytest.fixture(name="folder")
+def folder_fixture(reports):
+    return reports / "mini"
 
 
 def leave_run(folder, **settings):
     """The checkpoint of a run of one epoch that nobody trained, with statistics of batch norm other than the first."""
     settings, data = Settings(**{"epochs": 1, "input_size": 64, "seed": 3} | settings), load_data("mini")
-    recipe = build_recipe(settings, data)
-    recipe.model.train()(torch.rand(8, 3, 64, 64))
-    state = checkpoint.TrainingState(recipe.model, recipe.optimizer, recipe.scheduler)
-    about = {"settings": dataclasses.asdict(settings), "history": [{"epoch": 1}], "overrides": {}}
-    about["classes"] = dict(zip(data.classes, data.class_names, strict=True))
+    model = build_recipe(settings, data).model.train()
+    model(torch.rand(8, 3, 64, 64))
+    classes = dict(zip(data.classes, data.class_names, strict=True))
+    about = {"settings": vars(settings), "classes": classes, "history": [{"epoch": 1}], "overrides": {}}
     (folder / "some").mkdir(parents=True, exist_ok=True)
-    checkpoint.save(folder / "some" / "checkpoint.pt", state, about)
+    checkpoint.save(folder / "some" / "checkpoint.pt", {"model": model}, about)
     return np.array(data.val.images[:6])
 
 
@@ -86,15 +81,14 @@ def test_other_stems_and_models_are_exported_too(folder):
 @pytest.mark.parametrize("suffix", ["safetensors", "onnx"])
 def test_a_file_of_other_logits_is_not_written(folder, suffix, monkeypatch):
     leave_run(folder, **QUICK)
-    name = f"make_{suffix}"
-    make = getattr(module, name)
+    make = getattr(module, f"make_{suffix}")
 
     def make_another(predictor, *args):
         with torch.no_grad():
             predictor.model.classifier[1].bias[0] += 1
         return make(predictor, *args)
 
-    monkeypatch.setattr(module, name, make_another)
+    monkeypatch.setattr(module, f"make_{suffix}", make_another)
     before = {*(folder / "some").iterdir()}
     with pytest.raises(TinyclfError, match=rf"model.{suffix} was not written: by .*, its logits differ .* by \d"):
         export("some", "mini", suffix)

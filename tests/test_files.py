@@ -1,15 +1,13 @@
-"""Files are whole or not there at all; a lock keeps others out and ends with its holder."""
+"""Files are whole or not there at all."""
 
 import errno
-import multiprocessing
 import os
-import time
 from pathlib import Path
 
 import pytest
 
 from tinyclf.utils.errors import TinyclfError
-from tinyclf.utils.files import atomic_write, locked, writable
+from tinyclf.utils.files import atomic_write, writable
 
 
 def names(folder: Path) -> list[str]:
@@ -45,34 +43,3 @@ def test_a_folder_that_cannot_be_written_is_named_and_a_probe_leaves_nothing(tmp
     (tmp_path / "file").touch()
     with pytest.raises(TinyclfError, match=r"cannot write to .*file/new \(Not a directory\).*TINYCLF_REPORTS"):
         writable(tmp_path / "file/new")
-
-
-def test_a_lock_names_its_holder_and_is_free_afterwards(tmp_path):
-    for _ in range(2):
-        with pytest.raises(FileNotFoundError), locked(tmp_path / "lock"):
-            with pytest.raises(TinyclfError, match=rf"^busy \(process {os.getpid()}\)$"):
-                locked(tmp_path / "lock", "busy").__enter__()
-            (tmp_path / "missing").read_text()  # an error passes as it is
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(TinyclfError, match=rf"cannot lock {tmp_path}/folder"), locked(tmp_path / "folder"):
-        pass
-
-
-def add_one(folder: Path) -> None:
-    """Read, wait and write, as often as it takes to meet the others."""
-    for _ in range(20):
-        with locked(folder / "new/lock"):
-            count = int((folder / "count").read_text())
-            time.sleep(0.001)
-            (folder / "count").write_text(str(count + 1))
-
-
-def test_only_one_of_several_processes_holds_a_lock(tmp_path):
-    (tmp_path / "count").write_text("0")
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=add_one, args=(tmp_path,)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(30)
-    assert (tmp_path / "count").read_text() == "80"

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import replace
-from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
@@ -10,36 +9,32 @@ import torch
 from PIL import EpsImagePlugin, Image
 from typer.testing import CliRunner
 
-from tinyclf import cli
-from tinyclf.data.cache import load_data
-from tinyclf.data.images import read_image
+from tinyclf import Run, Settings, cli, load_data
 from tinyclf.data.locate import locate_dataset
-from tinyclf.data.tiny_imagenet import TinyImageNet
+from tinyclf.data.tiny_imagenet import TinyImageNet, read_image
 from tinyclf.experiments import predict
 from tinyclf.experiments.predict import Predictor, load_function
 from tinyclf.experiments.recipe import build_recipe
-from tinyclf.experiments.run import Run
-from tinyclf.experiments.settings import Settings
 from tinyclf.utils.errors import TinyclfError
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory):
+def finished(tmp_path_factory):
     """Reports with one finished run on mini, of one epoch of small images."""
     folder = tmp_path_factory.mktemp("reports")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINYCLF_REPORTS", str(folder))
         settings = Settings(epochs=1, input_size=48, batch_size=100, model="shufflenet_v2_x0_5")
-        data = load_data("mini")
-        run = Run(settings, data, "short")
-        run.fit(**vars(build_recipe(settings, data)))
+        run = Run(settings, load_data("mini"), "short")
+        run.fit(**vars(build_recipe(settings, load_data("mini"))))
         run.finish()
     return folder
 
 
 @pytest.fixture(autouse=True)
-def use(reports, monkeypatch):
-    monkeypatch.setenv("TINYCLF_REPORTS", str(reports))
+def reports(finished, monkeypatch):
+    monkeypatch.setenv("TINYCLF_REPORTS", str(finished))
+    return finished
 
 
 def test_the_probabilities_are_the_models_own_at_the_runs_input_size():
@@ -48,24 +43,12 @@ def test_the_probabilities_are_the_models_own_at_the_runs_input_size():
     resized = [np.asarray(Image.fromarray(image).resize((48, 48), Image.Resampling.BICUBIC)) for image in pixels]
     with torch.no_grad():
         predictor.model.fc.weight *= 1000  # so that it is sure of something after one epoch
-        images, other = (torch.from_numpy(np.stack(each)).permute(0, 3, 1, 2) / 255 for each in (resized, pixels))
-        expected, at_64 = (predictor.model.eval()(each).softmax(1) for each in (images, other))
+        expected = predictor.model.eval()(torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2) / 255).softmax(1)
     torch.testing.assert_close(predictor.predict_proba(pixels), expected, rtol=0.01, atol=1e-4)
-    assert not torch.allclose(expected, at_64, rtol=0.01, atol=1e-4)
     classes = predictor.most_probable(pixels[0])
     assert [value for value, _, _ in classes] == pytest.approx(expected[0].sort(descending=True)[0][:5].tolist(), 0.01)
     place = int(expected[0].argmax())
     assert classes[0][1:] == (data.classes[place], data.class_names[place])
-
-
-def test_a_photo_of_a_phone_held_upright_is_turned_upright(tmp_path):
-    pixels, exif = np.array(load_data("mini").val.images[0]), Image.Exif()
-    exif[0x0112] = 6  # orientation: to be turned by 90 degrees clockwise
-    for name in ("photo.png", "photo.jpg"):
-        Image.fromarray(np.rot90(pixels)).save(tmp_path / name, exif=exif)  # as the sensor lies
-        with Image.open(tmp_path / name) as file:
-            np.testing.assert_array_equal(read_image(tmp_path / name), np.rot90(np.asarray(file), -1))
-    np.testing.assert_array_equal(read_image(tmp_path / "photo.png"), pixels)
 
 
 def test_images_of_any_size_and_kind_become_64x64_and_transparency_is_white(tmp_path, capfd):
@@ -80,37 +63,26 @@ def test_images_of_any_size_and_kind_become_64x64_and_transparency_is_white(tmp_
     clear.save(tmp_path / "clear.JPEG", "PNG")
     np.testing.assert_array_equal(read_image(tmp_path / "clear.JPEG")[0, 0], (255, 204, 204))
     assert "clear.JPEG: transparent, shown on white" in capfd.readouterr().err
-    clear.save(tmp_path / "clear.pdf", "PDF")
-    with pytest.raises(TinyclfError, match=r"clear\.pdf .* it is in none of the formats JPEG, PNG"):
-        read_image(tmp_path / "clear.pdf")
 
 
 def test_a_model_of_own_code_is_handed_in_or_named(tmp_path, monkeypatch, reports):
-    code = (
-        "import torchvision\ndef make(classes):\n    return torchvision.models.shufflenet_v2_x0_5(num_classes=classes)"
-    )
+    code = "import torchvision\nmake = lambda classes: torchvision.models.shufflenet_v2_x0_5(num_classes=classes)"
     (tmp_path / "own.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     image, make = np.zeros((64, 64, 3), np.uint8), load_function("own:make")
     expected = Predictor("short", "mini").most_probable(image)
-    assert Predictor("short", "mini", make).most_probable(image) == expected
-    torchvisions = load_function("torchvision.models:shufflenet_v2_x0_5")
-    for model in (make(10), torchvisions):
+    for model in (make, make(10), load_function("torchvision.models:shufflenet_v2_x0_5")):
         assert Predictor("short", "mini", model).most_probable(image) == expected
     done = CliRunner().invoke(cli.app, ["export", "short", "--model", "own:make", "--format", "safetensors"])
     assert done.exit_code == 0 and "the run's own model" in done.stdout
-    for name in ("own", "own:other", "none:make", ":"):
+    for name in ("own", "own:other", "none:make"):
         done = CliRunner().invoke(cli.app, ["predict", "x.png", "--run", "short", "--model", name])
         assert done.exit_code == 2 and "expected MODULE:FUNCTION" in done.output
 
 
-def test_what_makes_no_model_is_refused():
-    for made in (lambda: None, lambda classes: classes):
-        with pytest.raises(TinyclfError, match="model: expected a model, or a function of the number of classes: "):
-            Predictor("short", "mini", made)
-
-
-def test_the_model_of_own_code_is_asked_for(monkeypatch):
+def test_what_makes_no_model_is_refused_and_a_model_of_own_code_is_asked_for(monkeypatch):
+    with pytest.raises(TinyclfError, match="model: expected a model, or a function of the number of classes: "):
+        Predictor("short", "mini", lambda classes: classes)
     saved = predict.trained("short", "mini")
     saved = replace(saved, about=saved.about | {"overrides": {"model": "Sequential, 5 parameters"}})
     monkeypatch.setattr(predict, "trained", lambda *_: saved)
@@ -122,45 +94,36 @@ def test_16_bits_of_grey_are_scaled_and_numbers_of_unknown_range_refused(tmp_pat
     grey = np.random.default_rng(0).integers(0, 256, (64, 64))
     for name in ("16.png", "16.tiff"):
         Image.fromarray((grey * 257).astype(np.uint16)).save(tmp_path / name)
-    (tmp_path / "16.pgm").write_bytes(b"P5 64 64 65535\n" + (grey * 257).astype(">u2").tobytes())
-    for name in ("16.png", "16.tiff", "16.pgm"):
         np.testing.assert_array_equal(read_image(tmp_path / name)[..., 0], grey)
-    for values in (grey / np.float32(255), (grey * 257).astype(np.int32), grey.astype(np.int32) << 20):
+    for values in (grey / np.float32(255), (grey * 257).astype(np.int32)):
         Image.fromarray(values).save(tmp_path / "odd.tiff")
         with pytest.raises(TinyclfError, match=r"odd\.tiff is no image that can be read: .* 8 or 16 bits"):
             read_image(tmp_path / "odd.tiff")
 
 
-def test_the_command_names_what_is_no_image_starts_no_program_and_goes_on(tmp_path, monkeypatch):
+def test_the_command_names_what_is_no_image_and_starts_no_program(tmp_path, monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: pytest.fail("Ghostscript was started"))
     (tmp_path / "script.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n")
     os.mkfifo(tmp_path / "pipe.jpg")  # to open it would wait for somebody to write
     Image.fromarray(load_data("mini").val.images[0]).save(tmp_path / "good.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:500])
-    names = ["script.jpg", "pipe.jpg", "missing.jpg", "cut.png", "", "good.png"]
-    done = CliRunner().invoke(cli.app, ["predict", *(str(tmp_path / name) for name in names), "--run", "short"])
-    assert done.exit_code == 1 and "Traceback" not in done.stderr
-    assert all(f"{tmp_path / name} is no image that can be read" in done.stderr for name in names[:-1])
-    assert "5 of the files could not be used" in done.stderr
-    name, *rows = done.stdout.splitlines()
-    assert name == str(tmp_path / "good.png") and len(rows) == 5
+    good = str(tmp_path / "good.png")
+    for bad in ("script.jpg", "pipe.jpg", "missing.jpg", "cut.png", ""):
+        done = CliRunner().invoke(cli.app, ["predict", good, str(tmp_path / bad), "--run", "short"])
+        assert done.exit_code == 1 and "Traceback" not in done.stderr
+        assert f"{tmp_path / bad} is no image that can be read" in done.stderr
+        name, *rows = done.stdout.splitlines()
+        assert name == good and len(rows) == 5
 
 
-def test_the_test_split_is_written_in_the_challenges_format(monkeypatch, reports):
-    load = TinyImageNet.load
-
-    def damaged(self, index):
-        if index == 3:
-            raise TinyclfError(f"{PurePosixPath(self.samples[index][0]).name} is damaged")
-        return load(self, index)
-
-    monkeypatch.setattr(predict.TinyImageNet, "load", damaged)
+def test_the_test_split_is_written_in_the_challenges_format(reports):
     predictor, path = Predictor("short", "mini"), reports / "mini/short/test_predictions.txt"
     done = CliRunner().invoke(cli.app, ["predict", "--run", "short", "--test"])
-    assert done.exit_code == 1 and "tinyclf: test_11.JPEG is damaged\n" in done.stderr and done.stdout == f"{path}\n"
+    assert done.exit_code == 0 and done.stdout == f"{path}\n"
     lines = [line.split(" ") for line in path.read_text().splitlines()]
-    assert [name for name, _ in lines] == [f"test_{number}.JPEG" for number in range(100) if number != 11]
-    split = TinyImageNet(locate_dataset("mini")[0], "test", layout=locate_dataset("mini")[1])
-    for row in (0, 1, 2, 50, 99):
+    assert [name for name, _ in lines] == [f"test_{number}.JPEG" for number in range(100)]
+    root, layout = locate_dataset("mini")
+    split = TinyImageNet(root, "test", layout=layout)
+    for row in (0, 50, 99):
         name = split.samples[row][0].rsplit("/", 1)[1]
-        assert predictor.most_probable(np.asarray(load(split, row)))[0][1] == dict(lines)[name]
+        assert predictor.most_probable(np.asarray(split.load(row)))[0][1] == dict(lines)[name]

@@ -16,16 +16,11 @@ PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md"), *PROJECT.glob
 MAKE = runpy.run_path(str(PROJECT / "docs" / "results.py"))  # benchmarks/ has a module `results` as well
 
 
-@pytest.fixture
-def committed(monkeypatch):
-    """The committed records, whatever folder the other tests write to. Skips where records were changed since."""
+def test_pages_and_figures_are_those_of_the_committed_records(monkeypatch):
     changed = ["git", "-C", str(PROJECT), "status", "--porcelain", "--", "reports"]
     if shutil.which("git") and subprocess.run(changed, capture_output=True, text=True).stdout:
         pytest.skip("reports/ was changed since the last commit: the pages go with that commit")
     monkeypatch.setenv("TINYCLF_REPORTS", str(PROJECT / "reports"))
-
-
-def test_pages_and_figures_are_those_of_the_committed_records(committed):
     for path in MAKE["PAGES"]:
         assert (PROJECT / path).read_text() == MAKE["page"](path), "run python docs/results.py"
     for name, figure in MAKE["FIGURES"].items():
@@ -64,10 +59,7 @@ def test_every_link_leads_somewhere_and_python_parses():
 
 def test_the_architecture_names_every_module():
     page = (PROJECT / "docs" / "architecture.md").read_text().split("## The modules")[1].split("\n## ")[0]
-    named = {
-        f"{folder}/{file}"
-        for folder, files in re.findall(r"^\| `(\w+)/(.+?)` \|", page, re.M)
-        for file in files.split("`, `")
-    }
+    rows = re.findall(r"^\| `(\w+)/(.+?)` \|", page, re.M)
+    named = {f"{folder}/{file}" for folder, files in rows for file in files.split("`, `")}
     modules = (PROJECT / "tinyclf").glob("*/*.py")
     assert named == {f"{path.parent.name}/{path.name}" for path in modules if path.stem != "__init__"}

@@ -30,27 +30,26 @@ def test_pixels_are_those_of_pils_bicubic(size):
 def test_opencvs_pixels_are_those_of_a_plain_loop(size):
     """As OpenCV's resize.cpp has it for 8 bits: weights of 11 bits, one rounding at the end."""
     image = IMAGES["black and white"][0, :16, :16, 0].astype(int)
-    a, source = -0.75, 16
+    a = -0.75
 
     def taps(position):
-        t = position - np.floor(position)
+        start = int(np.floor(position))
+        t = position - start
         first = ((a * (t + 1) - 5 * a) * (t + 1) + 8 * a) * (t + 1) - 4 * a
         second = ((a + 2) * t - (a + 3)) * t * t + 1
         third = ((a + 2) * (1 - t) - (a + 3)) * (1 - t) ** 2 + 1
         values = (first, second, third, 1 - first - second - third)
-        rows = [min(max(int(np.floor(position)) + shift, 0), source - 1) for shift in (-1, 0, 1, 2)]
-        return list(zip(rows, [round(2048 * value) for value in values], strict=True))
+        return [(min(max(start - 1 + tap, 0), 15), round(2048 * value)) for tap, value in enumerate(values)]
 
     expected = np.zeros((size, size), np.uint8)
     for y, x in np.ndindex(size, size):
-        down, across = (taps((each + 0.5) * source / size - 0.5) for each in (y, x))
+        down, across = (taps((each + 0.5) * 16 / size - 0.5) for each in (y, x))
         total = sum(v * w * image[row, column] for row, v in down for column, w in across)
         expected[y, x] = min(max((total + (1 << 21)) >> 22, 0), 255)
     found = resize(torch.from_numpy(IMAGES["black and white"][:1, :16, :16]), size, "opencv")
     np.testing.assert_array_equal(found[0, :, :, 0].numpy(), expected)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_a_gpu_gives_the_same_pixels():
+def test_a_gpu_gives_the_same_pixels(gpu):
     images = torch.from_numpy(IMAGES["black and white"])
-    assert torch.equal(resize(images.cuda(), 224).cpu(), resize(images, 224))
+    assert torch.equal(resize(images.to(gpu), 224).cpu(), resize(images, 224))
