@@ -61,8 +61,8 @@ def test_a_row_links_its_runs_and_has_interval_and_verdict():
 @pytest.mark.parametrize("dataset", ["mini", "tiny-imagenet-20"])
 def test_where_nothing_compares_a_banner_says_so_and_nothing_published_is_shown(dataset, monkeypatch):
     shown = []
-    monkeypatch.setattr("IPython.display.display", lambda *some, **more: shown.extend(some))
     monkeypatch.setattr("tinyclf.report.figures.show", lambda figure: shown.append(HTML(figure.text)))
+    monkeypatch.setattr("IPython.display.display", lambda *some, **more: shown.extend(some))
     leave("baseline-scratch", planned("baseline-scratch", dataset))
     page(dataset)
     shown = "".join(output.data for output in shown)
