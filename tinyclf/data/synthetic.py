@@ -90,7 +90,7 @@ def draw_image(
     """
     zoom = np.exp(rng.uniform(*np.log(zooms)))
     # Sizes, tilts, colours and noise: chosen so that the published recipe gets well above chance, further if pretrained
-    font, place = ImageFont.load_default(zoom * rng.uniform(30, 48)), tuple(rng.uniform(22, 42, 2))
+    font, place = ImageFont.load_default(zoom * rng.uniform(38, 58)), tuple(rng.uniform(24, 40, 2))
     layer = Image.new("L", (SIDE, SIDE))
     ImageDraw.Draw(layer).text(place, letter, 255, font, "mm", stroke_width=2)
     cover = np.asarray(layer.rotate(rng.uniform(-25, 25), Image.Resampling.BICUBIC, center=place))[..., None] / 255
