@@ -96,13 +96,13 @@ def draw_image(
     cover = np.asarray(layer.rotate(rng.uniform(-25, 25), Image.Resampling.BICUBIC, center=place))[..., None] / 255
     hue = ord(letter) * 0.618 + rng.normal(0, 0.06)  # a letter has some colours more often than others
     paint = 255 * np.array(colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.3, 0.9), rng.uniform(0.6, 1)))
-    picture = clouds(rng, 5, 25)
+    picture = clouds(rng)
     picture = picture + (paint - picture) * cover
     picture = rng.uniform(0.8, 1.15) * picture + rng.normal(0, rng.uniform(3, 13), picture.shape)
     return np.clip(picture + 0.5, 0, 255).astype(np.uint8), cover[..., 0] > 0.5
 
 
-def clouds(rng: np.random.Generator, cells: int, deviation: float) -> np.ndarray:
-    """A picture (64, 64, 3) of soft spots, `cells` in a row, around one colour."""
-    coarse = np.clip(rng.integers(0, 160, 3) + rng.normal(0, deviation, (cells, cells, 3)), 0, 255).astype(np.uint8)
+def clouds(rng: np.random.Generator) -> np.ndarray:
+    """A picture (64, 64, 3) of soft spots around one colour, five in a row."""
+    coarse = np.clip(rng.integers(0, 160, 3) + rng.normal(0, 25, (5, 5, 3)), 0, 255).astype(np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC), float)

@@ -73,7 +73,7 @@ def run_jobs(experiments: "list[Experiment]", function: str, environments: list[
 
     runs, stage = {run.name: run for run in experiments}, {run.name: LAST.get(run.name, 0) for run in experiments}
     needs = {name: runs.keys() & {parent_of(run.parameters.get("weights", ""))} for name, run in runs.items()}
-    first = sorted(runs, key=lambda name: name not in set().union(*needs.values()))  # those that others start from
+    first = sorted(runs, key=set(runs).difference(*needs.values()).__contains__)  # those that others start from
     after = {name: [*needs[name], *(one for one in runs if stage[one] < stage[name])] for name in first}
     graph = TopologicalSorter(after)
     graph.prepare()
