@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,12 +46,6 @@ class SmallSet:
     layout: Layout
     folder: Path
     zip: Path
-
-
-@pytest.fixture
-def on_cpu() -> Callable[[], None]:
-    """Call it, to have the runs that follow compute on the CPU again."""
-    return lambda: choose_device("true")
 
 
 @pytest.fixture

@@ -252,7 +252,6 @@ def test_an_ablation_is_its_base_with_changes_validated_on_held_out_images(files
 
 GOOD = 'title = "t"\nnotebook = "1_baseline.ipynb"\n'
 GOAL = '{ text = "40%", accuracy = 0.4 }'
-
 SLIPS = {
     "experiments": {
         "[x": "Expected ']' at the end of a table",
